@@ -1,0 +1,72 @@
+# Two commands: `make train` and `make test`. Each makes the environment it needs first.
+
+PYTHON ?= python3
+CONFIG ?= synthetic
+UTKFACE ?=
+RUN := $(notdir $(basename $(CONFIG)))-$(shell date +%Y%m%d-%H%M%S)
+WORKDIR ?= runs/$(RUN)
+
+BIN := .venv/bin
+CONFIG_FILE := $(if $(filter %.py,$(CONFIG)),$(CONFIG),experiments/configs/$(CONFIG).py)
+
+# A folder of prepared data for each folder of pictures.
+ifeq ($(UTKFACE),)
+PICTURES := data/synthetic
+else
+PICTURES := $(if $(wildcard $(UTKFACE)/.),$(UTKFACE),$(patsubst %/,%,$(dir $(UTKFACE))))
+endif
+PREPARED := data/prepared-$(firstword $(shell echo $(abspath $(PICTURES)) | cksum))
+
+.DEFAULT_GOAL := help
+.PHONY: help train check-arguments test lint clean
+
+help: ## Say what there is to make.
+	@echo 'make train                     train, evaluate and predict on faces that the project draws'
+	@echo 'make train UTKFACE=FOLDER      the same on real pictures: FOLDER holds UTKFace.tar.gz, crop_part1.tar.gz,'
+	@echo '                               or the extracted pictures'
+	@echo 'make train CONFIG=NAME         with experiments/configs/NAME.py; those there are:'
+	@echo '                               $(filter-out __init__,$(notdir $(basename $(wildcard experiments/configs/*.py))))'
+	@echo 'make train WORKDIR=FOLDER      where models, numbers and curves go (now: runs/CONFIG-DATE-TIME)'
+	@echo 'make test                      check style and types, run all tests'
+	@echo 'make lint                      check style and types only'
+	@echo 'make clean                     remove the environment and the prepared data; runs/ stays'
+	@echo
+	@echo 'PYTHON=python3.12 chooses the Python (3.11 to 3.13) that the environment is made with.'
+
+train: check-arguments $(BIN)/.train
+ifeq ($(UTKFACE),)
+	@test -e $(PICTURES) || { rm -rf $(PICTURES).part && \
+	  $(BIN)/python -m agegender.synthetic --out=$(PICTURES).part/UTKFace --count=2000 --size=64 && mv $(PICTURES).part $(PICTURES); }
+endif
+	cd datasets && ../$(BIN)/tfds build utkface --manual_dir="$(abspath $(PICTURES))" --data_dir=../$(PREPARED)
+	$(BIN)/python -m experiments.train --config=$(CONFIG_FILE) --workdir=$(WORKDIR) --data_dir=$(PREPARED)
+
+# Before the environment, which takes minutes: what is wrong should be said at once.
+check-arguments:
+	@test -f $(CONFIG_FILE) || { echo "There is no config $(CONFIG_FILE). 'make help' lists them." >&2; exit 2; }
+	@test -z "$(UTKFACE)" -o -e "$(UTKFACE)" || { echo "UTKFACE=$(UTKFACE) is not there. Give the folder of the archive or of the pictures." >&2; exit 2; }
+
+test: lint
+	$(BIN)/python -m pytest
+
+lint: $(BIN)/.test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+clean: ## Everything that a command makes again.
+	rm -rf .venv data build dist *.egg-info
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || { \
+	  echo "Python 3.11, 3.12 or 3.13 is needed; $(PYTHON) is $$($(PYTHON) --version). Give one: make PYTHON=python3.12 ..." >&2; exit 2; }
+	$(PYTHON) -m venv .venv
+
+# One stamp for each set of extras, made again when setup.cfg changes.
+$(BIN)/.train: setup.cfg | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[data,train]'
+	@touch $@
+
+$(BIN)/.test: setup.cfg | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[data,train,test]'
+	@touch $@ $(BIN)/.train

@@ -1,0 +1,31 @@
+"""The contract that every room shares: feature keys, units, codings, splits, shapes.
+
+This module is the leaf of the project: it imports nothing. `datasets/utkface` repeats these values, because a data
+set must load without the library; `tests/schema_test.py` holds the two together.
+"""
+
+from typing import Final
+
+DATASET: Final = "utkface"
+SPLITS: Final = ("train", "validation", "test")
+
+# Keys of an example, of the targets and of the model's outputs.
+PICTURE: Final = "picture"  # uint8 RGB [height, width, 3], 0..255
+AGE: Final = "age"  # float32 [batch, 1], years
+GENDER: Final = "gender"  # float32 [batch, 1], target 0 = male and 1 = female, output the probability of female
+RACE: Final = "race"  # only ever used to evaluate, never an input
+FILE_NAME: Final = "file_name"
+HEADS: Final = (AGE, GENDER)
+
+GENDERS: Final = ("male", "female")
+RACES: Final = ("White", "Black", "Asian", "Indian", "Others")
+MIN_AGE: Final = 0
+MAX_AGE: Final = 116
+
+IMAGE_SIZE: Final = 200  # pixels a side, as UTKFace ships its aligned and cropped pictures
+MIN_IMAGE_SIZE: Final = 48  # the five poolings of VGG16 leave a 1 x 1 map at 32; keras-vggface asks for 48
+
+# Mean and standard deviation of the ages of UTKFace, in years, rounded. The age head answers in these units inside
+# the model and in years outside; the age loss is divided by the square of the second.
+AGE_MEAN: Final = 33.0
+AGE_STD: Final = 20.0
