@@ -1,0 +1,1 @@
+"""UTKFace as a TensorFlow dataset."""

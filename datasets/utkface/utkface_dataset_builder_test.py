@@ -1,0 +1,296 @@
+"""The builder on faces that are not: a few drawn pictures with UTKFace names, in a folder that the test makes."""
+
+# mypy: allow-untyped-defs
+
+import io
+import json
+import subprocess
+import sys
+import tarfile
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+from PIL import Image
+
+from . import labels, sources, utkface_dataset_builder
+
+FOLDER = Path(__file__).parent
+SPLITS = {"train": 33, "validation": 6, "test": 1}  # of the 40 pictures below, by the hash of their names
+
+
+def jpeg(seed: int = 0, *, mode: str = "RGB", side: int = 16, file_format: str = "JPEG") -> bytes:
+    pixels = np.random.default_rng(seed).integers(0, 256, (side, side, 3), dtype=np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).convert(mode).save(buffer, format=file_format)
+    return buffer.getvalue()
+
+
+def faces(count: int = 40, *, side: int = 16) -> dict[str, bytes]:
+    names = [f"{i % 117}_{i % 2}_{i % 5}_20170101{i:09d}.jpg.chip.jpg" for i in range(count)]
+    return {name: jpeg(i, side=side) for i, name in enumerate(names)}
+
+
+def write_folder(folder: Path, files: dict[str, bytes]) -> Path:
+    for name, content in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content)
+    return folder
+
+
+def write_archive(path: Path, files: dict[str, bytes]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w:gz") as archive:
+        for name, content in files.items():
+            member = tarfile.TarInfo(f"{path.name.removesuffix('.tar.gz')}/{name}")
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+    return path
+
+
+def build(manual_dir: Path, data_dir: Path, **config) -> utkface_dataset_builder.Builder:
+    builder = utkface_dataset_builder.Builder(data_dir=data_dir)
+    config = tfds.download.DownloadConfig(manual_dir=manual_dir, **config)
+    builder.download_and_prepare(download_config=config)
+    return builder
+
+
+def encoded_examples(builder) -> list[dict]:
+    decoders = {"picture": tfds.decode.SkipDecoding()}
+    return [example for split in SPLITS for example in tfds.as_numpy(builder.as_dataset(split, decoders=decoders))]
+
+
+def shards_of(builder) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in Path(builder.data_dir).glob("*.tfrecord*")}
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    """A build of forty good pictures and of one file for every reason to skip one."""
+    folder = tmp_path_factory.mktemp("manual")
+    write_folder(folder / "UTKFace", faces() | {name: content for name, (content, _) in DEFECTS.items()})
+    return build(folder, tmp_path_factory.mktemp("data"))
+
+
+FIRST = next(iter(faces()))
+MALFORMED = "the name is not [age]_[gender]_[race]_[timestamp]"
+DEFECTS = {
+    "61_1_20170109142408075.jpg.chip.jpg": (jpeg(), MALFORMED),
+    "53__0_20170116184028385.jpg": (jpeg(), MALFORMED),
+    "117_0_0_20170116184028385.jpg": (jpeg(), "the age is not in 0 to 116"),
+    "20_2_0_20170116184028385.jpg": (jpeg(), "the gender is not in 0 to 1"),
+    "20_0_5_20170116184028385.jpg": (jpeg(), "the race is not in 0 to 4"),
+    "Thumbs.db": (b"thumbs", "not named .jpg"),
+    "desktop.ini": (b"[desktop]", "not named .jpg"),
+    ".DS_Store": (b"store", "a hidden file"),
+    "._20_0_0_20170116184028385.jpg": (b"fork", "a hidden file"),
+    "20_0_0_1.jpg": (b"", "an empty file"),
+    "20_0_0_2.jpg": (jpeg(file_format="PNG"), "not JPEG inside"),
+    "20_0_0_3.jpg": (jpeg()[:-40], "a JPEG that does not decode, damaged or cut short"),
+    f"again/{FIRST}": (jpeg(), "the same file name as another picture"),
+}
+
+
+class UTKFaceTest(tfds.testing.DatasetBuilderTestCase):
+    """What TFDS asks of every data set."""
+
+    DATASET_CLASS = utkface_dataset_builder.Builder
+    SPLITS = SPLITS
+
+    @classmethod
+    def setUpClass(cls):
+        super().setUpClass()
+        manual_dir = tempfile.TemporaryDirectory()
+        cls.addClassCleanup(manual_dir.cleanup)
+        write_archive(Path(manual_dir.name) / "UTKFace.tar.gz", faces())
+        cls.EXAMPLE_DIR = manual_dir.name
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("100_1_2_20170105174847679.jpg.chip.jpg", (100, 1, 2, "20170105174847679")),
+        ("0_0_4_20170105174847679.jpg", (0, 0, 4, "20170105174847679")),
+        ("116_0_0_1.JPEG", (116, 0, 0, "1")),
+        ("14_0_0_2017011022340900.jpg.chip.jpg", (14, 0, 0, "2017011022340900")),
+        ("24_0_1_20170116220224657 .jpg.chip.jpg", (24, 0, 1, "20170116220224657")),
+        ("55_0_0_20170116232725357jpg.chip.jpg", (55, 0, 0, "20170116232725357")),
+    ],
+)
+def test_a_name_with_all_four_labels_is_read_even_if_its_ending_is_odd(name, expected):
+    assert labels.parse_name(name) == expected
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("61_1_20170109142408075.jpg", "53__0_20170116184028385.jpg", "1_0_0_.jpg", "1_0_0_1_2.jpg", ".jpg"),
+        *("-1_0_0_1.jpg", "1.5_0_0_1.jpg", "999_0_0_1.jpg", "1_7_0_1.jpg", "1_0_9_1.jpg", "\u0661_0_0_1.jpg"),
+        *("1_0_0_1.png", "1_0_0_1", "1_0_0_1\n.jpg"),
+    ],
+)
+def test_a_name_without_all_four_labels_is_never_guessed(name):
+    with pytest.raises(labels.Skipped):
+        labels.parse_name(name)
+
+
+def test_splits_are_about_eight_one_and_one_tenths():
+    splits = [labels.split_of(labels.Labels(i % 117, i % 2, i % 5, str(i))) for i in range(10_000)]
+    assert [splits.count(split) / 10_000 for split in labels.SPLITS] == pytest.approx([0.8, 0.1, 0.1], abs=0.01)
+
+
+def test_a_picture_keeps_its_split_whatever_else_is_there_and_whatever_its_ending():
+    plain = labels.parse_name("26_1_2_20170116174525125.jpg")
+    assert plain == labels.parse_name("26_1_2_20170116174525125 .jpg.chip.jpg")
+    golden = {"1_0_0_1.jpg": "train", "1_0_0_13.jpg": "validation", "1_0_0_3.jpg": "test"}
+    assert {name: labels.split_of(labels.parse_name(name)) for name in golden} == golden
+
+
+def test_kept_and_skipped_make_seen_and_every_defect_is_listed_with_its_reason(built):
+    report = built.info.metadata
+    listed = {skipped["file"]: skipped["reason"] for skipped in report["skipped_files"]}
+    assert listed == {f"UTKFace/{name}": reason for name, (_, reason) in DEFECTS.items()}
+    assert (report["seen"], report["kept"], report["skipped"]) == (40 + len(DEFECTS), 40, len(DEFECTS))
+    assert sum(report["skipped_by_reason"].values()) == len(DEFECTS)
+    assert report["skipped_by_reason"][MALFORMED] == 2
+
+
+def test_the_list_of_skipped_files_lies_beside_the_shards(built):
+    written = json.loads((Path(built.data_dir) / "skipped.json").read_text())
+    assert written == built.info.metadata["skipped_files"]
+
+
+def test_the_info_ends_in_what_was_skipped(built):
+    assert "53 files seen, 40 kept, 13 skipped" in repr(built.info)
+    assert repr(built.info).endswith("'UTKFace/desktop.ini': not named .jpg")
+
+
+def test_pictures_keep_their_bytes_and_carry_the_labels_of_their_names(built):
+    pictures = faces()
+    examples = encoded_examples(built)
+    assert len(examples) == len(pictures)
+    for example in examples:
+        name = example["file_name"].decode()
+        assert example["picture"] == pictures[name]
+        assert (example["age"], example["gender"], example["race"]) == labels.parse_name(name)[:3]
+        assert example["timestamp"].decode() == labels.parse_name(name).timestamp
+
+
+def test_supervised_examples_are_a_picture_with_age_and_gender(built):
+    picture, target = next(iter(tfds.as_numpy(built.as_dataset("test", as_supervised=True))))
+    assert picture.shape == (16, 16, 3) and picture.dtype == np.uint8
+    assert set(target) == {"age", "gender"}
+
+
+@pytest.mark.parametrize("mode", ["L", "CMYK"])
+def test_grey_and_cmyk_pictures_decode_to_three_channels(tmp_path, mode):
+    pictures = {name: jpeg(i, mode=mode) for i, name in enumerate(faces())}
+    builder = build(write_folder(tmp_path / "manual", pictures), tmp_path / "data")
+    assert builder.info.metadata["kept"] == 40
+    assert {example["picture"].shape for example in tfds.as_numpy(builder.as_dataset("train"))} == {(16, 16, 3)}
+
+
+def test_an_archive_in_another_order_gives_the_same_bytes_as_the_folder(tmp_path):
+    files = faces() | {name: content for name, (content, _) in DEFECTS.items()}
+    write_folder(tmp_path / "folder" / "crop_part1", files)
+    write_archive(tmp_path / "tar" / "crop_part1.tar.gz", dict(reversed(files.items())))
+    from_folder = build(tmp_path / "folder", tmp_path / "data1")
+    from_archive = build(tmp_path / "tar", tmp_path / "data2")
+    assert shards_of(from_folder) == shards_of(from_archive)
+    assert dict(from_folder.info.metadata) == dict(from_archive.info.metadata)
+
+
+def test_a_plain_build_gives_several_tfrecord_shards_and_the_same_ones_again(tmp_path):
+    manual_dir = write_folder(tmp_path / "manual", faces(200, side=64))
+    builder = build(manual_dir, tmp_path / "data1")
+    assert builder.info.file_format == tfds.core.FileFormat.TFRECORD
+    assert builder.info.splits["train"].num_shards == 8
+    assert shards_of(builder) == shards_of(build(manual_dir, tmp_path / "data2"))
+
+
+@pytest.mark.parametrize(
+    ("size", "pictures", "config", "shards"),
+    [
+        (40 << 20, 7_000, {}, 8),  # crop_part1
+        (300 << 10, 400, {}, 4),  # below 64 KiB a shard is tiny
+        (1_000, 3, {}, 1),
+        (20 << 30, 200_000, {}, 21),  # above 1 GiB is TFDS's maximum
+        (40 << 20, 7_000, {"num_shards": 3}, 3),
+        (40 << 20, 2, {"num_shards": 3}, 2),
+        (40 << 20, 7_000, {"max_shard_size": 4 << 20}, 11),
+        (40 << 20, 7_000, {"min_shard_size": 10 << 20}, 4),
+    ],
+)
+def test_there_are_eight_shards_unless_they_are_tiny_or_huge_or_the_user_says_otherwise(size, pictures, config, shards):
+    config = utkface_dataset_builder._SeveralShards(**config).get_shard_config()
+    assert config.get_number_shards(size, pictures) == shards
+
+
+def test_an_empty_manual_directory_is_told_with_what_was_looked_for_and_where_to_get_it(tmp_path):
+    (tmp_path / "something_else").mkdir()
+    with pytest.raises(FileNotFoundError, match=r"UTKFace/, crop_part1/, UTKFace.tar.gz.*susanqq.github.io") as error:
+        build(tmp_path, tmp_path / "data")
+    assert str(tmp_path) in str(error.value)
+
+
+def test_two_forms_at_once_are_told_and_none_is_chosen(tmp_path):
+    write_folder(tmp_path / "UTKFace", faces())
+    write_archive(tmp_path / "crop_part1.tar.gz", faces())
+    with pytest.raises(ValueError, match=r"More than one form.*UTKFace, crop_part1.tar.gz"):
+        sources.find_source(tmp_path)
+
+
+def test_an_archive_cut_short_is_an_error_and_leaves_nothing_that_loads(tmp_path):
+    archive = write_archive(tmp_path / "manual" / "UTKFace.tar.gz", faces())
+    archive.write_bytes(archive.read_bytes()[:-2000])
+    with pytest.raises(ValueError, match="damaged or was not downloaded to its end"):
+        build(archive.parent, tmp_path / "data")
+    assert not utkface_dataset_builder.Builder(data_dir=tmp_path / "data").is_prepared()
+
+
+def test_a_link_in_an_archive_is_skipped_and_told(tmp_path):
+    files = faces()
+    archive_path = write_archive(tmp_path / "UTKFace.tar.gz", files)
+    with tarfile.open(archive_path, "w:gz") as archive:
+        for name, content in files.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+        link = tarfile.TarInfo("20_0_0_1.jpg")
+        link.type, link.linkname = tarfile.LNKTYPE, FIRST
+        archive.addfile(link)
+    report = build(tmp_path, tmp_path / "data").info.metadata
+    assert report["skipped_files"] == [{"file": "20_0_0_1.jpg", "reason": "a link or a device, not a file"}]
+
+
+def test_too_few_pictures_for_three_splits_are_told(tmp_path):
+    with pytest.raises(ValueError, match="Split 'validation' would be empty"):
+        build(write_folder(tmp_path / "manual", {"1_0_0_1.jpg": jpeg()}), tmp_path / "data")
+
+
+def test_prepared_data_load_in_another_directory_without_the_builder(built, tmp_path):
+    program = (
+        "import sys, tensorflow_datasets as tfds\n"
+        f"pictures = tfds.load('utkface', split='train', data_dir={built.data_dir_root.as_posix()!r})\n"
+        "assert not [name for name in sys.modules if name.startswith('utkface')]\n"
+        "print(len(pictures), sorted(next(iter(pictures))))"
+    )
+    output = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert output.stdout.split("\n")[-2] == "33 ['age', 'file_name', 'gender', 'picture', 'race', 'timestamp']"
+
+
+def test_tfds_build_ends_in_the_names_that_it_left_out_and_gives_the_same_shards_in_every_process(tmp_path):
+    odd = "61_1_20170109142408075.jpg.chip.jpg"
+    manual_dir = write_archive(tmp_path / "manual" / "UTKFace.tar.gz", faces() | {odd: jpeg()}).parent
+    arguments = ["build", "utkface", f"--manual_dir={manual_dir}", f"--data_dir={tmp_path / 'data'}"]
+    command = [sys.executable, "-m", "tensorflow_datasets.scripts.cli.main", *arguments]
+    output = subprocess.run(command, cwd=FOLDER.parent, capture_output=True, text=True, check=True).stdout
+    assert output.rstrip().split("\n")[-2:] == [
+        "UTKFace: 41 files seen, 40 kept, 1 skipped",
+        f"  'UTKFace/{odd}': {MALFORMED}",
+    ]
+    # Protobuf orders the features of an example anew in every process, so only another process shows it.
+    built_there = utkface_dataset_builder.Builder(data_dir=tmp_path / "data")
+    assert shards_of(built_there) == shards_of(build(manual_dir, tmp_path / "here"))
