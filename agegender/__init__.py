@@ -1,0 +1,66 @@
+"""Age and gender from faces: one VGGFace trunk, two heads, trained together.
+
+The names below are the library. Each is imported when it is first used: TensorFlow takes seconds to load, and
+`import agegender` should not.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from agegender.augment import Augmentation
+    from agegender.evaluation import Report, evaluate
+    from agegender.input_pipeline import load_utkface
+    from agegender.losses import joint_loss
+    from agegender.model import build_model
+    from agegender.predict import Face, Predictor
+    from agegender.synthetic import draw_face, write_faces
+    from agegender.training import fastest_dtype, make_optimizer, train
+    from agegender.vggface import vggface_trunk
+
+__version__ = "0.1.0"
+
+_ROOMS = {
+    "Augmentation": "augment",
+    "Face": "predict",
+    "Predictor": "predict",
+    "Report": "evaluation",
+    "build_model": "model",
+    "draw_face": "synthetic",
+    "evaluate": "evaluation",
+    "fastest_dtype": "training",
+    "joint_loss": "losses",
+    "load_utkface": "input_pipeline",
+    "make_optimizer": "training",
+    "train": "training",
+    "vggface_trunk": "vggface",
+    "write_faces": "synthetic",
+}
+
+__all__ = [
+    "Augmentation",
+    "Face",
+    "Predictor",
+    "Report",
+    "__version__",
+    "build_model",
+    "draw_face",
+    "evaluate",
+    "fastest_dtype",
+    "joint_loss",
+    "load_utkface",
+    "make_optimizer",
+    "train",
+    "vggface_trunk",
+    "write_faces",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _ROOMS:
+        raise AttributeError(f"module 'agegender' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"agegender.{_ROOMS[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

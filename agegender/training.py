@@ -1,0 +1,278 @@
+"""Training: optimizer, schedule, Keras `fit`, and what a run leaves in its folder.
+
+run.json       config, versions, devices, command: written before the first step
+metrics.csv    a row an epoch        curves.png     the same as a picture, drawn anew each epoch
+last.keras     the newest epoch      best.keras     the epoch with the lowest validation loss
+tensorboard/   the same numbers for `tensorboard --logdir`
+"""
+
+import csv
+import datetime
+import importlib.metadata
+import importlib.util
+import json
+import math
+import os
+import pathlib
+import platform
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import keras
+
+from agegender import losses
+from agegender.schema import AGE, GENDER
+
+BEST, LAST = "best.keras", "last.keras"
+_PACKAGES = ("keras", "tensorflow", "jax", "torch", "tensorflow-datasets", "keras-vggface", "numpy")
+_CURVES = (("loss", "joint loss"), ("age_mae", "age MAE, years"), ("gender_accuracy", "gender accuracy"))
+
+
+def make_optimizer(
+    *, steps: int, learning_rate: float = 3e-4, warmup: float = 0.05, weight_decay: float = 1e-4, clipnorm: float = 1.0
+) -> keras.optimizers.Optimizer:
+    """AdamW (Loshchilov and Hutter 2019, arXiv 1711.05101) with a linear warm-up and one cosine down to zero.
+
+    Args:
+        steps: batches of the whole run, 1 or more.
+        learning_rate: at its highest, above 0.
+        warmup: share of the steps in which the learning rate rises from 0, in [0, 1).
+        weight_decay: of kernels; biases and normalisations are not decayed.
+        clipnorm: the longest gradient of all weights together; without normalisation layers a trunk with random
+            weights can otherwise be lost to a single batch.
+
+    Returns:
+        The optimizer, to be given to `train`.
+
+    Raises:
+        ValueError: for a number out of its range.
+    """
+    if steps < 1 or not 0 < learning_rate < math.inf or not 0 <= warmup < 1:
+        raise ValueError(
+            "`steps` must be 1 or more, `learning_rate` above 0 and `warmup` in [0, 1). "
+            f"Received: steps={steps}, learning_rate={learning_rate}, warmup={warmup}"
+        )
+    rise = int(steps * warmup)
+    schedule = keras.optimizers.schedules.CosineDecay(
+        initial_learning_rate=0.0 if rise else learning_rate,
+        warmup_target=learning_rate if rise else None,
+        warmup_steps=rise,
+        decay_steps=steps - rise,
+    )
+    optimizer = keras.optimizers.AdamW(schedule, weight_decay=weight_decay, global_clipnorm=clipnorm)
+    optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
+    return optimizer
+
+
+def fastest_dtype() -> str:
+    """The dtype policy that this machine computes fastest with: "mixed_bfloat16" where the chip multiplies in it.
+
+    That is a GPU of the last years under JAX or torch and a CPU with AVX512-BF16 under TensorFlow (Linux); else
+    "float32". Set it before a trunk is built: `keras.config.set_dtype_policy(fastest_dtype())`.
+    """
+    if any(device.startswith(("gpu", "cuda", "tpu")) for device in keras.distribution.list_devices()):
+        return "mixed_bfloat16"
+    cpu = pathlib.Path("/proc/cpuinfo")
+    has_bfloat16 = cpu.exists() and "avx512_bf16" in cpu.read_text()
+    return "mixed_bfloat16" if has_bfloat16 and keras.backend.backend() == "tensorflow" else "float32"
+
+
+def train(
+    model: keras.Model,
+    train: Any,
+    validation: Any = None,
+    *,
+    workdir: str | os.PathLike,
+    epochs: int,
+    steps_per_epoch: int | None = None,
+    augmentation: keras.layers.Layer | None = None,
+    optimizer: keras.optimizers.Optimizer | None = None,
+    age_weight: float = 1.0,
+    gender_weight: float = 1.0,
+    record: Mapping[str, Any] | None = None,
+    callbacks: Iterable[keras.callbacks.Callback] = (),
+    verbose: int | str = "auto",
+) -> keras.callbacks.History:
+    """Trains all heads of a model together and leaves models, numbers and curves in a folder.
+
+    Args:
+        model: from `build_model`; its weights are changed in place and end as those of the last epoch.
+        train: batches of (pictures, targets), as from `load_utkface(..., training=True)`.
+        validation: the same, finite; without it the training loss chooses the best epoch.
+        workdir: folder of the run, made if it is not there; must not hold another run.
+        epochs: number of epochs, 1 or more.
+        steps_per_epoch: batches an epoch; by default one pass over what `load_utkface` loaded.
+        augmentation: layer put before the model in training only, such as `Augmentation(seed=1)`.
+        optimizer: by default `make_optimizer` for the length of this run.
+        age_weight: of the age loss, see `losses.joint_loss`.
+        gender_weight: of the gender loss.
+        record: what else to write to run.json, such as the config.
+        callbacks: further Keras callbacks.
+        verbose: as in Keras; "auto" is a progress bar on a terminal and a line an epoch elsewhere.
+
+    Returns:
+        Keras's History: `history.history["val_age_mae"][-1]`.
+
+    Raises:
+        ValueError: for arguments out of range.
+        FileExistsError: if the folder holds a run; nothing of it is touched.
+        FloatingPointError: if the loss is not finite; names the step. The folder keeps the epochs before it.
+
+    Example: `train(model, batches, validation, workdir="runs/1", epochs=30, augmentation=Augmentation(seed=1))`
+    """
+    steps_per_epoch = _steps(train, steps_per_epoch, epochs)
+    workdir = pathlib.Path(workdir)
+    if any((workdir / name).exists() for name in (BEST, LAST)):
+        raise FileExistsError(f"{workdir} holds a trained model already. Choose another workdir, or move it away.")
+    optimizer = optimizer or make_optimizer(steps=epochs * steps_per_epoch)
+    learner = _compile(model, augmentation, optimizer, age_weight, gender_weight)
+    workdir.mkdir(parents=True, exist_ok=True)
+    _write_record(workdir, model, record)
+    return learner.fit(
+        train,
+        epochs=epochs,
+        steps_per_epoch=steps_per_epoch,
+        validation_data=validation,
+        shuffle=False,  # the dataset has shuffled already
+        callbacks=[*_callbacks(model, workdir, "loss" if validation is None else "val_loss"), *callbacks],
+        verbose=(1 if sys.stdout.isatty() else 2) if verbose == "auto" else verbose,
+    )
+
+
+def _steps(train: Any, steps_per_epoch: int | None, epochs: int) -> int:
+    if epochs < 1:
+        raise ValueError(f"`epochs` must be 1 or more. Received: epochs={epochs}")
+    if steps_per_epoch is None:
+        steps_per_epoch = getattr(train, "steps_per_epoch", None) or _length(train)
+    if steps_per_epoch is None or steps_per_epoch < 1:
+        raise ValueError(f"`steps_per_epoch` must be 1 or more. Received: steps_per_epoch={steps_per_epoch}")
+    return steps_per_epoch
+
+
+def _length(dataset: Any) -> int | None:
+    try:
+        return len(dataset)
+    except TypeError:  # a generator, or a tf.data.Dataset without an end
+        return None
+
+
+def _compile(
+    model: keras.Model,
+    augmentation: keras.layers.Layer | None,
+    optimizer: keras.optimizers.Optimizer,
+    age_weight: float,
+    gender_weight: float,
+) -> keras.Model:
+    """The model that is fitted: augmentation and model in one step, so that the accelerator does both."""
+    pictures = keras.Input(model.input_shape[1:], dtype="uint8", name="picture")
+    outputs = model(pictures if augmentation is None else augmentation(pictures))
+    learner = keras.Model(pictures, outputs, name="learner")
+    # Keras puts the head before the name of a metric only where there are several heads.
+    prefix = {head: "" if len(outputs) > 1 else f"{head}_" for head in outputs}
+    measures = {AGE: (keras.metrics.MeanAbsoluteError, "mae"), GENDER: (keras.metrics.BinaryAccuracy, "accuracy")}
+    metrics = {head: measures[head][0](name=prefix[head] + measures[head][1]) for head in outputs}
+    learner.compile(
+        optimizer=optimizer,
+        metrics=metrics,
+        **losses.compile_losses(list(outputs), age_weight=age_weight, gender_weight=gender_weight),
+    )
+    return learner
+
+
+def _write_record(workdir: pathlib.Path, model: keras.Model, record: Mapping[str, Any] | None) -> None:
+    installed = {name: _version(name) for name in _PACKAGES}
+    facts = {
+        "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "command": sys.argv,
+        "backend": keras.backend.backend(),
+        "devices": keras.distribution.list_devices(),
+        "dtype_policy": keras.config.dtype_policy().name,
+        "parameters": model.count_params(),
+        "versions": {"python": platform.python_version(), **{name: v for name, v in installed.items() if v}},
+        **(record or {}),
+    }
+    (workdir / "run.json").write_text(json.dumps(facts, indent=2) + "\n")
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _callbacks(model: keras.Model, workdir: pathlib.Path, monitor: str) -> list[keras.callbacks.Callback]:
+    listed: list[keras.callbacks.Callback] = [
+        _StopAtNonFiniteLoss(),
+        _Checkpoint(model, workdir / LAST),
+        _Checkpoint(model, workdir / BEST, monitor=monitor, mode="min", save_best_only=True),
+        _WriteCurves(workdir),
+    ]
+    if importlib.util.find_spec("tensorflow"):  # Keras writes TensorBoard's files with it, on every backend
+        listed.append(keras.callbacks.TensorBoard(str(workdir / "tensorboard"), write_graph=False))
+    return listed
+
+
+class _Checkpoint(keras.callbacks.ModelCheckpoint):
+    """Saves the model without the augmentation and the optimizer around it."""
+
+    def __init__(self, inner: keras.Model, path: pathlib.Path, **options: Any) -> None:
+        super().__init__(str(path), **options)
+        self._inner = inner
+
+    def set_model(self, model: keras.Model) -> None:
+        super().set_model(self._inner)
+
+
+class _StopAtNonFiniteLoss(keras.callbacks.Callback):
+    def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
+        self._epoch = epoch
+
+    def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
+        loss = (logs or {}).get("loss", 0.0)
+        if not math.isfinite(loss):
+            step = self._epoch * self.params["steps"] + batch + 1
+            raise FloatingPointError(
+                f"The loss became {loss} at step {step} (epoch {self._epoch + 1}, batch {batch + 1}). "
+                "Training has stopped; the models in the workdir are of the epochs before. "
+                "A lower learning rate or a longer warm-up usually helps."
+            )
+
+
+class _WriteCurves(keras.callbacks.Callback):
+    """metrics.csv and curves.png, whole after each epoch: a long run can be looked at while it works."""
+
+    def __init__(self, workdir: pathlib.Path) -> None:
+        super().__init__()
+        self._workdir = workdir
+        self._rows: list[dict[str, float]] = []
+
+    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
+        self._rows.append({"epoch": epoch, **(logs or {})})
+        with open(self._workdir / "metrics.csv", "w", newline="") as file:
+            writer = csv.DictWriter(file, self._rows[0])
+            writer.writeheader()
+            writer.writerows(self._rows)
+        draw_curves(self._rows, self._workdir / "curves.png")
+
+
+def draw_curves(rows: Sequence[Mapping[str, float]], picture: str | os.PathLike) -> None:
+    """Draws loss, age MAE and gender accuracy over the epochs, training and validation.
+
+    Args:
+        rows: one mapping an epoch, with "epoch" (from 0) and what Keras logs.
+        picture: the PNG file to write.
+    """
+    from matplotlib.figure import Figure  # pyplot would keep every figure and look for a screen
+
+    curves = [curve for curve in _CURVES if curve[0] in rows[0]]
+    figure = Figure(figsize=(4 * len(curves), 3.2), layout="constrained")
+    for axes, (name, title) in zip(figure.subplots(1, len(curves), squeeze=False)[0], curves, strict=True):
+        for key, label in ((name, "training"), (f"val_{name}", "validation")):
+            if key in rows[0]:
+                axes.plot([row["epoch"] + 1 for row in rows], [row[key] for row in rows], "o-", label=label)
+        axes.set(title=title, xlabel="epoch")
+        axes.grid(alpha=0.3)
+        axes.legend()
+    figure.savefig(picture, dpi=120)

@@ -1,0 +1,47 @@
+"""What several tests need: a prepared data set of synthetic faces, and a trunk of a few weights."""
+
+import os
+import pathlib
+import subprocess
+import sys
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import keras
+import pytest
+
+ROOT = pathlib.Path(__file__).parent.parent
+FACES = 240
+SIZE = 24
+
+
+@pytest.fixture(scope="session")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    """Synthetic faces, drawn and then built by the command that users run; the builder is not imported here."""
+    from agegender import write_faces
+
+    faces, data = tmp_path_factory.mktemp("faces"), tmp_path_factory.mktemp("data")
+    write_faces(faces / "UTKFace", FACES, size=SIZE, seed=3)
+    tfds = pathlib.Path(sys.executable).with_name("tfds")
+    command = [tfds, "build", "utkface", f"--manual_dir={faces}", f"--data_dir={data}"]
+    done = subprocess.run(command, cwd=ROOT / "datasets", capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return data
+
+
+@pytest.fixture
+def tiny_trunk() -> keras.Model:
+    return make_tiny_trunk()
+
+
+def make_tiny_trunk(size: int = SIZE) -> keras.Model:
+    """Two convolutions, in the trunk's contract: pictures 0..255 in, features out."""
+    return keras.Sequential(
+        [
+            keras.Input((size, size, 3), name="picture"),
+            keras.layers.Rescaling(1 / 127.5, -1),
+            keras.layers.Conv2D(8, 3, strides=2, activation="relu"),
+            keras.layers.Conv2D(16, 3, strides=2, activation="relu"),
+            keras.layers.GlobalAveragePooling2D(),
+        ]
+    )

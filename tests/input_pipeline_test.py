@@ -1,0 +1,134 @@
+import os
+import pathlib
+import re
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from agegender import load_utkface
+
+SIZE = 24
+
+
+def load(prepared: pathlib.Path, split: str = "train", **options) -> tf.data.Dataset:
+    return load_utkface(split, **{"batch_size": 16, "image_size": SIZE, "data_dir": prepared, **options})
+
+
+def batches(dataset: tf.data.Dataset, count: int) -> list[np.ndarray]:
+    return [pictures for pictures, _ in dataset.take(count).as_numpy_iterator()]
+
+
+def test_a_batch_keeps_the_contract(prepared: pathlib.Path) -> None:
+    pictures, targets = next(iter(load(prepared)))
+    assert pictures.dtype == tf.uint8 and pictures.shape == (16, SIZE, SIZE, 3)
+    assert {key: (value.dtype, tuple(value.shape)) for key, value in targets.items()} == {
+        "age": (tf.float32, (16, 1)),
+        "gender": (tf.float32, (16, 1)),
+    }
+    assert set(np.unique(targets["gender"])) == {0.0, 1.0}
+    assert np.min(targets["age"]) >= 0 and np.max(targets["age"]) <= 116
+    assert np.std(pictures) > 20
+
+
+def test_the_picture_heads_know_their_static_shape(prepared: pathlib.Path) -> None:
+    assert load(prepared).element_spec[0].shape == (None, SIZE, SIZE, 3)
+    assert load(prepared, training=True).element_spec[0].shape == (16, SIZE, SIZE, 3)
+
+
+def test_evaluation_sees_every_picture_once_in_the_same_order(prepared: pathlib.Path) -> None:
+    first, second = (np.concatenate(batches(load(prepared, "validation"), -1)) for _ in range(2))
+    np.testing.assert_array_equal(first, second)
+    assert len(first) == len(np.unique(first.reshape(len(first), -1), axis=0))
+
+
+def test_the_three_splits_share_no_picture_and_hold_all(prepared: pathlib.Path) -> None:
+    splits = [np.concatenate(batches(load(prepared, s), -1)) for s in ("train", "validation", "test")]
+    together = np.concatenate(splits)
+    assert len(together) == 240 == len(np.unique(together.reshape(len(together), -1), axis=0))
+
+
+def test_the_seed_alone_decides_the_order(prepared: pathlib.Path) -> None:
+    first, again, other = (batches(load(prepared, training=True, seed=s), 3) for s in (1, 1, 2))
+    np.testing.assert_array_equal(first, again)
+    assert not np.array_equal(first, other)
+
+
+def test_each_pass_has_another_order_of_the_same_pictures(prepared: pathlib.Path) -> None:
+    dataset = load(prepared, "validation", training=True, batch_size=1)
+    one_pass = dataset.steps_per_epoch
+    stream = np.concatenate(batches(dataset, 2 * one_pass))
+    first, second = stream[:one_pass], stream[one_pass:]
+    assert not np.array_equal(first, second)
+    for each in (first, second):
+        assert len(np.unique(each.reshape(one_pass, -1), axis=0)) == one_pass
+
+
+@pytest.mark.parametrize("cache", ["bytes", "pixels", None])
+def test_skipping_goes_on_where_a_run_stopped(prepared: pathlib.Path, cache: str | None) -> None:
+    options = {"training": True, "seed": 5, "cache": cache}
+    whole = batches(load(prepared, **options), 30)  # more than two passes
+    np.testing.assert_array_equal(whole[25:], batches(load(prepared, skip=25, **options), 5))
+
+
+@pytest.mark.parametrize("cache", ["pixels", None])
+def test_the_cache_changes_nothing_that_is_seen(prepared: pathlib.Path, cache: str | None) -> None:
+    expected, got = (batches(load(prepared, training=True, cache=c), 20) for c in ("bytes", cache))
+    np.testing.assert_array_equal(expected, got)
+
+
+def test_training_batches_are_full_and_evaluation_keeps_the_rest(prepared: pathlib.Path) -> None:
+    dataset = load(prepared, training=True, batch_size=50)
+    assert [len(batch) for batch in batches(dataset, 2 * dataset.steps_per_epoch)] == [50] * (
+        2 * dataset.steps_per_epoch
+    )
+    sizes = [len(batch) for batch in batches(load(prepared, batch_size=50), -1)]
+    assert sizes[:-1] == [50] * dataset.steps_per_epoch and 0 < sizes[-1] < 50
+
+
+def test_pictures_of_another_size_are_resized(prepared: pathlib.Path) -> None:
+    native, larger = (np.concatenate(batches(load(prepared, "test", image_size=s), -1)) for s in (SIZE, 2 * SIZE))
+    assert larger.shape[1:] == (2 * SIZE, 2 * SIZE, 3)
+    shrunk = larger.reshape(len(larger), SIZE, 2, SIZE, 2, 3).mean((2, 4))
+    assert np.mean(np.abs(shrunk - native)) < 5
+
+
+def test_one_head_gives_one_target(prepared: pathlib.Path) -> None:
+    assert set(load(prepared, heads=["age"]).element_spec[1]) == {"age"}
+
+
+def test_a_slice_of_a_split_is_a_split(prepared: pathlib.Path) -> None:
+    whole, half = (sum(map(len, batches(load(prepared, s), -1))) for s in ("train", "train[:50%]"))
+    assert half == pytest.approx(whole / 2, abs=1)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"batch_size": 0}, "`batch_size` must be a whole number, 1 or more. Received: batch_size=0"),
+        ({"batch_size": 2.5}, "`batch_size`"),
+        ({"skip": -1}, "`skip`"),
+        ({"image_size": 0}, "`image_size`"),
+        ({"seed": None}, "`seed`"),
+        ({"cache": "disk"}, "`cache` must be 'bytes', 'pixels' or None"),
+        ({"heads": ["race"]}, "`heads`"),
+        ({"heads": "age"}, "`heads`"),
+        ({"split": "training"}, "`split` must be one of"),
+        ({"batch_size": 1000, "training": True}, "at most the split's"),
+    ],
+)
+def test_what_cannot_be_loaded_is_named(prepared: pathlib.Path, options: dict, words: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(words)):
+        load(prepared, **options)
+
+
+def test_a_missing_data_set_says_how_to_build_it(tmp_path: pathlib.Path) -> None:
+    with pytest.raises(FileNotFoundError, match="tfds build utkface --manual_dir"):
+        load(tmp_path)
+
+
+def test_prepared_data_loads_without_the_builder(prepared: pathlib.Path, monkeypatch, tmp_path: pathlib.Path) -> None:
+    # The folder of the builder is neither where we are nor on the path: nothing but the shards is read.
+    monkeypatch.chdir(tmp_path)
+    assert not any(os.path.exists(os.path.join(p, "utkface")) for p in (os.getcwd(),))
+    assert len(batches(load(prepared, "test"), 1)[0])

@@ -1,0 +1,68 @@
+import keras
+import numpy as np
+import pytest
+
+from agegender import losses
+from agegender.schema import AGE_STD
+
+TARGETS = {"age": np.array([[30.0], [1.0], [80.0]]), "gender": np.array([[1.0], [0.0], [1.0]])}
+OUTPUTS = {"age": np.array([[50.0], [1.0], [70.0]]), "gender": np.array([[0.5], [0.25], [0.9]])}
+
+
+def by_numpy(age_weight: float, gender_weight: float) -> float:
+    mse = np.mean(((TARGETS["age"] - OUTPUTS["age"]) / AGE_STD) ** 2)
+    g, p = TARGETS["gender"], OUTPUTS["gender"]
+    return age_weight * mse + gender_weight * -np.mean(g * np.log(p) + (1 - g) * np.log(1 - p))
+
+
+@pytest.mark.parametrize(("age_weight", "gender_weight"), [(1, 1), (2, 0.5), (0, 1), (1, 0)])
+def test_the_joint_loss_is_the_weighted_sum_that_numpy_gives(age_weight: float, gender_weight: float) -> None:
+    loss = losses.joint_loss(TARGETS, OUTPUTS, age_weight=age_weight, gender_weight=gender_weight)
+    assert float(loss) == pytest.approx(by_numpy(age_weight, gender_weight), rel=1e-5)
+
+
+def test_the_age_loss_by_hand() -> None:
+    # Errors of 20, 0 and 10 years are 1, 0 and 0.5 standard deviations.
+    np.testing.assert_allclose(losses.age_loss(TARGETS["age"], OUTPUTS["age"]), [1.0, 0.0, 0.25])
+
+
+def test_the_gender_loss_by_hand() -> None:
+    expected = [np.log(2), -np.log(0.75), -np.log(0.9)]
+    np.testing.assert_allclose(losses.gender_loss(TARGETS["gender"], OUTPUTS["gender"]), expected, rtol=1e-5)
+
+
+def test_probabilities_of_zero_and_one_give_a_finite_loss() -> None:
+    loss = losses.gender_loss(np.array([[1.0], [0.0]]), np.array([[0.0], [1.0]]))
+    assert np.all(np.isfinite(loss)) and np.all(np.asarray(loss) > 10)
+
+
+def test_a_model_with_one_head_has_the_loss_of_that_head() -> None:
+    assert float(losses.joint_loss(TARGETS, {"age": OUTPUTS["age"]})) == pytest.approx(1.25 / 3)
+
+
+def test_fit_and_evaluate_report_the_joint_loss() -> None:
+    picture = keras.Input((1,))
+    outputs = {
+        "age": keras.layers.Dense(1, name="age")(picture),
+        "gender": keras.layers.Dense(1, activation="sigmoid", name="gender")(picture),
+    }
+    model = keras.Model(picture, outputs)
+    weights = {"age_weight": 0.7, "gender_weight": 3.0}
+    frozen = keras.optimizers.SGD(0.0)
+    model.compile(frozen, **losses.compile_losses(["age", "gender"], **weights))
+    x = np.array([[0.1], [0.2], [0.3]])
+    expected = float(losses.joint_loss(TARGETS, model(x), **weights))
+    history = model.fit(x, TARGETS, batch_size=2, shuffle=False, verbose=0)
+    assert history.history["loss"][0] == pytest.approx(expected, rel=1e-5)
+    assert model.evaluate(x, TARGETS, verbose=0, return_dict=True)["loss"] == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("weight", [-1.0, float("nan"), float("inf")])
+def test_a_weight_that_cannot_be_is_named(weight: float) -> None:
+    with pytest.raises(ValueError, match=r"`age_weight` must be finite.*Received"):
+        losses.compile_losses(["age"], age_weight=weight)
+
+
+def test_weights_that_train_nothing_are_refused() -> None:
+    with pytest.raises(ValueError, match="weight above 0"):
+        losses.compile_losses(["age"], age_weight=0.0, gender_weight=1.0)

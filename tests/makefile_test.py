@@ -1,0 +1,37 @@
+"""What `make` says. What it makes is run by CI, and by everyone who follows the README."""
+
+import pathlib
+import subprocess
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parent.parent
+
+
+def make(*arguments: str) -> subprocess.CompletedProcess:
+    return subprocess.run(["make", *arguments], cwd=ROOT, capture_output=True, text=True)
+
+
+@pytest.mark.parametrize("arguments", [(), ("help",)])
+def test_help_names_the_targets_and_what_can_be_chosen(arguments: tuple[str, ...]) -> None:
+    words = make(*arguments).stdout
+    for word in ("make train", "make test", "UTKFACE=", "CONFIG=", "WORKDIR=", "PYTHON=", "joint_64", "synthetic"):
+        assert word in words
+
+
+@pytest.mark.parametrize(
+    ("argument", "words"),
+    [("CONFIG=nothing", "no config experiments/configs/nothing.py"), ("UTKFACE=/nowhere", "UTKFACE=/nowhere is not")],
+)
+def test_a_wrong_argument_is_named_before_anything_is_made(argument: str, words: str) -> None:
+    done = make("train", argument)
+    assert done.returncode != 0 and words in done.stderr
+    assert "pip" not in done.stdout
+
+
+def test_an_unfit_python_is_named(tmp_path: pathlib.Path) -> None:
+    old = tmp_path / "python"
+    old.write_text('#!/bin/sh\n[ "$1" = --version ] && echo "Python 3.8.0"\nexit 1\n')
+    old.chmod(0o755)
+    done = make("test", f"PYTHON={old}", f"BIN={tmp_path}/none/bin")
+    assert done.returncode != 0 and "Python 3.11, 3.12 or 3.13 is needed" in done.stderr and "3.8.0" in done.stderr

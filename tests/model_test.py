@@ -1,0 +1,105 @@
+import keras
+import numpy as np
+import pytest
+
+from agegender import build_model
+from agegender.schema import AGE_MEAN, AGE_STD
+
+PICTURES = np.arange(2 * 24 * 24 * 3).reshape(2, 24, 24, 3).astype("uint8")
+
+
+def dense(model: keras.Model, head: str) -> list[int]:
+    return [layer.units for layer in model.layers if layer.name.startswith(f"{head}_dense")]
+
+
+def rates(model: keras.Model, head: str) -> list[float]:
+    return [layer.rate for layer in model.layers if layer.name.startswith(f"{head}_dropout")]
+
+
+def test_the_outputs_keep_the_contract(tiny_trunk: keras.Model) -> None:
+    outputs = build_model(tiny_trunk)(PICTURES)
+    assert set(outputs) == {"age", "gender"}
+    for values in outputs.values():
+        assert values.shape == (2, 1) and keras.backend.standardize_dtype(values.dtype) == "float32"
+    assert np.all((np.asarray(outputs["gender"]) > 0) & (np.asarray(outputs["gender"]) < 1))
+
+
+def test_the_default_heads_are_those_of_the_notebook(tiny_trunk: keras.Model) -> None:
+    model = build_model(tiny_trunk)
+    assert dense(model, "age") == dense(model, "gender") == [512, 256, 128]
+    assert rates(model, "age") == [0.3, 0.2, 0.2] and rates(model, "gender") == [0.5, 0.5, 0.5]
+
+
+def test_heads_can_have_another_shape(tiny_trunk: keras.Model) -> None:
+    model = build_model(tiny_trunk, units=(32,), age_dropout=(0.1,), gender_dropout=(0,))
+    assert dense(model, "gender") == [32] and rates(model, "age") == [0.1]
+
+
+@pytest.mark.parametrize("head", ["age", "gender"])
+def test_one_head_alone_is_a_model(tiny_trunk: keras.Model, head: str) -> None:
+    assert set(build_model(tiny_trunk, heads=[head])(PICTURES)) == {head}
+
+
+def test_an_answer_of_zero_deviations_is_the_mean_age_and_one_is_a_standard_deviation_more(
+    tiny_trunk: keras.Model,
+) -> None:
+    model = build_model(tiny_trunk)
+    last = model.get_layer("age_deviations")
+    for bias in (0.0, 1.0):
+        last.set_weights([np.zeros((128, 1)), np.array([bias])])
+        np.testing.assert_allclose(model(PICTURES)["age"], AGE_MEAN + bias * AGE_STD)
+
+
+def test_features_of_any_size_give_the_same_answers(tiny_trunk: keras.Model) -> None:
+    # VGGFace weights and random weights differ a hundredfold here; the heads must not notice.
+    large = keras.Sequential([tiny_trunk, keras.layers.Rescaling(100.0)])
+    models = [build_model(trunk) for trunk in (tiny_trunk, large)]
+    heads = [[w for w in model.weights if "conv" not in w.path] for model in models]
+    for first, second in zip(*heads, strict=True):
+        second.assign(first)
+    answers = [np.asarray(model(PICTURES)["age"]) for model in models]
+    # The small epsilon of the normalisation counts for more where the features are smaller.
+    np.testing.assert_allclose(answers[0], answers[1], atol=0.6)
+
+
+def test_heads_stay_in_float32_on_a_bfloat16_trunk(tiny_trunk: keras.Model) -> None:
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        trunk = keras.Sequential([keras.Input((24, 24, 3)), keras.layers.Flatten(), keras.layers.Dense(4)])
+        model = build_model(trunk)
+        assert trunk.compute_dtype == "bfloat16"
+        assert {layer.compute_dtype for layer in model.layers[2:]} == {"float32"}
+        assert all(keras.backend.standardize_dtype(v.dtype) == "float32" for v in model(PICTURES).values())
+    finally:
+        keras.config.set_dtype_policy("float32")
+
+
+def test_a_saved_model_answers_the_same(tiny_trunk: keras.Model, tmp_path) -> None:
+    model = build_model(tiny_trunk)
+    model.save(tmp_path / "m.keras")
+    again = keras.saving.load_model(tmp_path / "m.keras")
+    np.testing.assert_array_equal(model(PICTURES)["age"], again(PICTURES)["age"])
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"heads": []}, "`heads`"),
+        ({"heads": "age"}, "`heads`"),
+        ({"heads": ["age", "age"]}, "`heads`"),
+        ({"heads": ["race"]}, "`heads`"),
+        ({"units": (0, 1, 1)}, "`units`"),
+        ({"age_dropout": (1.0, 0, 0)}, "`age_dropout`"),
+        ({"gender_dropout": (0.1,)}, "`gender_dropout`"),
+        ({"gender_dropout": (float("nan"), 0, 0)}, "`gender_dropout`"),
+    ],
+)
+def test_what_cannot_be_built_is_named(tiny_trunk: keras.Model, options: dict, words: str) -> None:
+    with pytest.raises(ValueError, match=rf"{words}.*Received"):
+        build_model(tiny_trunk, **options)
+
+
+def test_a_trunk_that_gives_maps_is_refused() -> None:
+    trunk = keras.Sequential([keras.Input((24, 24, 3)), keras.layers.Conv2D(4, 3)])
+    with pytest.raises(ValueError, match=r"features \[batch, width\]"):
+        build_model(trunk)

@@ -1,0 +1,38 @@
+"""The builder imports nothing of ours, so the two tell the same facts twice: here they are held together."""
+
+import ast
+import json
+import pathlib
+
+from agegender import schema
+
+ROOT = pathlib.Path(__file__).parent.parent
+
+
+def constants(path: pathlib.Path) -> dict:
+    """The literal constants of a module, read without importing it: its builder would register a second time."""
+    found = {}
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, ast.AnnAssign) and node.value is not None and isinstance(node.target, ast.Name):
+            try:
+                found[node.target.id] = ast.literal_eval(node.value)
+            except ValueError:
+                continue
+    return found
+
+
+def test_schema_and_builder_agree_on_splits_and_codings() -> None:
+    labels = constants(ROOT / "datasets" / "utkface" / "labels.py")
+    for name in ("SPLITS", "GENDERS", "RACES", "MIN_AGE", "MAX_AGE"):
+        assert labels[name] == getattr(schema, name), name
+
+
+def test_prepared_data_has_the_keys_of_the_schema(prepared: pathlib.Path) -> None:
+    (file,) = prepared.rglob("features.json")
+    features = json.loads(file.read_text())["featuresDict"]["features"]
+    assert {schema.PICTURE, schema.AGE, schema.GENDER, schema.RACE, schema.FILE_NAME} <= set(features)
+
+
+def test_the_mean_and_deviation_of_ages_are_plausible_for_faces() -> None:
+    assert schema.MIN_AGE < schema.AGE_MEAN < schema.MAX_AGE
+    assert 0 < schema.AGE_STD < (schema.MAX_AGE - schema.MIN_AGE) / 2

@@ -1,0 +1,191 @@
+import csv
+import json
+import pathlib
+import re
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import agegender as ag
+from agegender import losses
+
+SIZE = 24
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    keras.utils.set_random_seed(1)
+
+
+def faces(count: int, *, batch_size: int = 8, shuffle: bool = False) -> tf.data.Dataset:
+    random = np.random.default_rng(0)
+    gender = random.integers(0, 2, (count, 1)).astype("float32")
+    age = random.uniform(1, 90, (count, 1)).astype("float32")
+    # Brightness tells the age, the left half being the brighter one the gender.
+    pictures = np.broadcast_to(2 * age[:, :, None, None], (count, SIZE, SIZE, 3)).copy()
+    pictures[:, :, : SIZE // 2] += 60 * gender[:, :, None, None]
+    targets = {"age": age, "gender": gender}
+    return tf.data.Dataset.from_tensor_slices((np.clip(pictures, 0, 255).astype("uint8"), targets)).batch(batch_size)
+
+
+def columns(path: pathlib.Path) -> list[dict]:
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_run_learns_and_leaves_its_records(tiny_trunk: keras.Model, tmp_path: pathlib.Path) -> None:
+    workdir = tmp_path / "new" / "run"
+    model = ag.build_model(tiny_trunk, age_dropout=(0,) * 3, gender_dropout=(0,) * 3)
+    train, validation = faces(128), faces(32)
+    optimizer = ag.make_optimizer(steps=16 * 6, learning_rate=3e-3)
+    history = ag.train(model, train, validation, workdir=workdir, epochs=6, optimizer=optimizer, verbose=0).history
+    assert history["val_loss"][-1] < 0.5 * history["loss"][0]
+    assert history["val_age_mae"][-1] < 12 < history["age_mae"][0]
+
+    rows = columns(workdir / "metrics.csv")
+    assert [row["epoch"] for row in rows] == list("012345")
+    assert [float(row["val_loss"]) for row in rows] == pytest.approx(history["val_loss"], rel=1e-5)
+    assert (workdir / "curves.png").read_bytes().startswith(b"\x89PNG")
+    assert list((workdir / "tensorboard").rglob("events.out.tfevents.*"))
+    record = json.loads((workdir / "run.json").read_text())
+    assert record["versions"]["keras"] == keras.__version__ and record["parameters"] == model.count_params()
+
+    pictures = next(iter(train))[0]
+    last = keras.saving.load_model(workdir / "last.keras")
+    np.testing.assert_array_equal(last(pictures)["age"], model(pictures)["age"])
+    best = keras.saving.load_model(workdir / "best.keras")
+    measured = ag.evaluate(best, validation).model["mae"]
+    assert measured == pytest.approx(history["val_age_mae"][int(np.argmin(history["val_loss"]))], rel=1e-4)
+
+
+def test_both_heads_and_the_trunk_train(tiny_trunk: keras.Model, tmp_path: pathlib.Path) -> None:
+    model = ag.build_model(tiny_trunk)
+    before = [np.array(w) for w in model.get_weights()]
+    # Two steps: in the first, all but the last layers stand still, for those start at zero.
+    ag.train(model, faces(16), workdir=tmp_path, epochs=1, verbose=0)
+    assert all(not np.array_equal(a, b) for a, b in zip(before, model.get_weights(), strict=True))
+
+
+def test_fit_reports_the_joint_loss_of_losses_py(tiny_trunk: keras.Model, tmp_path: pathlib.Path) -> None:
+    model = ag.build_model(tiny_trunk)
+    still = keras.optimizers.SGD(0.0)
+    validation = faces(8)
+    options = {"age_weight": 0.3, "gender_weight": 2.0}
+    history = ag.train(
+        model, faces(8), validation, workdir=tmp_path, epochs=1, optimizer=still, verbose=0, **options
+    ).history
+    pictures, targets = next(iter(validation))
+    expected = float(losses.joint_loss(targets, model(pictures, training=False), **options))
+    assert history["val_loss"][0] == pytest.approx(expected, rel=1e-5)
+
+
+def test_the_augmentation_works_in_training_and_is_not_saved(tiny_trunk: keras.Model, tmp_path: pathlib.Path) -> None:
+    model = ag.build_model(tiny_trunk)
+    augmentation = ag.Augmentation(seed=4)
+    ag.train(model, faces(16), faces(8), workdir=tmp_path, epochs=2, augmentation=augmentation, verbose=0)
+    assert augmentation.step == 4  # two epochs of two batches; validation draws nothing
+    saved = keras.saving.load_model(tmp_path / "best.keras")
+    assert not any(isinstance(layer, ag.Augmentation) for layer in saved.layers)
+
+
+def test_a_stream_of_utkface_trains_one_pass_an_epoch(
+    prepared: pathlib.Path, tiny_trunk: keras.Model, tmp_path: pathlib.Path
+) -> None:
+    train = ag.load_utkface("train", batch_size=16, training=True, image_size=SIZE, data_dir=prepared)
+    validation = ag.load_utkface("validation", batch_size=16, image_size=SIZE, data_dir=prepared)
+    augmentation = ag.Augmentation()
+    model = ag.build_model(tiny_trunk)
+    ag.train(model, train, validation, workdir=tmp_path, epochs=2, augmentation=augmentation, verbose=0)
+    assert augmentation.step == 2 * train.steps_per_epoch
+
+
+@pytest.mark.parametrize("head", ["age", "gender"])
+def test_a_model_with_one_head_trains(tiny_trunk: keras.Model, tmp_path: pathlib.Path, head: str) -> None:
+    only = faces(16).map(lambda pictures, targets: (pictures, {head: targets[head]}))
+    model = ag.build_model(tiny_trunk, heads=[head])
+    ag.train(model, only, only, workdir=tmp_path, epochs=1, verbose=0)
+    assert (tmp_path / "curves.png").exists()
+    assert {"age": "val_age_mae", "gender": "val_gender_accuracy"}[head] in columns(tmp_path / "metrics.csv")[0]
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_step(
+    tiny_trunk: keras.Model, tmp_path: pathlib.Path
+) -> None:
+    def poison(index, batch):
+        pictures, targets = batch
+        age = tf.where(index == 5, float("nan"), targets["age"])
+        return pictures, {**targets, "age": age}
+
+    train = faces(24).repeat().enumerate().map(poison)
+    with pytest.raises(FloatingPointError, match=r"nan at step 6 \(epoch 2, batch 3\)"):
+        ag.train(ag.build_model(tiny_trunk), train, faces(8), workdir=tmp_path, epochs=3, steps_per_epoch=3, verbose=0)
+    saved = keras.saving.load_model(tmp_path / "last.keras")
+    assert all(np.all(np.isfinite(w)) for w in saved.get_weights())
+
+
+def test_a_folder_that_holds_a_run_is_left_alone(tiny_trunk: keras.Model, tmp_path: pathlib.Path) -> None:
+    model = ag.build_model(tiny_trunk)
+    ag.train(model, faces(8), workdir=tmp_path, epochs=1, verbose=0)
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
+    with pytest.raises(FileExistsError, match="holds a trained model already"):
+        ag.train(model, faces(8), workdir=tmp_path, epochs=1, verbose=0)
+    assert before == {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
+
+
+def test_the_record_is_written_before_the_first_step(tiny_trunk: keras.Model, tmp_path: pathlib.Path) -> None:
+    class Stop(keras.callbacks.Callback):
+        def on_train_batch_begin(self, batch: int, logs: dict | None = None) -> None:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        ag.train(
+            ag.build_model(tiny_trunk),
+            faces(8),
+            workdir=tmp_path,
+            epochs=1,
+            record={"config": {"epochs": 1}},
+            callbacks=[Stop()],
+            verbose=0,
+        )
+    assert json.loads((tmp_path / "run.json").read_text())["config"] == {"epochs": 1}
+
+
+def test_the_learning_rate_rises_and_falls_to_zero() -> None:
+    rate = ag.make_optimizer(steps=100, learning_rate=0.1, warmup=0.1)._learning_rate
+    assert float(rate(0)) == 0 and float(rate(5)) == pytest.approx(0.05) and float(rate(10)) == pytest.approx(0.1)
+    assert float(rate(55)) == pytest.approx(0.05) and float(rate(100)) == pytest.approx(0, abs=1e-8)
+
+
+def test_without_warmup_the_learning_rate_starts_at_its_highest() -> None:
+    assert float(ag.make_optimizer(steps=10, learning_rate=0.1, warmup=0)._learning_rate(0)) == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"epochs": 0}, "`epochs` must be 1 or more. Received: epochs=0"),
+        ({"steps_per_epoch": 0}, "`steps_per_epoch` must be 1 or more"),
+        ({"age_weight": -1.0}, "`age_weight` must be finite"),
+    ],
+)
+def test_what_cannot_be_trained_is_named_and_leaves_no_folder(
+    tiny_trunk: keras.Model, tmp_path: pathlib.Path, options: dict, words: str
+) -> None:
+    with pytest.raises(ValueError, match=re.escape(words)):
+        ag.train(ag.build_model(tiny_trunk), faces(8), workdir=tmp_path / "run", **{"epochs": 1, **options})
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_endless_stream_without_a_length_asks_for_one(tiny_trunk: keras.Model, tmp_path: pathlib.Path) -> None:
+    with pytest.raises(ValueError, match="`steps_per_epoch`"):
+        ag.train(ag.build_model(tiny_trunk), faces(8).repeat(), workdir=tmp_path, epochs=1)
+
+
+@pytest.mark.parametrize(
+    "options", [{"steps": 0}, {"learning_rate": 0.0}, {"warmup": 1.0}, {"learning_rate": float("nan")}]
+)
+def test_an_optimizer_out_of_range_is_refused(options: dict) -> None:
+    with pytest.raises(ValueError, match="Received: steps="):
+        ag.make_optimizer(**{"steps": 10, **options})
