@@ -1,0 +1,79 @@
+"""Every number that changes a result, as one typed dataclass; the files in configs/ change a few each.
+
+ml_collections lets the command line override a field: `--config=experiments/configs/joint.py --config.epochs=3`. It
+wants the annotations as real types and does not run `__post_init__` again, hence `validate`.
+"""
+
+import dataclasses
+
+from agegender.schema import IMAGE_SIZE
+
+
+@dataclasses.dataclass
+class AugmentationConfig:
+    """Arguments of `agegender.Augmentation`; the defaults are the notebook's geometry."""
+
+    rotation: float = 10.0
+    width_shift: float = 0.2
+    height_shift: float = 0.2
+    shear: float = 0.2
+    zoom: float = 0.2
+    horizontal_flip: bool = True
+    brightness: float = 0.1
+    contrast: float = 0.1
+    erasing: float = 0.25
+
+
+@dataclasses.dataclass
+class Config:
+    """One run.
+
+    Attributes:
+        heads: "age", "gender" or both, separated by a comma.
+        architecture: "vgg16", "resnet50" or "senet50".
+        weights: "vggface", the path of such a file, or "none" for random ones.
+        trainable: "all", "last_block", "none" or a number of last layers.
+        dtype: a Keras dtype policy, or "auto" for the fastest one of the machine.
+        warmup: share of the steps in which the learning rate rises.
+        image_size: pixels a side.
+        steps_per_epoch: batches an epoch; 0 is one pass over the training split.
+        limit: percentage of the training split to use, to see what more pictures are worth.
+    """
+
+    heads: str = "age,gender"
+    architecture: str = "vgg16"
+    image_size: int = IMAGE_SIZE
+    weights: str = "vggface"
+    trainable: str = "last_block"
+    dtype: str = "auto"
+    age_weight: float = 1.0
+    gender_weight: float = 1.0
+    batch_size: int = 64
+    epochs: int = 30
+    steps_per_epoch: int = 0
+    learning_rate: float = 3e-4
+    warmup: float = 0.05
+    weight_decay: float = 1e-4
+    clipnorm: float = 1.0
+    limit: int = 100
+    seed: int = 1
+    augmentation: AugmentationConfig = dataclasses.field(default_factory=AugmentationConfig)
+
+
+def validate(config: Config) -> None:
+    """Checks what no function of the library checks itself.
+
+    Raises:
+        ValueError: naming the field.
+    """
+    if not 1 <= config.limit <= 100:
+        raise ValueError(f"`limit` must be in 1..100 per cent. Received: limit={config.limit}")
+    if config.epochs < 1:
+        raise ValueError(f"`epochs` must be 1 or more. Received: epochs={config.epochs}")
+    if config.steps_per_epoch < 0:
+        raise ValueError(f"`steps_per_epoch` must be 0 or more. Received: steps_per_epoch={config.steps_per_epoch}")
+
+
+def heads(config: Config) -> tuple[str, ...]:
+    """The heads as a tuple: ml_collections overrides a text more kindly than a list."""
+    return tuple(head.strip() for head in config.heads.split(","))

@@ -1,0 +1,105 @@
+r"""Trains, evaluates and predicts: one run from a prepared data set to its numbers.
+
+    python -m experiments.train --config=experiments/configs/joint.py --workdir=runs/1
+
+Flags say where, the config says what. Any field can be changed on the command line:
+
+    python -m experiments.train --config=experiments/configs/joint_64.py --workdir=runs/2 \
+        --config.epochs=4 --config.augmentation.erasing=0
+"""
+
+import dataclasses
+import functools
+import json
+import os
+import pathlib
+from typing import TYPE_CHECKING
+
+from absl import app, flags
+from ml_collections import config_flags
+
+from experiments import config as configs
+
+if TYPE_CHECKING:
+    import keras
+
+_CONFIG = config_flags.DEFINE_config_file("config", None, "What to train: a file of experiments/configs.")
+_WORKDIR = flags.DEFINE_string("workdir", None, "Folder for the models, numbers and curves of this run.", required=True)
+_DATA_DIR = flags.DEFINE_string("data_dir", None, "Where `tfds build` wrote; by default ~/tensorflow_datasets.")
+
+
+def train_and_evaluate(config: configs.Config, workdir: pathlib.Path, data_dir: str | None = None) -> pathlib.Path:
+    """Trains what the config says and writes report.json and predictions.png beside the model.
+
+    Returns:
+        The path of predictions.png.
+    """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")  # take GPU memory as it is needed, not all of it
+    import keras
+
+    import agegender as ag
+    from experiments.predictions import draw_predictions
+
+    configs.validate(config)
+    keras.utils.set_random_seed(config.seed)
+    keras.config.set_dtype_policy(ag.fastest_dtype() if config.dtype == "auto" else config.dtype)
+    print(f"Devices: {', '.join(keras.distribution.list_devices())}; dtype: {keras.config.dtype_policy().name}")
+
+    heads = configs.heads(config)
+    load = functools.partial(
+        ag.load_utkface, batch_size=config.batch_size, image_size=config.image_size, data_dir=data_dir
+    )
+    train = load(f"train[:{config.limit}%]", training=True, seed=config.seed, heads=heads)
+    validation = load("validation", heads=heads)
+    steps_per_epoch = config.steps_per_epoch or train.steps_per_epoch
+    model = build(config)
+    optimizer = ag.make_optimizer(
+        steps=config.epochs * steps_per_epoch,
+        learning_rate=config.learning_rate,
+        warmup=config.warmup,
+        weight_decay=config.weight_decay,
+        clipnorm=config.clipnorm,
+    )
+    ag.train(
+        model,
+        train,
+        validation,
+        workdir=workdir,
+        epochs=config.epochs,
+        steps_per_epoch=steps_per_epoch,
+        augmentation=ag.Augmentation(**dataclasses.asdict(config.augmentation), seed=config.seed),
+        optimizer=optimizer,
+        age_weight=config.age_weight,
+        gender_weight=config.gender_weight,
+        record={"config": dataclasses.asdict(config)},
+    )
+
+    predictor = ag.Predictor(workdir)
+    report = ag.evaluate(predictor.model, load("test", heads=heads))
+    (workdir / "report.json").write_text(json.dumps(report.to_dict(), indent=2) + "\n")
+    print(f"\nThe best epoch on the test split:\n{report}\n")
+    picture = draw_predictions(predictor, load("test"), workdir / "predictions.png")
+    print(f"Model: {workdir / 'best.keras'}\nCurves: {workdir / 'curves.png'}\nPredictions: {picture}")
+    return picture
+
+
+def build(config: configs.Config) -> "keras.Model":
+    """The untrained model of a config."""
+    import agegender as ag
+
+    weights = None if config.weights == "none" else config.weights
+    trainable = int(config.trainable) if config.trainable.isdigit() else config.trainable
+    trunk = ag.vggface_trunk(
+        config.architecture, image_size=config.image_size, weights=weights, trainable=trainable, seed=config.seed
+    )
+    return ag.build_model(trunk, heads=configs.heads(config))
+
+
+def main(_: list[str]) -> None:
+    train_and_evaluate(_CONFIG.value, pathlib.Path(_WORKDIR.value), _DATA_DIR.value)
+
+
+if __name__ == "__main__":
+    flags.mark_flag_as_required("config")
+    app.run(main)
