@@ -10,7 +10,7 @@ import json
 import os
 import pathlib
 
-from absl import app, flags
+from absl import app, flags, logging
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a run, or a .keras file.", required=True)
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "Where `tfds build` wrote; by default ~/tensorflow_datasets.")
@@ -47,4 +47,5 @@ def main(_: list[str]) -> None:
 
 
 if __name__ == "__main__":
+    flags.FLAGS.set_default("verbosity", logging.WARNING)  # TFDS tells of each file it opens
     app.run(main)

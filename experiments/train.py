@@ -15,7 +15,7 @@ import os
 import pathlib
 from typing import TYPE_CHECKING
 
-from absl import app, flags
+from absl import app, flags, logging
 from ml_collections import config_flags
 
 from experiments import config as configs
@@ -101,5 +101,6 @@ def main(_: list[str]) -> None:
 
 
 if __name__ == "__main__":
+    flags.FLAGS.set_default("verbosity", logging.WARNING)  # TFDS tells of each file it opens
     flags.mark_flag_as_required("config")
     app.run(main)

@@ -9,7 +9,7 @@ the same steps. Prints a row for each pair: gender accuracy and age MAE on valid
 import itertools
 import os
 
-from absl import app, flags
+from absl import app, flags, logging
 
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "Where `tfds build` wrote; by default ~/tensorflow_datasets.")
 _BATCHES = flags.DEFINE_integer("batches", 60, "Training batches of 64 pictures.", lower_bound=1)
@@ -65,4 +65,5 @@ def main(_: list[str]) -> None:
 
 
 if __name__ == "__main__":
+    flags.FLAGS.set_default("verbosity", logging.WARNING)  # TFDS tells of each file it opens
     app.run(main)
