@@ -42,10 +42,10 @@ def evaluate_run(workdir: pathlib.Path, split: str, *, data_dir: str | None = No
 
 
 def main(_: list[str]) -> None:
+    logging.set_verbosity(logging.WARNING)  # TFDS tells of each file it opens
     workdir = pathlib.Path(_WORKDIR.value)
     print(evaluate_run(workdir, _SPLIT.value, data_dir=_DATA_DIR.value, batch_size=_BATCH_SIZE.value))
 
 
 if __name__ == "__main__":
-    flags.FLAGS.set_default("verbosity", logging.WARNING)  # TFDS tells of each file it opens
     app.run(main)

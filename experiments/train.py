@@ -97,10 +97,10 @@ def build(config: configs.Config) -> "keras.Model":
 
 
 def main(_: list[str]) -> None:
+    logging.set_verbosity(logging.WARNING)  # TFDS tells of each file it opens
     train_and_evaluate(_CONFIG.value, pathlib.Path(_WORKDIR.value), _DATA_DIR.value)
 
 
 if __name__ == "__main__":
-    flags.FLAGS.set_default("verbosity", logging.WARNING)  # TFDS tells of each file it opens
     flags.mark_flag_as_required("config")
     app.run(main)

@@ -17,6 +17,7 @@ _EPOCHS = flags.DEFINE_integer("epochs", 3, "Passes over them, 32 pictures a ste
 
 
 def main(_: list[str]) -> None:
+    logging.set_verbosity(logging.WARNING)  # TFDS tells of each file it opens
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     import keras
     import numpy as np
@@ -65,5 +66,4 @@ def main(_: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    flags.FLAGS.set_default("verbosity", logging.WARNING)  # TFDS tells of each file it opens
     app.run(main)

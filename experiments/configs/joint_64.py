@@ -1,4 +1,4 @@
-"""The joint model at 64 px from random weights: what two CPU cores can train in an hour."""
+"""The joint model at 64 px from random weights: what two CPU cores with AVX512-BF16 can train in 40 minutes."""
 
 from experiments.config import AugmentationConfig, Config
 
