@@ -9,13 +9,14 @@ WORKDIR ?= runs/$(RUN)
 BIN := .venv/bin
 CONFIG_FILE := $(if $(filter %.py,$(CONFIG)),$(CONFIG),experiments/configs/$(CONFIG).py)
 
-# A folder of prepared data for each folder of pictures.
+# Prepared data for each state of a folder of pictures: names, sizes and dates; TFDS would reuse what has gone stale.
 ifeq ($(UTKFACE),)
 PICTURES := data/synthetic
+PREPARED := data/prepared-synthetic
 else
 PICTURES := $(if $(wildcard $(UTKFACE)/.),$(UTKFACE),$(patsubst %/,%,$(dir $(UTKFACE))))
+PREPARED := data/prepared-$(firstword $(shell ls -lnR "$(PICTURES)" 2>/dev/null | cksum))
 endif
-PREPARED := data/prepared-$(firstword $(shell echo $(abspath $(PICTURES)) | cksum))
 
 .DEFAULT_GOAL := help
 .PHONY: help train check-arguments test lint clean
@@ -43,6 +44,7 @@ endif
 
 # Before the environment, which takes minutes: what is wrong should be said at once.
 check-arguments:
+	@test "$(words $(UTKFACE))" -le 1 -a "$(words $(WORKDIR))" -eq 1 || { echo "make takes no path with a blank in it. Received: UTKFACE=$(UTKFACE) WORKDIR=$(WORKDIR)" >&2; exit 2; }
 	@test -f $(CONFIG_FILE) || { echo "There is no config $(CONFIG_FILE). 'make help' lists them." >&2; exit 2; }
 	@test -z "$(UTKFACE)" -o -e "$(UTKFACE)" || { echo "UTKFACE=$(UTKFACE) is not there. Give the folder of the archive or of the pictures." >&2; exit 2; }
 

@@ -128,6 +128,8 @@ def _read(picture: Any) -> Image.Image:
         raise ValueError(
             f"A picture must have values in 0..255. Received: {values.dtype}, {values.min()}..{values.max()}"
         )
+    if np.issubdtype(values.dtype, np.floating) and 0 < values.max() <= 1:
+        raise ValueError("A picture must have values in 0..255; multiply by 255. Received: floats in 0..1")
     return Image.fromarray(np.round(values).astype("uint8"))
 
 

@@ -125,6 +125,7 @@ def train(
     workdir = pathlib.Path(workdir)
     if any((workdir / name).exists() for name in (BEST, LAST)):
         raise FileExistsError(f"{workdir} holds a trained model already. Choose another workdir, or move it away.")
+    _check_targets(train, model)
     optimizer = optimizer or make_optimizer(steps=epochs * steps_per_epoch)
     learner = _compile(model, augmentation, optimizer, age_weight, gender_weight)
     workdir.mkdir(parents=True, exist_ok=True)
@@ -148,6 +149,15 @@ def _steps(train: Any, steps_per_epoch: int | None, epochs: int) -> int:
     if steps_per_epoch is None or steps_per_epoch < 1:
         raise ValueError(f"`steps_per_epoch` must be 1 or more. Received: steps_per_epoch={steps_per_epoch}")
     return steps_per_epoch
+
+
+def _check_targets(train: Any, model: keras.Model) -> None:
+    spec = getattr(train, "element_spec", None)  # of a tf.data.Dataset
+    if spec is not None and set(spec[1]) != set(model.output):
+        raise ValueError(
+            f"`train` must give targets for the heads of the model, {sorted(model.output)}; `load_utkface` takes "
+            f"them as `heads`. Received targets: {sorted(spec[1])}"
+        )
 
 
 def _length(dataset: Any) -> int | None:
@@ -273,6 +283,7 @@ def draw_curves(rows: Sequence[Mapping[str, float]], picture: str | os.PathLike)
             if key in rows[0]:
                 axes.plot([row["epoch"] + 1 for row in rows], [row[key] for row in rows], "o-", label=label)
         axes.set(title=title, xlabel="epoch")
+        axes.xaxis.get_major_locator().set_params(integer=True)
         axes.grid(alpha=0.3)
         axes.legend()
     figure.savefig(picture, dpi=120)

@@ -9,6 +9,7 @@ import functools
 import json
 import os
 import pathlib
+import sys
 
 from absl import app, flags, logging
 
@@ -43,8 +44,11 @@ def evaluate_run(workdir: pathlib.Path, split: str, *, data_dir: str | None = No
 
 def main(_: list[str]) -> None:
     logging.set_verbosity(logging.WARNING)  # TFDS tells of each file it opens
-    workdir = pathlib.Path(_WORKDIR.value)
-    print(evaluate_run(workdir, _SPLIT.value, data_dir=_DATA_DIR.value, batch_size=_BATCH_SIZE.value))
+    try:
+        workdir = pathlib.Path(_WORKDIR.value)
+        print(evaluate_run(workdir, _SPLIT.value, data_dir=_DATA_DIR.value, batch_size=_BATCH_SIZE.value))
+    except (OSError, FloatingPointError) as error:
+        sys.exit(f"{type(error).__name__}: {error}")  # the words say it all; a traceback would hide them
 
 
 if __name__ == "__main__":

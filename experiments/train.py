@@ -13,6 +13,7 @@ import functools
 import json
 import os
 import pathlib
+import sys
 from typing import TYPE_CHECKING
 
 from absl import app, flags, logging
@@ -98,7 +99,10 @@ def build(config: configs.Config) -> "keras.Model":
 
 def main(_: list[str]) -> None:
     logging.set_verbosity(logging.WARNING)  # TFDS tells of each file it opens
-    train_and_evaluate(_CONFIG.value, pathlib.Path(_WORKDIR.value), _DATA_DIR.value)
+    try:
+        train_and_evaluate(_CONFIG.value, pathlib.Path(_WORKDIR.value), _DATA_DIR.value)
+    except (OSError, FloatingPointError) as error:
+        sys.exit(f"{type(error).__name__}: {error}")  # the words say it all; a traceback would hide them
 
 
 if __name__ == "__main__":

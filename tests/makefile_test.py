@@ -21,7 +21,11 @@ def test_help_names_the_targets_and_what_can_be_chosen(arguments: tuple[str, ...
 
 @pytest.mark.parametrize(
     ("argument", "words"),
-    [("CONFIG=nothing", "no config experiments/configs/nothing.py"), ("UTKFACE=/nowhere", "UTKFACE=/nowhere is not")],
+    [
+        ("UTKFACE=/a folder", "no path with a blank"),
+        ("CONFIG=nothing", "no config experiments/configs/nothing.py"),
+        ("UTKFACE=/nowhere", "UTKFACE=/nowhere is not"),
+    ],
 )
 def test_a_wrong_argument_is_named_before_anything_is_made(argument: str, words: str) -> None:
     done = make("train", argument)

@@ -89,6 +89,7 @@ def test_a_file_that_is_no_picture_is_named(predictor: ag.Predictor, tmp_path: p
         (np.full((4, 4, 3), 256.0), r"0\.\.255"),
         (np.full((4, 4, 3), -1), r"0\.\.255"),
         (np.full((4, 4, 3), np.nan), r"0\.\.255"),
+        (np.full((4, 4, 3), 0.5), r"multiply by 255"),
     ],
 )
 def test_arrays_that_are_no_pictures_are_named(predictor: ag.Predictor, values: np.ndarray, words: str) -> None:

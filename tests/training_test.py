@@ -178,6 +178,12 @@ def test_what_cannot_be_trained_is_named_and_leaves_no_folder(
     assert not (tmp_path / "run").exists()
 
 
+def test_targets_that_the_model_has_no_head_for_are_named(tiny_trunk: keras.Model, tmp_path: pathlib.Path) -> None:
+    with pytest.raises(ValueError, match=r"\['age'\].*`heads`.*Received targets: \['age', 'gender'\]"):
+        ag.train(ag.build_model(tiny_trunk, heads=["age"]), faces(8), workdir=tmp_path / "run", epochs=1)
+    assert not (tmp_path / "run").exists()
+
+
 def test_an_endless_stream_without_a_length_asks_for_one(tiny_trunk: keras.Model, tmp_path: pathlib.Path) -> None:
     with pytest.raises(ValueError, match="`steps_per_epoch`"):
         ag.train(ag.build_model(tiny_trunk), faces(8).repeat(), workdir=tmp_path, epochs=1)
