@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Literal
 
 import tensorflow as tf
 
-from agegender.schema import AGE, DATASET, GENDER, HEADS, IMAGE_SIZE, PICTURE, SPLITS
+from agegender.schema import DATASET, HEADS, IMAGE_SIZE, PICTURE, SPLITS
 
 if TYPE_CHECKING:
     import tensorflow_datasets as tfds
@@ -139,7 +139,7 @@ def _check(batch_size: int, seed: int, skip: int, image_size: int, heads: Sequen
             raise ValueError(f"`{name}` must be a whole number, {least} or more. Received: {name}={value!r}")
     if isinstance(seed, bool) or not isinstance(seed, int):
         raise ValueError(f"`seed` must be a whole number. Received: seed={seed!r}")
-    if isinstance(heads, str) or not heads or not set(heads) <= {AGE, GENDER}:
+    if isinstance(heads, str) or not heads or not set(heads) <= set(HEADS):
         raise ValueError(f"`heads` must hold one or both of {HEADS}. Received: heads={heads!r}")
     if cache not in ("bytes", "pixels", None):
         raise ValueError(f"`cache` must be 'bytes', 'pixels' or None. Received: cache={cache!r}")

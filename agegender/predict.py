@@ -12,9 +12,7 @@ from PIL import Image, ImageOps
 
 # Registers the layers that a saved model is made of.
 from agegender import augment, vggface  # noqa: F401
-from agegender.schema import AGE, GENDER, GENDERS
-
-MODEL = "best.keras"
+from agegender.schema import AGE, BEST_MODEL, GENDER, GENDERS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,7 +101,7 @@ def load_model(path: str | os.PathLike) -> keras.Model:
         FileNotFoundError: if there is none.
     """
     path = pathlib.Path(path)
-    file = path / MODEL if path.is_dir() else path
+    file = path / BEST_MODEL if path.is_dir() else path
     if not file.is_file():
         raise FileNotFoundError(f"There is no trained model at {file}. `train` writes one; give its workdir or file.")
     return keras.saving.load_model(file, compile=False)

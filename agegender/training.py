@@ -22,9 +22,9 @@ from typing import Any
 import keras
 
 from agegender import losses
-from agegender.schema import AGE, GENDER
+from agegender.schema import AGE, BEST_MODEL, GENDER
 
-BEST, LAST = "best.keras", "last.keras"
+LAST_MODEL = "last.keras"
 _PACKAGES = ("keras", "tensorflow", "jax", "torch", "tensorflow-datasets", "keras-vggface", "numpy")
 _CURVES = (("loss", "joint loss"), ("age_mae", "age MAE, years"), ("gender_accuracy", "gender accuracy"))
 
@@ -123,7 +123,7 @@ def train(
     """
     steps_per_epoch = _steps(train, steps_per_epoch, epochs)
     workdir = pathlib.Path(workdir)
-    if any((workdir / name).exists() for name in (BEST, LAST)):
+    if any((workdir / name).exists() for name in (BEST_MODEL, LAST_MODEL)):
         raise FileExistsError(f"{workdir} holds a trained model already. Choose another workdir, or move it away.")
     _check_targets(train, model)
     optimizer = optimizer or make_optimizer(steps=epochs * steps_per_epoch)
@@ -215,8 +215,8 @@ def _version(package: str) -> str | None:
 def _callbacks(model: keras.Model, workdir: pathlib.Path, monitor: str) -> list[keras.callbacks.Callback]:
     listed: list[keras.callbacks.Callback] = [
         _StopAtNonFiniteLoss(),
-        _Checkpoint(model, workdir / LAST),
-        _Checkpoint(model, workdir / BEST, monitor=monitor, mode="min", save_best_only=True),
+        _Checkpoint(model, workdir / LAST_MODEL),
+        _Checkpoint(model, workdir / BEST_MODEL, monitor=monitor, mode="min", save_best_only=True),
         _WriteCurves(workdir),
     ]
     if importlib.util.find_spec("tensorflow"):  # Keras writes TensorBoard's files with it, on every backend

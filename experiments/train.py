@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 from absl import app, flags, logging
 from ml_collections import config_flags
 
+from agegender.schema import BEST_MODEL
 from experiments import config as configs
 
 if TYPE_CHECKING:
@@ -81,7 +82,7 @@ def train_and_evaluate(config: configs.Config, workdir: pathlib.Path, data_dir: 
     (workdir / "report.json").write_text(json.dumps(report.to_dict(), indent=2) + "\n")
     print(f"\nThe best epoch on the test split:\n{report}\n")
     picture = draw_predictions(predictor, load("test"), workdir / "predictions.png")
-    print(f"Model: {workdir / 'best.keras'}\nCurves: {workdir / 'curves.png'}\nPredictions: {picture}")
+    print(f"Model: {workdir / BEST_MODEL}\nCurves: {workdir / 'curves.png'}\nPredictions: {picture}")
     return picture
 
 
