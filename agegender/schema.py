@@ -15,6 +15,10 @@ AGE: Final = "age"  # float32 [batch, 1], years
 GENDER: Final = "gender"  # float32 [batch, 1], target 0 = male and 1 = female, output the probability of female
 RACE: Final = "race"  # only ever used to evaluate, never an input
 FILE_NAME: Final = "file_name"
+GROUP: Final = "group"  # name of the photograph group: near-identical pictures share it, and a split, and a fold
+FOLD: Final = "fold"  # 0..4, of a grouped cross-validation
+AGE_CONFLICT: Final = "age_conflict"  # whether the pictures of the group carry different ages
+GENDER_CONFLICT: Final = "gender_conflict"  # whether they carry different genders
 HEADS: Final = (AGE, GENDER)
 
 GENDERS: Final = ("male", "female")
@@ -22,6 +26,7 @@ RACES: Final = ("White", "Black", "Asian", "Indian", "Others")
 BEST_MODEL: Final = "best.keras"  # in the folder of a run: written by training, read by prediction
 MIN_AGE: Final = 0
 MAX_AGE: Final = 116
+FOLDS: Final = 5
 
 IMAGE_SIZE: Final = 200  # pixels a side, as UTKFace ships its aligned and cropped pictures
 MIN_IMAGE_SIZE: Final = 48  # the five poolings of VGG16 leave a 1 x 1 map at 32; keras-vggface asks for 48

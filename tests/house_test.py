@@ -12,10 +12,11 @@ import agegender
 
 ROOT = pathlib.Path(__file__).parent.parent
 ROOMS = {path.stem: path for path in (ROOT / "agegender").glob("*.py") if path.stem != "__init__"}
-LEAVES = {"input_pipeline", "augment", "vggface", "model", "losses", "metrics", "synthetic"}
+LEAVES = {"conditions", "augment", "vggface", "model", "losses", "metrics", "synthetic"}
 ABOVE = {
     "schema": set(),
     **{room: {"schema"} for room in LEAVES},
+    "input_pipeline": {"schema", "conditions"},
     "training": {"schema", "losses"},
     "evaluation": {"schema", "metrics"},
     "predict": {"schema", "augment", "vggface"},

@@ -5,6 +5,7 @@ import re
 import numpy as np
 import pytest
 import tensorflow as tf
+from tiny_utkface import prepare
 
 from agegender import load_utkface
 
@@ -115,11 +116,103 @@ def test_a_slice_of_a_split_is_a_split(prepared: pathlib.Path) -> None:
         ({"heads": "age"}, "`heads`"),
         ({"split": "training"}, "`split` must be one of"),
         ({"batch_size": 1000, "training": True}, "at most the split's"),
+        ({"ages": (60, 21)}, "`ages` must be the youngest and the oldest"),
+        ({"genders": "male"}, "`genders` must be a sequence"),
+        ({"races": ["Martian"]}, "'Indian', 'Others'). Received: races=['Martian']"),
+        ({"folds": [5]}, "`folds` must hold one or more of (0, 1, 2, 3, 4)"),
+        ({"conflicts": None}, "`conflicts` must be True or False"),
     ],
 )
 def test_what_cannot_be_loaded_is_named(prepared: pathlib.Path, options: dict, words: str) -> None:
     with pytest.raises(ValueError, match=re.escape(words)):
         load(prepared, **options)
+
+
+@pytest.fixture(scope="module")
+def labelled(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    """Thirty pictures to train on, aged 0 to 29 and otherwise labelled by their age, and six to test on."""
+    train = [{"age": i, "gender": i % 2, "race": i // 2 % 5, "fold": i % 5} for i in range(30)]
+    for age, conflict in ((10, "age_conflict"), (11, "age_conflict"), (20, "gender_conflict")):
+        train[age][conflict] = True
+    test = [{"age": 100 + i, "fold": 4} for i in range(6)]
+    return prepare(tmp_path_factory.mktemp("labelled"), {"train": train, "test": test})
+
+
+def ages(dataset: tf.data.Dataset, count: int = -1) -> list[int]:
+    return [int(age) for _, targets in dataset.take(count) for (age,) in targets["age"].numpy()]
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"ages": (5, 8)}, {5, 6, 7, 8}),
+        ({"genders": ["female"], "ages": (5, 8)}, {5, 7}),
+        ({"races": ["Black", "Others"]}, {2, 3, 12, 13, 22, 23, 8, 9, 18, 19, 28, 29}),
+        ({"folds": [2], "conflicts": True}, {2, 7, 12, 17, 22, 27}),
+        ({"conflicts": False}, set(range(30)) - {10, 11, 20}),
+        ({"split": "all", "folds": (4,)}, {4, 9, 14, 19, 24, 29, 100, 101, 102, 103, 104, 105}),
+        ({"split": "train+test", "folds": (4,), "ages": (29, 100)}, {29, 100}),
+    ],
+)
+def test_what_is_loaded_satisfies_the_conditions_and_nothing_else_is_left_out(
+    labelled: pathlib.Path, options: dict, expected: set[int]
+) -> None:
+    dataset = load(labelled, batch_size=5, **options)
+    assert sorted(ages(dataset)) == sorted(expected)
+    assert len(dataset) == -(-len(expected) // 5)  # Keras draws its progress bar by it
+
+
+@pytest.mark.parametrize("cache", ["bytes", "pixels", None])
+def test_every_cache_holds_what_satisfies_the_conditions(labelled: pathlib.Path, cache: str | None) -> None:
+    dataset = load(labelled, cache=cache, ages=(5, 25), conflicts=False)
+    assert ages(dataset) == ages(dataset)  # read, then cached
+    assert sorted(ages(dataset)) == sorted(set(range(5, 26)) - {10, 11, 20})
+
+
+def test_four_folds_and_the_fifth_share_no_picture_and_are_all(labelled: pathlib.Path) -> None:
+    train, test = (ages(load(labelled, "all", folds=folds)) for folds in ((0, 1, 3, 4), (2,)))
+    assert sorted(train + test) == [*range(30), *range(100, 106)]
+
+
+def test_a_training_pass_is_over_the_pictures_that_satisfy_the_conditions(labelled: pathlib.Path) -> None:
+    dataset = load(labelled, training=True, batch_size=2, ages=(0, 9))
+    assert dataset.steps_per_epoch == 5
+    seen = ages(dataset, 10)
+    assert sorted(seen[:10]) == sorted(seen[10:]) == list(range(10)) and seen[:10] != seen[10:]
+    again = ages(load(labelled, training=True, batch_size=2, ages=(0, 9), skip=7), 3)
+    assert again == seen[14:]
+
+
+def test_a_batch_larger_than_what_satisfies_the_conditions_is_an_error(labelled: pathlib.Path) -> None:
+    words = "the split's 4 pictures with ages=(5, 8). Received: batch_size=5"
+    with pytest.raises(ValueError, match=re.escape(words)):
+        load(labelled, training=True, batch_size=5, ages=(5, 8))
+
+
+def test_conditions_that_no_picture_satisfies_are_an_error(labelled: pathlib.Path) -> None:
+    words = "No picture satisfies all of the conditions. Received: split='test', ages=(5, 8), conflicts=False"
+    with pytest.raises(ValueError, match=re.escape(words)):
+        load(labelled, "test", ages=(5, 8), conflicts=False)
+
+
+def test_what_an_older_builder_prepared_loads_until_a_condition_needs_more(tmp_path: pathlib.Path) -> None:
+    new = ("group", "fold", "age_conflict", "gender_conflict")
+    older = prepare(tmp_path, {"train": [{"age": age} for age in range(8)]}, without=new)
+    assert len(ages(load(older))) == 8
+    assert sorted(ages(load(older, ages=(2, 3), genders=["male"]))) == [2, 3]
+    with pytest.raises(ValueError, match=r"`folds` needs \['fold'\].*Build it again, with --overwrite"):
+        load(older, folds=[0])
+    with pytest.raises(ValueError, match=r"`conflicts` needs \['age_conflict', 'gender_conflict'\]"):
+        load(older, conflicts=False)
+
+
+def test_conditions_count_without_decoding_a_picture(labelled: pathlib.Path, monkeypatch) -> None:
+    def decode(*_: object, **__: object) -> None:
+        raise AssertionError("a picture was decoded")
+
+    monkeypatch.setattr(tf.io, "decode_jpeg", decode)
+    with pytest.raises(ValueError, match="No picture satisfies"):
+        load(labelled, ages=(90, 99))
 
 
 def test_a_missing_data_set_says_how_to_build_it(tmp_path: pathlib.Path) -> None:

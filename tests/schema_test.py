@@ -25,12 +25,15 @@ def test_schema_and_builder_agree_on_splits_and_codings() -> None:
     labels = constants(ROOT / "datasets" / "utkface" / "labels.py")
     for name in ("SPLITS", "GENDERS", "RACES", "MIN_AGE", "MAX_AGE"):
         assert labels[name] == getattr(schema, name), name
+    assert constants(ROOT / "datasets" / "utkface" / "splits.py")["FOLDS"] == schema.FOLDS
 
 
 def test_prepared_data_has_the_keys_of_the_schema(prepared: pathlib.Path) -> None:
     (file,) = prepared.rglob("features.json")
     features = json.loads(file.read_text())["featuresDict"]["features"]
-    assert {schema.PICTURE, schema.AGE, schema.GENDER, schema.RACE, schema.FILE_NAME} <= set(features)
+    labels = {schema.AGE, schema.GENDER, schema.RACE, schema.GROUP, schema.FOLD}
+    conflicts = {schema.AGE_CONFLICT, schema.GENDER_CONFLICT}
+    assert {schema.PICTURE, schema.FILE_NAME} | labels | conflicts <= set(features)
 
 
 def test_the_mean_and_deviation_of_ages_are_plausible_for_faces() -> None:

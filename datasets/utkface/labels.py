@@ -1,10 +1,9 @@
-"""The labels of a picture, read from its file name, and the split that its name puts it in.
+"""The labels of a picture, read from its file name.
 
 UTKFace has no table of labels: `[age]_[gender]_[race]_[timestamp].jpg`, or `.jpg.chip.jpg` once aligned and cropped, is
 all there is. A name that does not say all four is never guessed at; the picture is skipped and the reason is told.
 """
 
-import hashlib
 import re
 from typing import Final, NamedTuple
 
@@ -31,6 +30,11 @@ class Labels(NamedTuple):
     gender: int
     race: int
     timestamp: str
+
+    @property
+    def stem(self) -> str:
+        """The name without its extensions: the same in whichever form a picture is handed around."""
+        return f"{self.age}_{self.gender}_{self.race}_{self.timestamp}"
 
 
 def parse_name(name: str) -> Labels:
@@ -71,17 +75,3 @@ def _check_codes(age: int, gender: int, race: int) -> None:
         raise Skipped(f"the gender is not in 0 to {len(GENDERS) - 1}")
     if race >= len(RACES):
         raise Skipped(f"the race is not in 0 to {len(RACES) - 1}")
-
-
-def split_of(labels: Labels) -> str:
-    """Returns the split of a picture: eight tenths `train`, one `validation`, one `test`.
-
-    It is a hash of what the name says and of nothing else, so that a missing or an added picture moves no other, and a
-    photograph is on the same side in whichever form it is handed around (`.jpg` or `.jpg.chip.jpg`).
-
-    >>> split_of(parse_name("26_1_2_20170116174525125.jpg.chip.jpg"))
-    'train'
-    """
-    stem = "_".join(str(label) for label in labels)
-    tenth = int.from_bytes(hashlib.sha256(stem.encode()).digest()[:8], "big") % 10
-    return SPLITS[max(0, tenth - 7)]

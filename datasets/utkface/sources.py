@@ -1,100 +1,243 @@
-"""Where the pictures lie: the one form of UTKFace in the manual directory, and the files in it.
+"""Where the pictures lie: every form of UTKFace in the manual directory, and the files in each.
 
-Reading goes through the source from one end to the other and holds one file at a time, so that a tar.gz is never
-unpacked to the disk and memory does not grow with the number of pictures.
+Whether several forms say the same is for whoever reads them. Reading goes through a form from one end to the other and
+holds one file at a time: nothing is unpacked to the disk, and only a zip's table of contents grows with the pictures.
 """
 
 import contextlib
 import functools
-import gzip
+import lzma
 import os
 import posixpath
+import stat
 import tarfile
+import zipfile
 import zlib
 from collections.abc import Callable, Iterator
+from gzip import BadGzipFile
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from .labels import Skipped
+from .labels import Skipped, parse_name
 
 HOMEPAGE: Final = "https://susanqq.github.io/UTKFace/"
-FOLDERS: Final = ("UTKFace", "crop_part1")
-ARCHIVES: Final = ("UTKFace.tar.gz", "crop_part1.tar.gz")
 
-File = tuple[str, Callable[[], bytes]]  # a path inside the source, and what reads it, to be called at once or never
+_MOST_TOLD: Final = 10  # how many names of what lies in a manual directory without UTKFace an error lists
+_NOT_A_FILE: Final = "a link or a device, not a file"
+_BAD_TAR: Final = (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError, BadGzipFile)
+_BAD_ZIP: Final = (zipfile.BadZipFile, EOFError, zlib.error, lzma.LZMAError, NotImplementedError, UnicodeDecodeError)
+
+File = tuple[str, Callable[[], bytes]]  # a path inside the form, and what reads it, to be called at once or never
 
 
-class Source(NamedTuple):
-    """One form of the data set on the disk.
+class _Names(NamedTuple):
+    """What one configuration is handed around as."""
 
-    Attributes:
-        path: the folder or the archive.
-        root: the folder that the paths of an extracted folder are told from, so that they read as in the archive.
-    """
+    meaning: str
+    folders: tuple[str, ...]
+    archives: tuple[str, ...]
+    by_content: bool  # whether a zip of any other name counts if it holds pictures, and pictures beside another form
 
-    path: Path
-    root: Path
+
+def _archives(*stems: str) -> tuple[str, ...]:
+    return tuple(stem + suffix for stem in stems for suffix in (".tar.gz", ".tgz", ".tar", ".zip"))
+
+
+_FACES: Final = ("UTKFace", "crop_part1")
+_PARTS: Final = ("part1", "part2", "part3")
+_CONFIGS: Final = {
+    "aligned_cropped": _Names(
+        "aligned and cropped faces", (*_FACES, "utkface_aligned_cropped"), _archives(*_FACES), by_content=True
+    ),
+    "in_the_wild": _Names("in-the-wild pictures", _PARTS, _archives(*_PARTS), by_content=False),
+}
+
+
+class Form(NamedTuple):
+    """One form of the data set on the disk."""
+
+    name: str  # as people are told: "UTKFace/", "UTKFace.tar.gz" or "pictures directly in it"
+    path: Path  # the folder or the archive
+    prefix: str = ""  # what the paths in a folder begin with, so that they read as in the archive that it came from
+    left_out: frozenset[str] = frozenset()  # names of entries directly in the folder that belong to other forms
 
     def files(self) -> Iterator[File]:
-        """Yields every file as `(path, read)`, in whatever order the disk or the archive has them."""
-        return _folder_files(self.path, self.root) if self.path.is_dir() else _archive_files(self.path)
+        """Yields every file as `(path, read)`, in whatever order the disk or the archive has them.
+
+        A name that an archive holds twice comes twice. In a folder, a link to a file is read as that file; a link to a
+        folder is not followed, but comes as a file that is none. `read` raises `Skipped` for what is not a file, and
+        for a member of a zip that is encrypted, damaged or of a compression that Python does not know.
+
+        Raises:
+            ValueError: (`read` too) if the archive is damaged, was cut short or holds no file.
+            OSError: (`read` too) if a folder or a file may not be read, for leaving it out would pass in silence.
+        """
+        if self.path.is_dir():
+            return _folder_files(self.path, self.prefix, self.left_out)
+        return _archive_files(self.path)
 
 
-def find_source(manual_dir: Path) -> Source:
-    """Returns the form of UTKFace that lies in the manual directory.
+def find_forms(manual_dir: Path, config: str) -> list[Form]:
+    """Returns every form of UTKFace that lies in the manual directory, sorted by name; at least one.
+
+    An empty folder is no form. Archives are not read yet, but for the table of contents of a zip of another name.
+
+    Args:
+        manual_dir: the folder to look in.
+        config: "aligned_cropped" or "in_the_wild"; neither looks at what bears the names of the other.
 
     Raises:
-        FileNotFoundError: if there is none.
-        ValueError: if there are several, for which of them is meant would be a guess.
+        FileNotFoundError: if there is no form, or no manual directory.
+        OSError: if something there may not be read, so that nobody knows what it is.
+        ValueError: if there is no such configuration.
     """
-    found = [manual_dir / name for name in (*FOLDERS, *ARCHIVES) if (manual_dir / name).exists()]
-    if any(entry.suffix.lower() in (".jpg", ".jpeg") for entry in manual_dir.iterdir() if entry.is_file()):
-        found.append(manual_dir)
-    if not found:
-        raise FileNotFoundError(
-            f"No UTKFace in {manual_dir}. Looked for {', '.join(f'{folder}/' for folder in FOLDERS)}, "
-            f"{', '.join(ARCHIVES)} and for .jpg files directly in it. "
-            f"Get the aligned and cropped faces from {HOMEPAGE} and put them there, or say another --manual_dir."
-        )
-    if len(found) > 1:
-        listed = ", ".join("pictures directly in it" if path == manual_dir else path.name for path in found)
-        raise ValueError(f"More than one form of UTKFace in {manual_dir}: {listed}. Leave the one that is meant there.")
-    return Source(found[0], manual_dir)
+    if config not in _CONFIGS:
+        raise ValueError(f"`config` must be one of {', '.join(_CONFIGS)}. Received: config={config!r}")
+    names = _CONFIGS[config]
+    if not manual_dir.is_dir():
+        raise _nothing_found(manual_dir, names, "It is not a folder." if manual_dir.exists() else "It does not exist.")
+    others = [other for other in _CONFIGS.values() if other is not names]
+    foreign = frozenset(name for other in others for name in other.folders + other.archives)
+    entries = [path for path in manual_dir.iterdir() if path.name not in foreign]
+    paths = [path for path in entries if path.name in names.folders and path.is_dir()]
+    folders = [Form(f"{path.name}/", path, prefix=path.name) for path in paths]
+    forms = [folder for folder in folders if any(folder.files())]
+    forms += [Form(path.name, path) for path in entries if _is_archive(path, names)]
+    if (names.by_content or not forms) and any(map(_is_picture, entries)):
+        left_out = foreign.union(form.path.name for form in forms)
+        forms.append(Form("pictures directly in it", manual_dir, left_out=left_out))
+    if not forms:
+        empty = "".join(f" {folder.name} is empty." for folder in folders)
+        raise _nothing_found(manual_dir, names, f"Found there: {_listing(manual_dir)}.{empty}")
+    return sorted(forms, key=lambda form: form.name)
 
 
-def _folder_files(folder: Path, root: Path) -> Iterator[File]:
-    for directory, _, names in os.walk(folder, onerror=_raise):
-        for name in names:
-            path = Path(directory, name)
-            yield path.relative_to(root).as_posix(), path.read_bytes
+def _is_archive(path: Path, names: _Names) -> bool:
+    if path.name in names.archives:
+        return path.is_file()
+    return names.by_content and path.suffix.lower() == ".zip" and path.is_file() and _holds_pictures(path)
 
 
-def _raise(error: OSError) -> None:
-    """Makes `os.walk` tell of a folder that it cannot read; by itself it would pass over it in silence."""
-    raise error
+def _holds_pictures(path: Path) -> bool:
+    """Whether a zip is one with pictures named as in UTKFace; one that is damaged may be anything, so it is not."""
+    with contextlib.suppress(*_BAD_ZIP), zipfile.ZipFile(path) as archive:
+        for name in archive.namelist():
+            with contextlib.suppress(Skipped):
+                parse_name(posixpath.basename(_tame(name.replace("\\", "/"))))
+                return True
+    return False
+
+
+def _is_picture(path: Path) -> bool:
+    return path.suffix.lower() in (".jpg", ".jpeg") and not path.name.startswith(".") and path.is_file()
+
+
+def _nothing_found(manual_dir: Path, names: _Names, instead: str) -> FileNotFoundError:
+    looked_for = [f"{folder}/" for folder in names.folders] + list(names.archives)
+    looked_for += ["any other undamaged .zip with such pictures"] if names.by_content else []
+    return FileNotFoundError(
+        f"No UTKFace in {manual_dir}. {instead} Looked for {', '.join(looked_for)} and for .jpg files directly in it. "
+        f"Get the {names.meaning} from {HOMEPAGE} and put them there, or say another --manual_dir."
+    )
+
+
+def _listing(folder: Path) -> str:
+    paths = sorted(folder.iterdir())
+    told = [path.name + ("/" if path.is_dir() else "") for path in paths[:_MOST_TOLD]]
+    more = [f"{len(paths) - _MOST_TOLD} more"] if len(paths) > _MOST_TOLD else []
+    return ", ".join(told + more) or "nothing"
+
+
+def _folder_files(folder: Path | str, prefix: str, left_out: frozenset[str] = frozenset()) -> Iterator[File]:
+    with os.scandir(folder) as entries:  # not os.walk, which passes over links to folders and unreadable ones
+        for entry in entries:
+            path = posixpath.join(prefix, entry.name)
+            if entry.name in left_out:
+                continue
+            if entry.is_dir(follow_symlinks=False):
+                yield from _folder_files(entry.path, path)
+            else:
+                yield path, functools.partial(_read_file, Path(entry.path))
+
+
+def _read_file(path: Path) -> bytes:
+    if not path.is_file() and os.path.lexists(path):  # reading a pipe would wait forever
+        raise Skipped(_NOT_A_FILE)
+    return path.read_bytes()
 
 
 def _archive_files(path: Path) -> Iterator[File]:
-    with _damage_told(path), tarfile.open(path) as archive:
+    files = (_zip_files if path.suffix.lower() == ".zip" else _tar_files)(path)
+    with _damage_told(path):
+        if (first := next(files, None)) is None:
+            raise tarfile.ReadError("there is no file in it")
+        yield first
+        yield from files
+
+
+def _tar_files(path: Path) -> Iterator[File]:
+    with tarfile.open(path) as archive:
         while (member := archive.next()) is not None:
             archive.members.clear()  # type: ignore[attr-defined]  # tarfile remembers each, a kilobyte a picture
             if not member.isdir():
-                yield posixpath.normpath(member.name), functools.partial(_read_member, archive, member, path)
+                yield _tame(member.name), functools.partial(_read_tar_member, archive, member, path)
+        _check_end(archive)
 
 
-def _read_member(archive: tarfile.TarFile, member: tarfile.TarInfo, path: Path) -> bytes:
+def _check_end(archive: tarfile.TarFile) -> None:
+    """Makes sure that the archive ends where tarfile stopped, which also stops at a damaged header without a word."""
+    rest = archive.fileobj
+    rest.seek(archive.offset)
+    end = rest.read(tarfile.BLOCKSIZE)
+    if len(end) < tarfile.BLOCKSIZE:
+        raise tarfile.ReadError("its end is missing")
+    while end:  # to the last byte, for gzip compares its checksum there
+        if end.strip(b"\0"):
+            raise tarfile.ReadError(f"it cannot be read on from byte {archive.offset}")
+        end = rest.read(1 << 20)
+
+
+def _read_tar_member(archive: tarfile.TarFile, member: tarfile.TarInfo, path: Path) -> bytes:
     if not member.isreg():
-        raise Skipped("a link or a device, not a file")
+        raise Skipped(_NOT_A_FILE)
     with _damage_told(path):
         content = archive.extractfile(member)
         return content.read() if content else b""
+
+
+def _zip_files(path: Path) -> Iterator[File]:
+    with zipfile.ZipFile(path) as archive:
+        for member in archive.infolist():
+            if member.header_offset < 0:
+                raise zipfile.BadZipFile("its beginning is missing")
+            name = member.filename.replace("\\", "/")  # some programs of Windows write the one for the other
+            if not name.endswith("/"):
+                yield _tame(name), functools.partial(_read_zip_member, archive, member)
+
+
+def _read_zip_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> bytes:
+    if stat.S_IFMT(member.external_attr >> 16) not in (0, stat.S_IFREG):  # 0 where it was not packed under Unix
+        raise Skipped(_NOT_A_FILE)
+    if member.flag_bits & 1:
+        raise Skipped("encrypted")
+    try:
+        return archive.read(member)
+    except NotImplementedError:
+        raise Skipped("of a compression that Python does not know") from None
+    except _BAD_ZIP:
+        raise Skipped("damaged in the archive") from None
+
+
+def _tame(name: str) -> str:
+    """Returns the path of a member without `./`, and without a root or `..` that would lead out of the archive."""
+    return posixpath.normpath(f"/{name}").lstrip("/")
 
 
 @contextlib.contextmanager
 def _damage_told(path: Path) -> Iterator[None]:
     try:
         yield
-    except (EOFError, tarfile.TarError, zlib.error, gzip.BadGzipFile) as error:
-        raise ValueError(
-            f"{path} is damaged or was not downloaded to its end: {error}. Get it again from {HOMEPAGE}."
-        ) from error
+    except (*_BAD_TAR, *_BAD_ZIP) as error:
+        reason = str(error).partition(":\n")[0]  # without tarfile's list of all the compressions that it tried
+        what = f"{path} is damaged or was not downloaded to its end: {reason}"
+        raise ValueError(f"{what}. Get it again from {HOMEPAGE}.") from error

@@ -1,47 +1,80 @@
-"""UTKFace as a TensorFlow dataset: faces with age, gender and race, in explicit splits and several shards."""
+"""UTKFace as a TensorFlow dataset: faces with age, gender and race, in splits without leaks and several shards."""
 
+import functools
+import hashlib
 import json
 import math
+import tempfile
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from pathlib import Path, PurePosixPath
-from typing import Any, ClassVar, Final
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Final, NamedTuple
 
 import numpy as np
 import tensorflow as tf
 import tensorflow_datasets as tfds
 from absl import logging
+from numpy.typing import NDArray
 from tensorflow_datasets.core import writer
-from tensorflow_datasets.core.utils import shard_utils
+from tensorflow_datasets.core.utils import shard_utils, tqdm_utils
 
-from . import labels, sources
+from . import intake, labels, near_duplicates, sources, splits
 
 _LICENSE: Final = (
     "Non-commercial research purposes only. The copyright of the pictures belongs to their owners; "
     "they may not be copied or published further."
 )
-_TOLD_SKIPPED: Final = 20  # how many skipped files the build names on the terminal
+_TOLD: Final = 5  # how many files the build names for each reason to skip one
+_LABELS: Final = 280  # bytes of an example beside its picture
 _SHARDS: Final = 8
 _SMALLEST_SHARD: Final = 64 << 10  # bytes; below it, opening the file would cost more than reading it
+_LARGEST_SHARD: Final = 64 << 20  # bytes; TFDS holds a shard's examples in memory while it writes them
+
+ALIGNED: Final = tfds.core.BuilderConfig(
+    name="aligned_cropped", description="One face a picture, aligned by landmarks and cropped to 200 x 200 pixels."
+)
+IN_THE_WILD: Final = tfds.core.BuilderConfig(
+    name="in_the_wild", description="The photographs as collected, of any size, sometimes with other people in them."
+)
 
 
-class Builder(tfds.core.GeneratorBasedBuilder):
-    """Builds UTKFace from the folder or the archive in the manual directory.
+class _Table(NamedTuple):
+    """What goes into the shards, a row a picture: `intake` has its bytes and its name."""
+
+    intake: intake.Intake
+    groups: list[str]
+    age_conflicts: list[bool]
+    gender_conflicts: list[bool]
+
+
+class Builder(tfds.core.ShardBasedBuilder):
+    """Builds UTKFace from whatever form of it lies in the manual directory.
 
     Every file of the source becomes an example or is skipped for a stated reason. `builder.info.metadata` counts both
     and lists what was skipped; `skipped.json` beside the shards is that list for people.
     """
 
-    VERSION = tfds.core.Version("1.0.0")
-    RELEASE_NOTES: ClassVar = {"1.0.0": "Aligned and cropped faces, in three splits by a hash of the file name."}
+    VERSION = tfds.core.Version("2.0.0")
+    RELEASE_NOTES: ClassVar = {
+        "1.0.0": "Aligned and cropped faces, in three splits by a hash of the file name.",
+        "2.0.0": "Splits by photograph group; groups, folds and conflicts as features; in_the_wild.",
+    }
+    BUILDER_CONFIGS: ClassVar = [ALIGNED]  # what a plain `tfds build` builds; `builder_configs` has the other too
     MANUAL_DOWNLOAD_INSTRUCTIONS = f"""
-    Get the aligned and cropped faces of UTKFace from {sources.HOMEPAGE} and put them into the manual directory
-    in one of these forms: {", ".join(sources.ARCHIVES)}, the folder {" or ".join(sources.FOLDERS)} that they hold,
-    or the pictures directly.
+    Get UTKFace from {sources.HOMEPAGE} and put it into the manual directory in any form: UTKFace.tar.gz,
+    crop_part1.tar.gz, a zip of them, the folder that they hold or the pictures directly; for the config in_the_wild
+    part1.tar.gz to part3.tar.gz.
     """
 
-    _seen: int = 0
-    _skipped: list[tuple[str, str]]
+    _table: _Table
+    _scratch: Path
+    _shard_config: "_ShardConfig"
+    _most_examples: int | None
+
+    @tfds.core.utils.classproperty
+    @classmethod
+    def builder_configs(cls) -> dict[str, tfds.core.BuilderConfig]:
+        return {config.name: config for config in (ALIGNED, IN_THE_WILD)}
 
     def _info(self) -> tfds.core.DatasetInfo:
         card = self.get_metadata()  # README.md and CITATIONS.bib
@@ -56,52 +89,70 @@ class Builder(tfds.core.GeneratorBasedBuilder):
             metadata=tfds.core.MetadataDict(),
         )
 
-    def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Iterator[tuple[str, Any]]]:
-        """Goes through the names once, for the splits; each split then reads its own pictures."""
-        source = sources.find_source(Path(dl_manager.manual_dir))
-        paths = sorted(path for path, _ in source.files())
-        wanted, self._skipped = _sort_into_splits(paths)
-        self._seen = len(paths)
-        for split, pictures in wanted.items():
-            if not pictures:
-                raise ValueError(
-                    f"Split {split!r} would be empty: too few pictures. "
-                    f"Received: {len(paths)} files in {source.path}, {len(self._skipped)} of them not to be used."
-                )
-        return {split: self._generate_examples(source, pictures) for split, pictures in wanted.items()}
-
-    def _generate_examples(self, source: sources.Source, wanted: set[str]) -> Iterator[tuple[str, dict[str, Any]]]:
-        """Yields the pictures at the wanted paths, keyed by file name; notes those that do not decode as skipped."""
-        missing = set(wanted)
-        for path, read in source.files():
-            if path not in missing:
-                continue
-            missing.remove(path)
-            try:
-                example = _example(PurePosixPath(path).name, read())
-            except labels.Skipped as reason:
-                self._skipped.append((path, str(reason)))
-            else:
-                yield example["file_name"], example
-        if missing:
-            raise ValueError(f"{source.path} changed while it was read: {min(missing)!r} is gone. Build again.")
-
     def _download_and_prepare(
         self, dl_manager: tfds.download.DownloadManager, download_config: tfds.download.DownloadConfig
     ) -> None:
-        """Generates the splits in several shards, then writes down what was skipped."""
-        self._skipped = []
-        super()._download_and_prepare(dl_manager, _SeveralShards(**vars(download_config)))
-        skipped = sorted(self._skipped)
+        """Writes the shards, then what was skipped, into a folder that gets its name only once all is done."""
+        self._shard_config = _ShardConfig(**vars(download_config.get_shard_config()))
+        self._most_examples = download_config.max_examples_per_split
+        with tempfile.TemporaryDirectory(dir=self.data_path) as scratch:
+            self._scratch = Path(scratch)
+            super()._download_and_prepare(dl_manager, download_config)
+        skipped = self._table.intake.skipped
+        listed = [{key: value for key, value in file._asdict().items() if value} for file in skipped]
         self.info.metadata.update(
-            seen=self._seen,
-            kept=sum(split.num_examples for split in self.info.splits.values()),
+            seen=len(skipped) + len(self._table.intake.paths),
+            kept=len(self._table.intake.paths),
             skipped=len(skipped),
-            skipped_by_reason=dict(sorted(Counter(reason for _, reason in skipped).items())),
-            skipped_files=[{"file": path, "reason": reason} for path, reason in skipped],
+            skipped_by_reason=dict(sorted(Counter(file.reason for file in skipped).items())),
+            skipped_files=listed,
+            groups=len(set(self._table.groups)),
         )
-        listed = json.dumps(self.info.metadata["skipped_files"], indent=1)
-        (self.data_path / "skipped.json").write_text(listed + "\n")
+        (self.data_path / "skipped.json").write_text(json.dumps(listed, indent=1) + "\n")
+        del self._table
+
+    def _shard_iterators_per_split(self, dl_manager: tfds.download.DownloadManager) -> dict[str, list[Any]]:
+        """Takes the source in, groups it, and returns for each split what generates the examples of each shard."""
+        manual_dir = Path(dl_manager.manual_dir)
+        wild = self.builder_config.name == IN_THE_WILD.name
+        forms = sources.find_forms(manual_dir, self.builder_config.name)
+        taken = intake.take_in(forms, self._scratch, parts=wild)
+        if not taken.paths:
+            raise ValueError(
+                f"No picture of UTKFace in {', '.join(form.name for form in forms)} in {manual_dir}. "
+                f"Received: {len(taken.skipped)} files, skipped: {_reasons(taken.skipped)}"
+            )
+        self._table = _tabulate(taken)
+        rows: dict[str, list[int]] = {split: [] for split in labels.SPLITS}
+        for row in _shuffled(taken.paths):
+            rows[splits.split_of(self._table.groups[row])].append(row)
+        return {split: self._shards(split, kept[: self._most_examples]) for split, kept in rows.items() if kept}
+
+    def _shards(self, split: str, rows: list[int]) -> list[Any]:
+        size = int(np.diff(self._table.intake.spans[rows]).sum()) + _LABELS * len(rows)
+        count = self._shard_config.get_number_shards(size, len(rows))
+        shards = np.array_split(np.array(rows), count)
+        return [functools.partial(self._examples, f"{split} {n + 1}/{count}", shard) for n, shard in enumerate(shards)]
+
+    def _examples(self, name: str, rows: NDArray[np.intp]) -> Iterator[tuple[str, dict[str, Any]]]:
+        taken, table = self._table.intake, self._table
+        with taken.pictures.open("rb") as pictures:
+            for row in tqdm_utils.tqdm(rows, desc=f"Writing {name}", unit=" pictures", leave=False):
+                start, end = taken.spans[row]
+                pictures.seek(start)
+                file_name = intake.file_name(taken.paths[row])
+                yield (
+                    file_name,
+                    {
+                        "picture": pictures.read(end - start),
+                        **labels.parse_name(file_name)._asdict(),
+                        "file_name": file_name,
+                        "group": table.groups[row],
+                        "fold": splits.fold_of(table.groups[row]),
+                        "age_conflict": table.age_conflicts[row],
+                        "gender_conflict": table.gender_conflicts[row],
+                    },
+                )
 
     def _example_writer(self) -> writer.ExampleWriter:
         return _SameBytesWriter(file_format=self.info.file_format)
@@ -109,6 +160,20 @@ class Builder(tfds.core.GeneratorBasedBuilder):
     def _post_download_and_prepare_hook(self) -> None:
         # A warning, for absl shows nothing less outside of the `tfds` command; that one prints the info and the names.
         logging.warning("%s; listed in %s/skipped.json", _report(self.info).splitlines()[0], self.data_dir)
+
+
+def _tabulate(taken: intake.Intake) -> _Table:
+    """Groups the pictures that show the same photograph."""
+    named = list(taken.labels())
+    pairs = near_duplicates.same_photograph(taken.thumbnails)
+    groups = splits.groups([label.stem for label in named], pairs, splits.read_table())
+    return _Table(taken, groups, *splits.conflicts(groups, named))
+
+
+def _shuffled(paths: Sequence[str]) -> list[int]:
+    """Returns the rows in the order of a hash of the file names, which no other file changes."""
+    keys = [hashlib.sha256(intake.file_name(path).encode()).digest() for path in paths]
+    return sorted(range(len(paths)), key=keys.__getitem__)
 
 
 def _features() -> tfds.features.FeaturesDict:
@@ -126,47 +191,18 @@ def _features() -> tfds.features.FeaturesDict:
             "race": tfds.features.ClassLabel(names=labels.RACES),
             "timestamp": tfds.features.Text(doc="When the picture was collected, yyyymmddHHMMSSFFF as a rule."),
             "file_name": tfds.features.Text(doc="The name of the file as found, without its folders."),
+            "group": tfds.features.Text(doc="Of near-identical pictures: the name, without extension, of one of them."),
+            "fold": tfds.features.Scalar(
+                np.int32,
+                doc=tfds.features.Documentation(
+                    desc="For cross-validation; a group is in one fold, whatever its split.",
+                    value_range=f"0..{splits.FOLDS - 1}",
+                ),
+            ),
+            "age_conflict": tfds.features.Scalar(np.bool_, doc="Whether the group's pictures carry several ages."),
+            "gender_conflict": tfds.features.Scalar(np.bool_, doc="Whether the group's pictures carry both genders."),
         }
     )
-
-
-def _sort_into_splits(paths: list[str]) -> tuple[dict[str, set[str]], list[tuple[str, str]]]:
-    """Returns the paths of each split, and the paths whose names make them unusable with the reason."""
-    wanted: dict[str, set[str]] = {split: set() for split in labels.SPLITS}
-    skipped = []
-    names = set()
-    for path in paths:
-        name = PurePosixPath(path).name
-        try:
-            if name in names:
-                raise labels.Skipped("the same file name as another picture")
-            wanted[labels.split_of(labels.parse_name(name))].add(path)
-            names.add(name)
-        except labels.Skipped as reason:
-            skipped.append((path, str(reason)))
-    return wanted, skipped
-
-
-def _example(name: str, content: bytes) -> dict[str, Any]:
-    """Returns the example of a picture.
-
-    Raises:
-        labels.Skipped: if the bytes are not a JPEG picture that decodes to RGB.
-    """
-    _check_decodes(content)
-    return {"picture": content, "file_name": name, **labels.parse_name(name)._asdict()}
-
-
-def _check_decodes(content: bytes) -> None:
-    """Decodes with what training decodes with, so that no picture can stop an epoch. Grey and CMYK become RGB there."""
-    if not content:
-        raise labels.Skipped("an empty file")
-    if not content.startswith(b"\xff\xd8\xff"):
-        raise labels.Skipped("not JPEG inside")
-    try:
-        tf.io.decode_jpeg(content, channels=3)
-    except tf.errors.InvalidArgumentError:
-        raise labels.Skipped("a JPEG that does not decode, damaged or cut short") from None
 
 
 class _SameBytesWriter(writer.ExampleWriter):
@@ -184,18 +220,10 @@ def _in_order(example: bytes) -> bytes:
     return tf.train.Example.FromString(example).SerializeToString(deterministic=True)
 
 
-class _SeveralShards(tfds.download.DownloadConfig):
-    """The user's configuration, with `_ShardConfig` for the shards: TFDS would make one of up to 64 MiB a split."""
-
-    def get_shard_config(self) -> shard_utils.ShardConfig:
-        return _ShardConfig(**vars(super().get_shard_config()))
-
-
 class _ShardConfig(shard_utils.ShardConfig):
     """Eight shards a split, less where they would be tiny, more where they would pass the maximum.
 
-    `num_shards`, `max_shard_size` and `min_shard_size` hold where the user set them. (TFDS 4.9.10 itself looks at the
-    two sizes only as class attributes, so that setting them does nothing there.)
+    `num_shards`, `max_shard_size` and `min_shard_size` hold where the user set them.
     """
 
     def get_number_shards(self, total_size: int, num_examples: int, uses_precise_sharding: bool = True) -> int:
@@ -204,7 +232,7 @@ class _ShardConfig(shard_utils.ShardConfig):
         total_size += num_examples * self.overhead
         is_default = self.min_shard_size == shard_utils.DEFAULT_MIN_SHARD_SIZE
         most = total_size // (_SMALLEST_SHARD if is_default else self.min_shard_size)
-        fewest = math.ceil(total_size / self.max_shard_size)
+        fewest = math.ceil(total_size / min(self.max_shard_size, _LARGEST_SHARD))
         return min(max(1, fewest, min(_SHARDS, most)), num_examples)
 
 
@@ -218,8 +246,21 @@ class _Info(tfds.core.DatasetInfo):
 def _report(info: tfds.core.DatasetInfo) -> str:
     """Returns in words how many files were seen, kept and skipped, and which were skipped and why."""
     report = info.metadata
+    refused = [intake.Refused(**file) for file in report["skipped_files"]]
     lines = [f"UTKFace: {report['seen']:,} files seen, {report['kept']:,} kept, {report['skipped']:,} skipped"]
-    lines += [f"  {skipped['file']!r}: {skipped['reason']}" for skipped in report["skipped_files"][:_TOLD_SKIPPED]]
-    if report["skipped"] > _TOLD_SKIPPED:
-        lines.append(f"  and {report['skipped'] - _TOLD_SKIPPED:,} more in {info.data_dir}/skipped.json")
+    lines += [f"  no picture falls into {split!r}: too few" for split in labels.SPLITS if split not in info.splits]
+    lines += [f"  {line}" for line in _reasons(refused).splitlines()]
+    if any(count > _TOLD for count in report["skipped_by_reason"].values()):
+        lines.append(f"  all of them: {info.data_dir}/skipped.json")
     return "\n".join(lines)
+
+
+def _reasons(refused: Sequence[intake.Refused]) -> str:
+    """Returns a line for each reason with its count and the first files."""
+    by_reason: dict[str, list[str]] = {}
+    for file in refused:
+        by_reason.setdefault(file.reason, []).append(repr(file.file))
+    return "\n".join(
+        f"{len(files):,} {reason}: {', '.join(files[:_TOLD])}{', ...' if len(files) > _TOLD else ''}"
+        for reason, files in sorted(by_reason.items())
+    )

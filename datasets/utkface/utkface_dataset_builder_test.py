@@ -8,6 +8,8 @@ import subprocess
 import sys
 import tarfile
 import tempfile
+import time
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -15,10 +17,11 @@ import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from . import labels, sources, utkface_dataset_builder
+from . import labels, utkface_dataset_builder
 
 FOLDER = Path(__file__).parent
 SPLITS = {"train": 33, "validation": 6, "test": 1}  # of the 40 pictures below, by the hash of their names
+GROUPED = {"group", "fold", "age_conflict", "gender_conflict"}
 
 
 def jpeg(seed: int = 0, *, mode: str = "RGB", side: int = 16, file_format: str = "JPEG") -> bytes:
@@ -50,8 +53,8 @@ def write_archive(path: Path, files: dict[str, bytes]) -> Path:
     return path
 
 
-def build(manual_dir: Path, data_dir: Path, **config) -> utkface_dataset_builder.Builder:
-    builder = utkface_dataset_builder.Builder(data_dir=data_dir)
+def build(manual_dir: Path, data_dir: Path, *, name=None, **config) -> utkface_dataset_builder.Builder:
+    builder = utkface_dataset_builder.Builder(data_dir=data_dir, config=name)
     config = tfds.download.DownloadConfig(manual_dir=manual_dir, **config)
     builder.download_and_prepare(download_config=config)
     return builder
@@ -59,7 +62,8 @@ def build(manual_dir: Path, data_dir: Path, **config) -> utkface_dataset_builder
 
 def encoded_examples(builder) -> list[dict]:
     decoders = {"picture": tfds.decode.SkipDecoding()}
-    return [example for split in SPLITS for example in tfds.as_numpy(builder.as_dataset(split, decoders=decoders))]
+    splits = builder.info.splits
+    return [example for split in splits for example in tfds.as_numpy(builder.as_dataset(split, decoders=decoders))]
 
 
 def shards_of(builder) -> dict[str, bytes]:
@@ -87,9 +91,12 @@ DEFECTS = {
     ".DS_Store": (b"store", "a hidden file"),
     "._20_0_0_20170116184028385.jpg": (b"fork", "a hidden file"),
     "20_0_0_1.jpg": (b"", "an empty file"),
-    "20_0_0_2.jpg": (jpeg(file_format="PNG"), "not JPEG inside"),
+    "20_0_0_2.jpg": (jpeg(file_format="PNG"), "PNG inside, not JPEG"),
+    "20_0_0_4.jpg": (jpeg(file_format="WebP"), "WebP inside, not JPEG"),
+    "20_0_0_5.jpg": (b"<html>", "not JPEG inside"),
     "20_0_0_3.jpg": (jpeg()[:-40], "a JPEG that does not decode, damaged or cut short"),
-    f"again/{FIRST}": (jpeg(), "the same file name as another picture"),
+    f"again/{FIRST}": (jpeg(99), "the file name of another picture that is kept"),
+    f"copy/{FIRST}": (faces()[FIRST], "a copy of a picture that is kept"),
 }
 
 
@@ -136,22 +143,13 @@ def test_a_name_without_all_four_labels_is_never_guessed(name):
         labels.parse_name(name)
 
 
-def test_splits_are_about_eight_one_and_one_tenths():
-    splits = [labels.split_of(labels.Labels(i % 117, i % 2, i % 5, str(i))) for i in range(10_000)]
-    assert [splits.count(split) / 10_000 for split in labels.SPLITS] == pytest.approx([0.8, 0.1, 0.1], abs=0.01)
-
-
-def test_a_picture_keeps_its_split_whatever_else_is_there_and_whatever_its_ending():
-    plain = labels.parse_name("26_1_2_20170116174525125.jpg")
-    assert plain == labels.parse_name("26_1_2_20170116174525125 .jpg.chip.jpg")
-    golden = {"1_0_0_1.jpg": "train", "1_0_0_13.jpg": "validation", "1_0_0_3.jpg": "test"}
-    assert {name: labels.split_of(labels.parse_name(name)) for name in golden} == golden
-
-
 def test_kept_and_skipped_make_seen_and_every_defect_is_listed_with_its_reason(built):
     report = built.info.metadata
     listed = {skipped["file"]: skipped["reason"] for skipped in report["skipped_files"]}
     assert listed == {f"UTKFace/{name}": reason for name, (_, reason) in DEFECTS.items()}
+    copies = {skipped["file"]: skipped["copy_of"] for skipped in report["skipped_files"] if "copy_of" in skipped}
+    assert set(copies) == {f"UTKFace/again/{FIRST}", f"UTKFace/copy/{FIRST}"}
+    assert set(copies.values()) == {f"UTKFace/{FIRST}"}
     assert (report["seen"], report["kept"], report["skipped"]) == (40 + len(DEFECTS), 40, len(DEFECTS))
     assert sum(report["skipped_by_reason"].values()) == len(DEFECTS)
     assert report["skipped_by_reason"][MALFORMED] == 2
@@ -163,8 +161,8 @@ def test_the_list_of_skipped_files_lies_beside_the_shards(built):
 
 
 def test_the_info_ends_in_what_was_skipped(built):
-    assert "53 files seen, 40 kept, 13 skipped" in repr(built.info)
-    assert repr(built.info).endswith("'UTKFace/desktop.ini': not named .jpg")
+    assert "56 files seen, 40 kept, 16 skipped" in repr(built.info)
+    assert "  2 not named .jpg: 'UTKFace/Thumbs.db', 'UTKFace/desktop.ini'\n" in repr(built.info)
 
 
 def test_pictures_keep_their_bytes_and_carry_the_labels_of_their_names(built):
@@ -216,7 +214,7 @@ def test_a_plain_build_gives_several_tfrecord_shards_and_the_same_ones_again(tmp
         (40 << 20, 7_000, {}, 8),  # crop_part1
         (300 << 10, 400, {}, 4),  # below 64 KiB a shard is tiny
         (1_000, 3, {}, 1),
-        (20 << 30, 200_000, {}, 21),  # above 1 GiB is TFDS's maximum
+        (20 << 30, 200_000, {}, 321),  # no shard above 64 MiB
         (40 << 20, 7_000, {"num_shards": 3}, 3),
         (40 << 20, 2, {"num_shards": 3}, 2),
         (40 << 20, 7_000, {"max_shard_size": 4 << 20}, 11),
@@ -224,22 +222,8 @@ def test_a_plain_build_gives_several_tfrecord_shards_and_the_same_ones_again(tmp
     ],
 )
 def test_there_are_eight_shards_unless_they_are_tiny_or_huge_or_the_user_says_otherwise(size, pictures, config, shards):
-    config = utkface_dataset_builder._SeveralShards(**config).get_shard_config()
+    config = utkface_dataset_builder._ShardConfig(**config)
     assert config.get_number_shards(size, pictures) == shards
-
-
-def test_an_empty_manual_directory_is_told_with_what_was_looked_for_and_where_to_get_it(tmp_path):
-    (tmp_path / "something_else").mkdir()
-    with pytest.raises(FileNotFoundError, match=r"UTKFace/, crop_part1/, UTKFace.tar.gz.*susanqq.github.io") as error:
-        build(tmp_path, tmp_path / "data")
-    assert str(tmp_path) in str(error.value)
-
-
-def test_two_forms_at_once_are_told_and_none_is_chosen(tmp_path):
-    write_folder(tmp_path / "UTKFace", faces())
-    write_archive(tmp_path / "crop_part1.tar.gz", faces())
-    with pytest.raises(ValueError, match=r"More than one form.*UTKFace, crop_part1.tar.gz"):
-        sources.find_source(tmp_path)
 
 
 def test_an_archive_cut_short_is_an_error_and_leaves_nothing_that_loads(tmp_path):
@@ -265,9 +249,16 @@ def test_a_link_in_an_archive_is_skipped_and_told(tmp_path):
     assert report["skipped_files"] == [{"file": "20_0_0_1.jpg", "reason": "a link or a device, not a file"}]
 
 
-def test_too_few_pictures_for_three_splits_are_told(tmp_path):
-    with pytest.raises(ValueError, match="Split 'validation' would be empty"):
-        build(write_folder(tmp_path / "manual", {"1_0_0_1.jpg": jpeg()}), tmp_path / "data")
+def test_a_folder_of_one_picture_builds_and_says_which_splits_stay_empty(tmp_path):
+    builder = build(write_folder(tmp_path / "manual", {"1_0_0_1.jpg": jpeg()}), tmp_path / "data")
+    assert {name: split.num_examples for name, split in builder.info.splits.items()} == {"train": 1}
+    assert "no picture falls into 'validation'" in repr(builder.info)
+
+
+def test_a_source_without_a_usable_picture_is_an_error_with_the_reasons(tmp_path):
+    manual_dir = write_folder(tmp_path / "manual", {"1_0_0_1.jpg": b"", "notes.txt": b"x"})
+    with pytest.raises(ValueError, match=r"(?s)No picture of UTKFace in .*2 files.*1 an empty file: '1_0_0_1.jpg'"):
+        build(manual_dir, tmp_path / "data")
 
 
 def test_prepared_data_load_in_another_directory_without_the_builder(built, tmp_path):
@@ -278,7 +269,10 @@ def test_prepared_data_load_in_another_directory_without_the_builder(built, tmp_
         "print(len(pictures), sorted(next(iter(pictures))))"
     )
     output = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=True)
-    assert output.stdout.split("\n")[-2] == "33 ['age', 'file_name', 'gender', 'picture', 'race', 'timestamp']"
+    assert (
+        output.stdout.split("\n")[-2]
+        == f"33 {sorted(GROUPED | {'age', 'file_name', 'gender', 'picture', 'race', 'timestamp'})}"
+    )
 
 
 def test_tfds_build_ends_in_the_names_that_it_left_out_and_gives_the_same_shards_in_every_process(tmp_path):
@@ -289,8 +283,112 @@ def test_tfds_build_ends_in_the_names_that_it_left_out_and_gives_the_same_shards
     output = subprocess.run(command, cwd=FOLDER.parent, capture_output=True, text=True, check=True).stdout
     assert output.rstrip().split("\n")[-2:] == [
         "UTKFace: 41 files seen, 40 kept, 1 skipped",
-        f"  'UTKFace/{odd}': {MALFORMED}",
+        f"  1 {MALFORMED}: 'UTKFace/{odd}'",
     ]
     # Protobuf orders the features of an example anew in every process, so only another process shows it.
     built_there = utkface_dataset_builder.Builder(data_dir=tmp_path / "data")
     assert shards_of(built_there) == shards_of(build(manual_dir, tmp_path / "here"))
+
+
+def test_copies_of_a_photograph_share_group_split_and_fold_and_tell_their_conflicts(tmp_path):
+    picture = jpeg(1, side=64)
+    mirrored = io.BytesIO()
+    Image.open(io.BytesIO(picture)).transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(mirrored, "JPEG")
+    copies = {"20_0_0_1.jpg": picture, "20_0_0_2.jpg": mirrored.getvalue(), "31_0_0_3.jpg": picture}
+    builder = build(write_folder(tmp_path / "manual", faces(side=64) | copies), tmp_path / "data")
+    found = [
+        example for example in encoded_examples(builder) if example["file_name"].decode() in {*copies, list(faces())[1]}
+    ]
+    assert len(found) == 4
+    assert {example["group"] for example in found} == {b"1_1_1_20170101000000001"}
+    assert {(bool(e["age_conflict"]), bool(e["gender_conflict"])) for e in found} == {(True, True)}
+    assert len({example["fold"] for example in found}) == 1
+    alone = [example for example in encoded_examples(builder) if example not in found]
+    assert not any(example["age_conflict"] or example["gender_conflict"] for example in alone)
+    assert builder.info.metadata["groups"] == 40
+
+
+def test_a_missing_or_an_added_picture_moves_nothing_else(tmp_path):
+    def splits_of(names):
+        builder = build(
+            write_folder(tmp_path / f"{len(names)}", {name: faces(90)[name] for name in names}),
+            tmp_path / f"d{len(names)}",
+        )
+        return {
+            e["file_name"]: split for split in builder.info.splits for e in tfds.as_numpy(builder.as_dataset(split))
+        }
+
+    every = splits_of(list(faces(90)))
+    fewer = splits_of(list(faces(90))[7:80])
+    assert len(fewer) == 73 and fewer.items() <= every.items()
+
+
+def test_two_forms_with_the_same_pictures_are_one_and_the_copies_are_listed(tmp_path):
+    write_folder(tmp_path / "UTKFace", faces())
+    write_archive(tmp_path / "crop_part1.tar.gz", dict(list(faces().items())[:10]))
+    report = build(tmp_path, tmp_path / "data").info.metadata
+    assert (report["kept"], report["skipped_by_reason"]) == (40, {"a copy of a picture that is kept": 10})
+
+
+@pytest.mark.parametrize(
+    ("other", "told"),
+    [
+        ({FIRST: jpeg(7)}, f"{FIRST} are different pictures"),
+        ({"9_0_0_9.jpg": jpeg(7)}, r"holds 1 pictures that .* does not: 9_0_0_9.jpg"),
+    ],
+)
+def test_two_forms_that_contradict_each_other_are_an_error(tmp_path, other, told):
+    write_folder(tmp_path / "UTKFace", faces())
+    write_archive(tmp_path / "UTKFace.tar.gz", other)
+    with pytest.raises(ValueError, match=rf"(?s)contradict each other.*{told}.*Received: "):
+        build(tmp_path, tmp_path / "data")
+
+
+def test_a_zip_that_holds_the_pictures_under_several_folders_gives_each_once(tmp_path):
+    with zipfile.ZipFile(tmp_path / "archive.zip", "w") as archive:
+        for folder in ("UTKFace", "crop_part1", "utkface_aligned_cropped/UTKFace"):
+            for name, content in faces().items():
+                archive.writestr(f"{folder}/{name}", content)
+    report = build(tmp_path, tmp_path / "data").info.metadata
+    assert (report["seen"], report["kept"], report["skipped"]) == (120, 40, 80)
+    assert {skipped["copy_of"].split("/")[0] for skipped in report["skipped_files"]} == {"UTKFace"}
+
+
+def test_in_the_wild_joins_its_parts_and_keeps_the_sizes_of_the_photographs(tmp_path):
+    first, second = dict(list(faces().items())[:20]), dict(list(faces(side=48).items())[20:])
+    write_archive(tmp_path / "part1.tar.gz", first)
+    write_archive(tmp_path / "part3.tar.gz", second)
+    write_folder(tmp_path / "UTKFace", {"1_0_0_1.jpg": jpeg()})
+    builder = build(tmp_path, tmp_path / "data", name="in_the_wild")
+    assert builder.info.metadata["kept"] == 40
+    assert {e["picture"].shape[0] for e in tfds.as_numpy(builder.as_dataset("train"))} == {16, 48}
+    assert builder.data_path == tmp_path / "data" / "utkface" / "in_the_wild" / str(builder.version)
+
+
+def test_a_build_that_is_killed_leaves_nothing_that_loads_and_the_next_one_succeeds(tmp_path):
+    manual_dir = write_folder(tmp_path / "manual" / "UTKFace", faces(3000)).parent
+    arguments = ["build", "utkface", f"--manual_dir={manual_dir}", f"--data_dir={tmp_path / 'data'}"]
+    command = [sys.executable, "-m", "tensorflow_datasets.scripts.cli.main", *arguments]
+    building = subprocess.Popen(command, cwd=FOLDER.parent, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while building.poll() is None and not list((tmp_path / "data").rglob("pictures")):
+        time.sleep(0.005)
+    assert building.poll() is None, "the build was over before it could be killed"
+    building.kill()
+    building.wait()
+    assert not utkface_dataset_builder.Builder(data_dir=tmp_path / "data").is_prepared()
+    with pytest.raises(tfds.core.DatasetNotFoundError):
+        tfds.core.read_only_builder.builder_from_files("utkface", data_dir=tmp_path / "data")
+    assert build(manual_dir, tmp_path / "data").info.metadata["kept"] == 3000
+
+
+def test_a_disk_that_takes_no_more_is_an_error_and_leaves_nothing(tmp_path):
+    manual_dir = write_folder(tmp_path / "manual" / "UTKFace", faces(400)).parent
+    program = (
+        "import resource, runpy, sys\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))\n"
+        f"sys.argv = ['tfds', 'build', 'utkface', '--manual_dir={manual_dir}', '--data_dir={tmp_path / 'data'}']\n"
+        "runpy.run_module('tensorflow_datasets.scripts.cli.main', run_name='__main__')"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=FOLDER.parent, capture_output=True, text=True)
+    assert done.returncode != 0 and "File too large" in done.stderr
+    assert not [path for path in (tmp_path / "data").rglob("*") if path.is_file() and path.name != "metadata.json"]

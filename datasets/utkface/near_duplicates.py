@@ -1,0 +1,237 @@
+"""Which pictures are the same photograph, whatever was done to it: recompressed, resized, mirrored, slightly cropped.
+
+From coarse to fine, and without comparing all pairs:
+
+1. every picture becomes a grey thumbnail of 32 x 32 pixels;
+2. its lowest frequencies, of unit length, are projected to 16 numbers that a slight crop hardly changes (a linear
+   discriminant analysis of cropped faces, kept in `projection.csv`; `experiments/near_duplicates.py` fits it);
+3. locality-sensitive hashing (Datar et al., SCG 2004) finds the pairs that are close there, also with one of the two
+   mirrored: candidates;
+4. a pair is the same photograph if the thumbnails correlate as they lie at 16 x 16 pixels, or once one is registered
+   on the other at 32 x 32, by shift and scale (Lucas and Kanade, IJCAI 1981).
+
+Correlation is that of grey values about their mean (Pearson's), so brightness and contrast do not count. The card of
+the data set, README.md, shows the distances that justify the thresholds.
+"""
+
+import functools
+import hashlib
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+Floats = NDArray[np.floating]  # float32 throughout
+Pairs = NDArray[np.intp]  # [pairs, 2], indices, the smaller first
+
+SIDE: Final = 32  # pixels of a thumbnail
+SAME_AS_THEY_LIE: Final = 0.975  # correlation at 16 x 16
+SAME_REGISTERED: Final = 0.988  # correlation at 32 x 32
+RADIUS: Final = 6.0  # in the projection; its unit is the change that cropping by 4 % makes
+_TABLES, _LEADING, _AXES, _CELL = 16, 14, 8, 5.0  # of the hashing: random grids, each over 8 of the 14 leading axes
+_CROWD: Final = 256  # pictures in one cell that are compared with each other; more are linked in chains
+_WORTH_REGISTERING: Final = 0.97  # correlation at 16 x 16, registered: what lies below never passes at 32 x 32
+_BLUR: Final = 0.6  # pixels; without it, the correlation would judge the resampling
+_FREQUENCIES: Final = 8  # in each direction
+_FLAT: Final = 1.0  # grey levels of standard deviation, below which a thumbnail shows nothing to compare
+_GREY: Final = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601
+_CHUNK: Final = 512  # pairs or pictures at a time: memory does not grow with their number
+_MIN_SCALE, _MAX_SCALE, _MAX_SHIFT = 0.86, 1.14, 0.08  # of registration; shift as a share of the side
+
+
+def thumbnail(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Returns the grey thumbnail of an RGB picture: uint8 [height, width, 3] to [32, 32], each pixel a mean."""
+    step = max(1, min(picture.shape[:2]) // (8 * SIDE))  # large pictures are thinned first: nothing is lost at 32 x 32
+    picture = picture[::step, ::step]
+    height, width = picture.shape[:2]
+    rows = _areas(height) @ picture.reshape(height, -1).astype(np.float32)
+    grey = rows.reshape(SIDE, width, 3) @ _GREY
+    return np.rint(grey @ _areas(width).T).astype(np.uint8)
+
+
+@functools.lru_cache(maxsize=256)
+def _areas(length: int) -> Floats:
+    """Returns the share that each of `length` pixels has in each of the thumbnail's: [32, length], rows add up to 1."""
+    edges = np.linspace(0, length, SIDE + 1)
+    pixels = np.arange(length)
+    overlap = np.minimum(edges[1:, None], pixels + 1) - np.maximum(edges[:-1, None], pixels)
+    return (np.maximum(overlap, 0) * SIDE / length).astype(np.float32)
+
+
+def same_photograph(thumbnails: NDArray[np.uint8]) -> Pairs:
+    """Returns the pairs of pictures that show the same photograph.
+
+    Args:
+        thumbnails: uint8 [pictures, 32, 32], of `thumbnail`.
+
+    Returns:
+        Enough pairs to connect all that are the same: of pictures whose thumbnails are equal only the chain from one to
+        the next. Time is close to linear in the number of pictures.
+    """
+    first_with: dict[bytes, int] = {}
+    last = [first_with.setdefault(_digest(each), index) for index, each in enumerate(thumbnails)]
+    copies = np.array([(first, index) for index, first in enumerate(last) if first != index], np.intp).reshape(-1, 2)
+    telling = np.array([index for index in first_with.values() if thumbnails[index].std() >= _FLAT], np.intp)
+    return np.concatenate([copies, np.sort(_similar(thumbnails, telling), axis=1)])
+
+
+def _digest(thumbnail: NDArray[np.uint8]) -> bytes:
+    return hashlib.blake2b(thumbnail.tobytes(), digest_size=16).digest()
+
+
+def _similar(thumbnails: NDArray[np.uint8], telling: NDArray[np.intp]) -> Pairs:
+    """Returns the pairs among the pictures at `telling` that pass one of the two comparisons."""
+    if len(telling) < 2:
+        return np.empty((0, 2), np.intp)
+    pairs, mirrored = candidates(thumbnails[telling])
+    pairs = telling[pairs]
+    passed = np.zeros(len(pairs), bool)
+    for chunk in range(0, len(pairs), _CHUNK):
+        part = slice(chunk, chunk + _CHUNK)
+        first, second = thumbnails[pairs[part, 0]], thumbnails[pairs[part, 1]]
+        first = np.where(mirrored[part, None, None], first[:, :, ::-1], first)
+        passed[part] = _same(first.astype(np.float32), second.astype(np.float32))
+    return pairs[passed]
+
+
+def candidates(thumbnails: NDArray[np.uint8]) -> tuple[Pairs, NDArray[np.bool_]]:
+    """Returns the pairs that are close in the projection, and for each whether one of the two has to be mirrored."""
+    chunks = [spectrum(thumbnails[chunk : chunk + _CHUNK]) for chunk in range(0, len(thumbnails), _CHUNK)]
+    count = len(thumbnails)
+    points = np.concatenate(
+        [chunk @ projection().T for chunk in chunks] + [chunk * MIRROR @ projection().T for chunk in chunks]
+    )
+    random = np.random.default_rng(0)
+    found = [_in_one_cell(points, count, random) for _ in range(_TABLES)]
+    first, second = np.unique(np.concatenate(found), axis=0).T
+    return np.stack([first, second % count], 1), second >= count
+
+
+def _in_one_cell(points: Floats, count: int, random: np.random.Generator) -> Pairs:
+    """Returns the close pairs among those in one cell of a random grid over some of the leading axes."""
+    axes = random.choice(_LEADING, _AXES, replace=False)
+    cells = np.floor(points[:, axes] / _CELL + random.random(_AXES, np.float32)).astype(np.int64)
+    key = (np.clip(cells + 32, 0, 63) << 6 * np.arange(_AXES)).sum(1)
+    order = np.argsort(key, kind="stable")
+    key = key[order]
+    left = np.arange(len(key) - 1)
+    found = []
+    for step in range(1, min(_CROWD, len(key))):
+        left = left[: np.searchsorted(left, len(key) - step)]
+        left = left[key[left + step] == key[left]]
+        if not len(left):
+            break
+        first, second = np.sort([order[left], order[left + step]], axis=0)
+        wanted = (first < count) & (first < second % count)  # both upright, or the second mirrored; each pair once
+        first, second = first[wanted], second[wanted]
+        close = ((points[first] - points[second]) ** 2).sum(1) <= RADIUS**2
+        found.append(np.stack([first[close], second[close]], 1))
+    return np.concatenate(found) if found else np.empty((0, 2), np.intp)
+
+
+def spectrum(thumbnails: NDArray[np.uint8]) -> Floats:
+    """Returns the 63 lowest frequencies (DCT-II) of thumbnails [pictures, 32, 32], without their mean, of length 1."""
+    waves = _waves()
+    frequencies = waves @ thumbnails.astype(np.float32) @ waves.T
+    frequencies = frequencies.reshape(len(thumbnails), -1)[:, 1:]
+    return frequencies / np.maximum(np.linalg.norm(frequencies, axis=1, keepdims=True), 1e-6)
+
+
+@functools.cache
+def _waves() -> Floats:
+    at, frequency = np.arange(SIDE) + 0.5, np.arange(_FREQUENCIES)[:, None]
+    waves = np.cos(np.pi * frequency * at / SIDE)
+    return (waves / np.linalg.norm(waves, axis=1, keepdims=True)).astype(np.float32)
+
+
+MIRROR: Final = np.tile([1, -1], _FREQUENCIES**2 // 2)[1:].astype(np.float32)  # the odd waves turn their sign
+
+
+@functools.cache
+def projection() -> Floats:
+    """Returns the 16 rows of 63 numbers."""
+    return np.loadtxt(Path(__file__).with_name("projection.csv"), np.float32, delimiter=",")
+
+
+def _same(first: Floats, second: Floats) -> NDArray[np.bool_]:
+    """Says for pairs of thumbnails, float32 [pairs, 32, 32], whether they are the same photograph."""
+    first_half, second_half = _halved(first), _halved(second)
+    same = _correlation(first_half, second_half) >= SAME_AS_THEY_LIE
+    left = np.flatnonzero(~same)
+    left = left[registered(first_half[left], second_half[left]) >= _WORTH_REGISTERING]
+    same[left] = registered(first[left], second[left]) >= SAME_REGISTERED
+    return same
+
+
+def likeness(first: Floats, second: Floats) -> Floats:
+    """Returns both correlations, as they lie and registered, of pairs of thumbnails: [pairs, 32, 32] to [pairs, 2]."""
+    return np.stack([_correlation(_halved(first), _halved(second)), registered(first, second)], 1)
+
+
+def _halved(thumbnails: Floats) -> Floats:
+    return thumbnails.reshape(len(thumbnails), SIDE // 2, 2, SIDE // 2, 2).mean((2, 4))
+
+
+def _correlation(first: Floats, second: Floats) -> Floats:
+    first, second = (each - each.mean((1, 2), keepdims=True) for each in (first, second))
+    return _cosine(first, second)
+
+
+def _cosine(first: Floats, second: Floats) -> Floats:
+    product, first_square, second_square = (
+        np.einsum("pyx,pyx->p", *each) for each in ((first, second), (first, first), (second, second))
+    )
+    return product / (np.sqrt(first_square * second_square) + 1e-6)
+
+
+def registered(first: Floats, second: Floats) -> Floats:
+    """Returns the correlation of pairs [pairs, side, side] once one is laid on the other, whichever way fits better."""
+    first, second = (ndimage.gaussian_filter(each, (0, _BLUR, _BLUR), mode="nearest") for each in (first, second))
+    return np.maximum(_lay_on(first, second), _lay_on(second, first))
+
+
+def _lay_on(moving: Floats, fixed: Floats, steps: int = 3) -> Floats:
+    """Returns the best correlation on the way of a few Gauss-Newton steps in scale and shift, for both directions."""
+    side = fixed.shape[-1]
+    at = np.arange(side, dtype=np.float32) - (side - 1) / 2
+    scale, shift = np.ones((len(fixed), 2), np.float32), np.zeros((len(fixed), 2), np.float32)  # down, across
+    best = np.full(len(fixed), -1, np.float32)
+    for step in range(steps + 1):
+        position = at * scale[..., None] + shift[..., None]  # of each fixed row and column in the moving picture
+        inside = np.abs(position) <= side / 2
+        mask = (inside[:, 0, :, None] & inside[:, 1, None, :]).astype(np.float32)
+        moved = _between(position[:, 0]) @ moving @ _between(position[:, 1]).transpose(0, 2, 1)
+        best = np.maximum(best, _cosine(_centred(moved, mask), _centred(fixed, mask)))
+        if step < steps:
+            change = _gauss_newton(moved, fixed, mask, at)
+            scale = np.clip(scale + change[:, :2], _MIN_SCALE, _MAX_SCALE)
+            shift = np.clip(shift + change[:, 2:], -_MAX_SHIFT * side, _MAX_SHIFT * side)
+    return best
+
+
+def _between(position: Floats) -> Floats:
+    """Returns the weights of linear interpolation, [pairs, side, side], at positions told from the middle."""
+    side = position.shape[-1]
+    pixel = np.clip(position + (side - 1) / 2, 0, side - 1)
+    return np.maximum(0, 1 - np.abs(pixel[:, :, None] - np.arange(side, dtype=np.float32)))
+
+
+def _gauss_newton(moved: Floats, fixed: Floats, mask: Floats, at: Floats) -> Floats:
+    """Returns the change of (scale down, scale across, shift down, shift across) that makes `moved` like `fixed`."""
+    down, across = np.gradient(moved, axis=(1, 2))
+    slopes = np.stack([down * at[:, None], across * at, down, across], 1)
+    moved, fixed = _centred(moved, mask), _centred(fixed, mask)
+    gain = (moved * fixed).sum((1, 2)) / ((moved**2).sum((1, 2)) + 1e-6)
+    left = (fixed - gain[:, None, None] * moved).reshape(len(fixed), at.size**2, 1)
+    slopes = (_centred(slopes, mask[:, None]) * gain[:, None, None, None]).reshape(len(fixed), 4, at.size**2)
+    normal = slopes @ slopes.transpose(0, 2, 1)
+    damping = 1e-3 * (np.trace(normal, axis1=1, axis2=2) / 4 + 1)
+    normal += damping[:, None, None] * np.eye(4, dtype=np.float32)
+    return np.linalg.solve(normal, slopes @ left)[:, :, 0]
+
+
+def _centred(values: Floats, mask: Floats) -> Floats:
+    count = np.broadcast_to(mask, values.shape).sum((-2, -1), keepdims=True)
+    return (values - (values * mask).sum((-2, -1), keepdims=True) / count) * mask

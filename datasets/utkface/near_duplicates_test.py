@@ -1,0 +1,122 @@
+"""Near-duplicates on pictures made here: smooth random fields, which have the coarse structure that faces have."""
+
+# mypy: allow-untyped-defs
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from . import near_duplicates as nd
+
+
+def field(seed: int, side: int = 200) -> Image.Image:
+    random = np.random.default_rng(seed)
+    layers = [random.normal(0, 1 / cells, (cells, cells)) for cells in (3, 5, 9, 17, 33)]
+    large = [Image.fromarray(layer).resize((side, side), Image.Resampling.BICUBIC) for layer in layers]
+    grey = np.sum([np.asarray(layer) for layer in large], axis=0)
+    grey = 128 + 50 * (grey - grey.mean()) / grey.std()
+    return Image.fromarray(np.clip(grey, 0, 255).astype(np.uint8)).convert("RGB")
+
+
+def recompressed(picture: Image.Image, quality: int = 40) -> Image.Image:
+    buffer = io.BytesIO()
+    picture.save(buffer, "JPEG", quality=quality)
+    return Image.open(buffer)
+
+
+def cropped(picture: Image.Image, left: float, top: float, right: float, bottom: float) -> Image.Image:
+    width, height = picture.size
+    return picture.crop(
+        (round(left * width), round(top * height), round(width - right * width), round(height - bottom * height))
+    )
+
+
+ALTERED = {
+    "recompressed": recompressed,
+    "reduced to a third": lambda picture: picture.resize((66, 66)),
+    "mirrored": lambda picture: picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT),
+    "darker": lambda picture: picture.point(lambda value: round(value * 0.7)),
+    "cropped by 2 % of each side": lambda picture: cropped(picture, 0.02, 0.02, 0.02, 0.02),
+    "cropped on two sides": lambda picture: cropped(picture, 0.02, 0, 0, 0.02),
+    "cropped, scaled back, mirrored and recompressed": lambda picture: recompressed(
+        cropped(picture, 0.01, 0.02, 0.02, 0.01).resize((200, 200)).transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    ),
+}
+
+
+def thumbnails(pictures):
+    return np.stack([nd.thumbnail(np.asarray(picture)) for picture in pictures])
+
+
+def pairs(pictures):
+    return sorted(tuple(map(int, pair)) for pair in nd.same_photograph(thumbnails(pictures)))
+
+
+@pytest.mark.parametrize("alteration", ALTERED.values(), ids=ALTERED)
+def test_nearly_all_altered_copies_are_found_and_nothing_else(alteration):
+    pictures = [field(seed) for seed in range(60)]
+    found = pairs(pictures + [alteration(picture) for picture in pictures])
+    right = {(index, index + 60) for index in range(60)}
+    assert set(found) <= right
+    assert len(found) >= 58
+
+
+def test_a_copy_is_found_whichever_of_the_two_comes_first():
+    first, second = field(1), cropped(field(1), 0.02, 0.02, 0, 0)
+    assert pairs([first, second]) == pairs([second, first]) == [(0, 1)]
+
+
+def test_equal_thumbnails_are_linked_even_where_there_is_nothing_to_compare():
+    black, white = Image.new("RGB", (50, 50)), Image.new("RGB", (50, 50), (255, 255, 255))
+    assert pairs([black, white, black, field(1), black]) == [(0, 2), (0, 4)]
+
+
+@pytest.mark.parametrize("count", [0, 1])
+def test_fewer_than_two_pictures_have_no_pairs(count):
+    assert nd.same_photograph(thumbnails([field(1)])[:count]).shape == (0, 2)
+
+
+def test_ten_thousand_equal_pictures_make_no_more_pairs_than_pictures():
+    many = np.repeat(thumbnails([field(1), field(2)]), 5_000, axis=0)
+    assert len(nd.same_photograph(many)) == 9_998
+
+
+def test_a_crowd_of_near_copies_stays_one_photograph():
+    random = np.random.default_rng(0)
+    crowd = np.clip(thumbnails([field(1)]).astype(int) + random.integers(-3, 4, (400, 32, 32)), 0, 255).astype(np.uint8)
+    linked = {0}
+    for first, second in sorted(map(tuple, nd.same_photograph(crowd).tolist())):
+        if linked & {first, second}:
+            linked |= {first, second}
+    assert len(linked) == 400
+
+
+def test_a_thumbnail_is_the_grey_mean_of_each_of_its_pixels_areas():
+    picture = np.zeros((64, 96, 3), np.uint8)
+    picture[:2, :3] = (10, 20, 30)
+    picture[2:, 3:] = 200
+    thumbnail = nd.thumbnail(picture)
+    assert thumbnail.shape == (32, 32) and thumbnail.dtype == np.uint8
+    assert thumbnail[0, 0] == round(0.299 * 10 + 0.587 * 20 + 0.114 * 30)
+    assert thumbnail[1, 1] == 200 and thumbnail[0, 1] == 0
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (7, 500), (33, 31), (3000, 2000)])
+def test_a_thumbnail_keeps_the_mean_of_a_picture_of_any_size(shape):
+    picture = np.broadcast_to(np.linspace(0, 255, shape[1]).astype(np.uint8)[None, :, None], (*shape, 3))
+    assert nd.thumbnail(picture).mean() == pytest.approx(picture.mean(), abs=1)
+
+
+def test_mirroring_a_thumbnail_turns_the_sign_of_its_odd_waves():
+    upright = thumbnails([field(3)])
+    mirrored = nd.spectrum(np.ascontiguousarray(upright[:, :, ::-1]))
+    np.testing.assert_allclose(nd.spectrum(upright) * nd.MIRROR, mirrored, atol=1e-5)
+
+
+def test_registration_undoes_a_shift_and_a_scale():
+    picture = field(4)
+    first, second = thumbnails([picture, cropped(picture, 0.05, 0, 0.05, 0.05)]).astype(np.float32)[:, None]
+    as_they_lie = np.corrcoef(first.ravel(), second.ravel())[0, 1]
+    assert as_they_lie < 0.98 < 0.99 < nd.registered(first, second)[0]

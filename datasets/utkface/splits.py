@@ -1,0 +1,91 @@
+"""Photograph groups, and the split and the fold that each goes to as a whole.
+
+Pictures of the same photograph form a group, which is named after the first of its pictures' stems. The split is a hash
+of that name and of nothing else, so that a missing or an added picture moves no other group. Within a group the name
+itself could go missing; `splits.csv` therefore keeps the groups of the published set, and whoever is in one of those
+stays in it, whichever of the others are there.
+"""
+
+import csv
+import hashlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import sparse
+
+from .labels import SPLITS, Labels, parse_name
+
+FOLDS: Final = 5
+TABLE: Final = Path(__file__).with_name("splits.csv")
+
+
+def split_of(group: str) -> str:
+    """Returns the split of a photograph group: eight tenths `train`, one `validation`, one `test`.
+
+    >>> split_of("26_1_2_20170116174525125")
+    'train'
+    """
+    return SPLITS[max(0, _hash(group) % 10 - 7)]
+
+
+def fold_of(group: str) -> int:
+    """Returns the fold of a photograph group for cross-validation, 0 to 4, whatever its split.
+
+    >>> fold_of("26_1_2_20170116174525125")
+    2
+    """
+    return _hash(f"fold {group}") % FOLDS
+
+
+def _hash(text: str) -> int:
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
+
+
+def read_table(path: Path = TABLE) -> dict[str, str]:
+    """Returns the group of each stem of the published set, as far as it shares one with another picture."""
+    with path.open(newline="") as file:
+        rows = [(parse_name(row["file_name"]).stem, row["group"]) for row in csv.DictReader(file)]
+    return {stem: group for stem, group in rows if stem != group} | {
+        group: group for stem, group in rows if stem != group
+    }
+
+
+def groups(stems: Sequence[str], pairs: NDArray[np.intp], known: Mapping[str, str]) -> list[str]:
+    """Returns the name of each picture's photograph group.
+
+    Args:
+        stems: of the pictures' names; equal ones are one photograph.
+        pairs: [pairs, 2], indices of pictures that show the same photograph.
+        known: the group of stems, where it is known beforehand; of `read_table`.
+
+    Returns:
+        For each picture the known name of its group, or else the least of its stems. Where pictures join two known
+        groups, these become one with the lesser name: a leak would be worse than a move.
+    """
+    names = sorted({*stems, *known.values()})
+    node = {name: len(stems) + index for index, name in enumerate(names)}
+    ends = [(index, node[known.get(stem, stem)]) for index, stem in enumerate(stems)]
+    ends += [(index, node[stem]) for index, stem in enumerate(stems)]
+    first, second = np.concatenate([pairs, np.array(ends, np.intp).reshape(-1, 2)]).T
+    size = len(stems) + len(names)
+    links = sparse.coo_matrix((np.ones(len(first), bool), (first, second)), (size, size))
+    component = sparse.csgraph.connected_components(links, directed=False)[1]
+    told = set(known.values())
+    best: dict[int, tuple[bool, str]] = {}
+    for name in names:
+        where = component[node[name]]
+        best[where] = min(best.get(where, (True, name)), (name not in told, name))
+    return [best[where][1] for where in component[: len(stems)]]
+
+
+def conflicts(group_names: Sequence[str], labels: Sequence[Labels]) -> tuple[list[bool], list[bool]]:
+    """Says for each picture whether its group's pictures carry several ages, and whether they carry both genders."""
+    ages: dict[str, set[int]] = {}
+    genders: dict[str, set[int]] = {}
+    for group, label in zip(group_names, labels, strict=True):
+        ages.setdefault(group, set()).add(label.age)
+        genders.setdefault(group, set()).add(label.gender)
+    return [len(ages[group]) > 1 for group in group_names], [len(genders[group]) > 1 for group in group_names]

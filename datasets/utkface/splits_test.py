@@ -1,0 +1,89 @@
+"""Photograph groups, their splits and folds, and the table of the published set."""
+
+# mypy: allow-untyped-defs
+
+import csv
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from . import labels, splits
+
+NO_PAIRS = np.empty((0, 2), np.intp)
+
+
+def table():
+    with splits.TABLE.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_splits_are_about_eight_one_and_one_tenths_and_folds_fifths():
+    names = [f"{i % 117}_{i % 2}_{i % 5}_{i}" for i in range(10_000)]
+    shares = [count / 10_000 for _, count in sorted(Counter(map(splits.split_of, names)).items())]
+    assert shares == pytest.approx([0.1, 0.8, 0.1], abs=0.01)  # test, train, validation
+    folds = Counter(map(splits.fold_of, names))
+    assert sorted(folds) == [0, 1, 2, 3, 4]
+    assert [count / 10_000 for count in folds.values()] == pytest.approx([0.2] * 5, abs=0.015)
+
+
+def test_folds_do_not_follow_the_splits():
+    names = [str(i) for i in range(5_000)]
+    of_test = Counter(splits.fold_of(name) for name in names if splits.split_of(name) == "test")
+    assert min(of_test.values()) > 60
+
+
+def test_the_hash_never_changes():
+    golden = {"1_0_0_1": ("train", 4), "1_0_0_13": ("validation", 1), "1_0_0_3": ("test", 1)}
+    assert {name: (splits.split_of(name), splits.fold_of(name)) for name in golden} == golden
+
+
+def test_a_group_is_named_after_the_least_stem_and_pairs_chain():
+    groups = splits.groups(["d", "c", "b", "a"], np.array([[0, 1], [1, 2]]), {})
+    assert groups == ["b", "b", "b", "a"]
+
+
+def test_pictures_of_the_same_stem_are_one_group():
+    assert splits.groups(["b", "a", "b"], NO_PAIRS, {}) == ["b", "a", "b"]
+
+
+def test_a_known_group_holds_together_and_keeps_its_name_whoever_is_missing_or_added():
+    known = {"k1": "k1", "k2": "k1", "k3": "k1"}
+    assert splits.groups(["k2", "x", "k3"], NO_PAIRS, known) == ["k1", "x", "k1"]
+    assert splits.groups(["k3", "a"], np.array([[0, 1]]), known) == ["k1", "k1"]
+
+
+def test_a_picture_that_joins_two_known_groups_makes_them_one():
+    known = {"k1": "k1", "k2": "k1", "m1": "m1", "m2": "m1"}
+    assert splits.groups(["k2", "m2", "x"], np.array([[0, 2], [1, 2]]), known) == ["k1"] * 3
+
+
+def test_conflicts_are_told_for_all_pictures_of_a_group():
+    named = [labels.Labels(20, 0, 0, "1"), labels.Labels(30, 0, 0, "2"), labels.Labels(30, 1, 0, "3")]
+    assert splits.conflicts(["a", "a", "b"], named) == ([True, True, False], [False, False, False])
+    assert splits.conflicts(["a", "b", "b"], named) == ([False, False, False], [False, True, True])
+
+
+def test_no_pictures_have_no_groups():
+    assert splits.groups([], NO_PAIRS, {}) == []
+
+
+def test_the_table_says_what_the_hash_says_and_no_group_is_in_two_splits():
+    rows = table()
+    assert len({row["file_name"] for row in rows}) == len(rows) > 20_000
+    for row in rows:
+        assert (row["split"], row["fold"]) == (splits.split_of(row["group"]), str(splits.fold_of(row["group"])))
+
+
+def test_each_group_of_the_table_is_named_after_the_least_stem_of_its_pictures():
+    members: dict[str, list[str]] = {}
+    for row in table():
+        members.setdefault(row["group"], []).append(labels.parse_name(row["file_name"]).stem)
+    assert all(group == min(stems) for group, stems in members.items())
+
+
+def test_reading_the_table_gives_the_groups_of_several_pictures_and_no_others():
+    known = splits.read_table()
+    sizes = Counter(row["group"] for row in table())
+    assert len(known) == sum(size for size in sizes.values() if size > 1) > 1_500
+    assert Counter(known.values()) == {group: size for group, size in sizes.items() if size > 1}

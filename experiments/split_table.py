@@ -1,0 +1,88 @@
+r"""Writes the table of file name to split, fold and photograph group, or checks it against what was built.
+
+Two photographs may be near-identical in one form of UTKFace and just not in another, for the pictures differ in size.
+The table joins the groups of all forms that are given, and the builder keeps them together from then on:
+
+  python -m experiments.split_table --data_dir=FORM_1 --data_dir=FORM_2
+  python -m experiments.split_table --data_dir=FORM_1 --check
+"""
+
+import csv
+import pathlib
+import sys
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from absl import app, flags
+
+FOLDER = pathlib.Path(__file__).parent.parent / "datasets"
+sys.path.insert(0, str(FOLDER))  # `datasets` is the name of somebody else's package, so the import starts below it
+from utkface import labels, splits  # noqa: E402
+
+_DATA_DIR = flags.DEFINE_multi_string("data_dir", None, "Where `tfds build` wrote; once for each form.", required=True)
+_CHECK = flags.DEFINE_bool("check", False, "Compare with the table instead of writing it.")
+
+
+def built_groups(data_dir: str) -> Iterator[tuple[str, str]]:
+    """Yields the file name and the photograph group of every picture that was built."""
+    import tensorflow_datasets as tfds
+
+    builder = tfds.core.read_only_builder.builder_from_files("utkface", data_dir=data_dir)
+    wanted = tfds.decode.PartialDecoding({"file_name": True, "group": True})
+    for split in builder.info.splits:
+        for example in tfds.as_numpy(builder.as_dataset(split, decoders=wanted)):
+            yield example["file_name"].decode(), example["group"].decode()
+
+
+def rows(data_dirs: Sequence[str]) -> list[dict[str, str]]:
+    """Returns the rows of the table, sorted by file name."""
+    forms = [dict(built_groups(data_dir)) for data_dir in data_dirs]
+    names = sorted(set().union(*forms))
+    row = {name: index for index, name in enumerate(names)}
+    first: dict[tuple[int, str], int] = {}
+    pairs = [
+        (first.setdefault((form, group), row[name]), row[name])
+        for form, built in enumerate(forms)
+        for name, group in sorted(built.items())
+    ]
+    groups = splits.groups([labels.parse_name(name).stem for name in names], np.array(pairs), {})
+    return [
+        {"file_name": name, "split": splits.split_of(group), "fold": str(splits.fold_of(group)), "group": group}
+        for name, group in zip(names, groups, strict=True)
+    ]
+
+
+def write(path: pathlib.Path, table: Sequence[dict[str, str]]) -> None:
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(table[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(table)
+
+
+def differences(table: Sequence[dict[str, str]], data_dirs: Sequence[str]) -> list[str]:
+    """Returns a line for each picture that was built into another group than the table says, or that it lacks."""
+    expected = {row["file_name"]: row["group"] for row in table}
+    return [
+        f"{name}: built into {group}, the table says {expected.get(name, 'nothing')}"
+        for data_dir in data_dirs
+        for name, group in built_groups(data_dir)
+        if expected.get(name) != group
+    ]
+
+
+def main(argv: Sequence[str]) -> None:
+    if len(argv) > 1:
+        raise app.UsageError(f"No arguments beside flags. Received: {argv[1:]}")
+    if not _CHECK.value:
+        table = rows(_DATA_DIR.value)
+        write(splits.TABLE, table)
+        print(f"{len(table):,} pictures in {len({row['group'] for row in table}):,} groups: {splits.TABLE}")
+        return
+    with splits.TABLE.open(newline="") as file:
+        wrong = differences(list(csv.DictReader(file)), _DATA_DIR.value)
+    print("\n".join(wrong[:20]) or "The table agrees with what was built.")
+    sys.exit(bool(wrong))
+
+
+if __name__ == "__main__":
+    app.run(main)
