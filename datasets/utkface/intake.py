@@ -7,7 +7,6 @@ once, and shards can be written in any order.
 import contextlib
 import hashlib
 from array import array
-from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Final, NamedTuple
@@ -138,6 +137,7 @@ class _Contents:
     def close(self) -> None:
         self._pictures_file.close()
         self._thumbnails_file.close()
+        self._index.clear()
 
     def spans(self) -> NDArray[np.int64]:
         ends = np.frombuffer(self._ends, np.int64)
@@ -181,19 +181,19 @@ def _one_for_each_name(
     entries: Sequence[_Entry], forms: Sequence[Form], *, parts: bool
 ) -> tuple[list[_Entry], list[Refused]]:
     """Returns the entry with the least path for each file name, and the others."""
-    by_name = defaultdict(list)
-    for entry in sorted(entries):
-        by_name[file_name(entry.path)].append(entry)
-    refused = []
-    for first, *others in by_name.values():
-        for other in others:
-            if first.content == other.content:
-                refused.append(Refused(other.path, "a copy of a picture that is kept", first.path))
-            elif first.form == other.form or parts:
-                refused.append(Refused(other.path, "the file name of another picture that is kept", first.path))
-            else:
-                raise _contradiction(f"{first.path} and {other.path} are different pictures", forms)
-    return sorted(first for first, *_ in by_name.values()), refused
+    kept: list[_Entry] = []
+    refused: list[Refused] = []
+    for entry in sorted(entries, key=lambda entry: (file_name(entry.path), entry.path)):
+        first = kept[-1] if kept else entry
+        if entry is first or file_name(entry.path) != file_name(first.path):
+            kept.append(entry)
+        elif first.content == entry.content:
+            refused.append(Refused(entry.path, "a copy of a picture that is kept", first.path))
+        elif first.form == entry.form or parts:
+            refused.append(Refused(entry.path, "the file name of another picture that is kept", first.path))
+        else:
+            raise _contradiction(f"{first.path} and {entry.path} are different pictures", forms)
+    return sorted(kept), refused
 
 
 def _check_one_holds_all(entries: Sequence[_Entry], forms: Sequence[Form]) -> None:

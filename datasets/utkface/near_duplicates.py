@@ -21,6 +21,7 @@ from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 from scipy import ndimage
 
 Floats = NDArray[np.floating]  # float32 throughout
@@ -36,28 +37,14 @@ _WORTH_REGISTERING: Final = 0.97  # correlation at 16 x 16, registered: what lie
 _BLUR: Final = 0.6  # pixels; without it, the correlation would judge the resampling
 _FREQUENCIES: Final = 8  # in each direction
 _FLAT: Final = 1.0  # grey levels of standard deviation, below which a thumbnail shows nothing to compare
-_GREY: Final = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601
 _CHUNK: Final = 512  # pairs or pictures at a time: memory does not grow with their number
 _MIN_SCALE, _MAX_SCALE, _MAX_SHIFT = 0.86, 1.14, 0.08  # of registration; shift as a share of the side
 
 
 def thumbnail(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Returns the grey thumbnail of an RGB picture: uint8 [height, width, 3] to [32, 32], each pixel a mean."""
-    step = max(1, min(picture.shape[:2]) // (8 * SIDE))  # large pictures are thinned first: nothing is lost at 32 x 32
-    picture = picture[::step, ::step]
-    height, width = picture.shape[:2]
-    rows = _areas(height) @ picture.reshape(height, -1).astype(np.float32)
-    grey = rows.reshape(SIDE, width, 3) @ _GREY
-    return np.rint(grey @ _areas(width).T).astype(np.uint8)
-
-
-@functools.lru_cache(maxsize=256)
-def _areas(length: int) -> Floats:
-    """Returns the share that each of `length` pixels has in each of the thumbnail's: [32, length], rows add up to 1."""
-    edges = np.linspace(0, length, SIDE + 1)
-    pixels = np.arange(length)
-    overlap = np.minimum(edges[1:, None], pixels + 1) - np.maximum(edges[:-1, None], pixels)
-    return (np.maximum(overlap, 0) * SIDE / length).astype(np.float32)
+    grey = Image.fromarray(picture).convert("L")
+    return np.asarray(grey.resize((SIDE, SIDE), Image.Resampling.BOX))
 
 
 def same_photograph(thumbnails: NDArray[np.uint8]) -> Pairs:
@@ -98,11 +85,12 @@ def _similar(thumbnails: NDArray[np.uint8], telling: NDArray[np.intp]) -> Pairs:
 
 def candidates(thumbnails: NDArray[np.uint8]) -> tuple[Pairs, NDArray[np.bool_]]:
     """Returns the pairs that are close in the projection, and for each whether one of the two has to be mirrored."""
-    chunks = [spectrum(thumbnails[chunk : chunk + _CHUNK]) for chunk in range(0, len(thumbnails), _CHUNK)]
     count = len(thumbnails)
-    points = np.concatenate(
-        [chunk @ projection().T for chunk in chunks] + [chunk * MIRROR @ projection().T for chunk in chunks]
-    )
+    points = np.empty((2 * count, len(projection())), np.float32)  # those of the mirrored pictures after the others
+    for chunk in range(0, count, _CHUNK):
+        waves = spectrum(thumbnails[chunk : chunk + _CHUNK])
+        points[chunk : chunk + len(waves)] = waves @ projection().T
+        points[count + chunk : count + chunk + len(waves)] = waves * MIRROR @ projection().T
     random = np.random.default_rng(0)
     found = [_in_one_cell(points, count, random) for _ in range(_TABLES)]
     first, second = np.unique(np.concatenate(found), axis=0).T

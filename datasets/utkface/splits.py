@@ -66,19 +66,16 @@ def groups(stems: Sequence[str], pairs: NDArray[np.intp], known: Mapping[str, st
         groups, these become one with the lesser name: a leak would be worse than a move.
     """
     names = sorted({*stems, *known.values()})
-    node = {name: len(stems) + index for index, name in enumerate(names)}
-    ends = [(index, node[known.get(stem, stem)]) for index, stem in enumerate(stems)]
-    ends += [(index, node[stem]) for index, stem in enumerate(stems)]
-    first, second = np.concatenate([pairs, np.array(ends, np.intp).reshape(-1, 2)]).T
-    size = len(stems) + len(names)
-    links = sparse.coo_matrix((np.ones(len(first), bool), (first, second)), (size, size))
+    node = {name: index for index, name in enumerate(names)}
+    own = np.fromiter((node[stem] for stem in stems), np.intp, len(stems))
+    told = np.fromiter((node[known.get(stem, stem)] for stem in stems), np.intp, len(stems))
+    first, second = np.concatenate([np.stack([own, told], 1), own[pairs]]).T
+    links = sparse.coo_matrix((np.ones(len(first), bool), (first, second)), (len(names), len(names)))
     component = sparse.csgraph.connected_components(links, directed=False)[1]
-    told = set(known.values())
-    best: dict[int, tuple[bool, str]] = {}
-    for name in names:
-        where = component[node[name]]
-        best[where] = min(best.get(where, (True, name)), (name not in told, name))
-    return [best[where][1] for where in component[: len(stems)]]
+    best: dict[int, str] = {}
+    for name in [*sorted(set(known.values())), *names]:  # a known name before the least stem
+        best.setdefault(component[node[name]], name)
+    return [best[component[index]] for index in own]
 
 
 def conflicts(group_names: Sequence[str], labels: Sequence[Labels]) -> tuple[list[bool], list[bool]]:

@@ -164,8 +164,8 @@ class Builder(tfds.core.ShardBasedBuilder):
 
 def _tabulate(taken: intake.Intake) -> _Table:
     """Groups the pictures that show the same photograph."""
-    named = list(taken.labels())
     pairs = near_duplicates.same_photograph(taken.thumbnails)
+    named = list(taken.labels())
     groups = splits.groups([label.stem for label in named], pairs, splits.read_table())
     return _Table(taken, groups, *splits.conflicts(groups, named))
 
