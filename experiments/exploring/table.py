@@ -1,0 +1,120 @@
+"""The labels of all pictures as columns, and the encoded pictures at a few of its rows.
+
+21,419 rows of labels are a few megabytes, the pictures 100 times as much: they are passed over and never held.
+"""
+
+import dataclasses
+from collections.abc import Collection, Iterator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from agegender.schema import (
+    AGE,
+    AGE_CONFLICT,
+    FILE_NAME,
+    FOLD,
+    GENDER,
+    GENDER_CONFLICT,
+    GROUP,
+    PICTURE,
+    RACE,
+    SPLITS,
+)
+
+if TYPE_CHECKING:
+    import tensorflow_datasets as tfds
+
+LABELS = (AGE, GENDER, RACE, FILE_NAME, GROUP, FOLD, AGE_CONFLICT, GENDER_CONFLICT)
+SPLIT, SIZE, BYTES = "split", "size", "bytes"  # columns beside those of the schema
+_CHUNK = 1024  # pictures at a time
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """The labels of the pictures, in the order in which they are read.
+
+    Attributes:
+        columns: at each key of `LABELS`, at "split" (the name) and at "bytes" (of the encoded picture) an array
+            [pictures]; at "size" int32 [pictures, 3], height, width and channels. Names are strings.
+        parts: the splits, or slices of them, that were read one after the other.
+    """
+
+    columns: dict[str, NDArray[Any]]
+    parts: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.columns[AGE])
+
+    def __getitem__(self, key: str) -> NDArray[Any]:
+        return self.columns[key]
+
+
+def read_table(builder: "tfds.core.DatasetBuilder", split: str) -> Table:
+    """Reads the labels and sizes of a split's pictures without decoding one.
+
+    Args:
+        builder: of the prepared data set.
+        split: "all", or one or more of "train", "validation" and "test" or slices of them, joined by "+".
+
+    Raises:
+        ValueError: for an unknown split, and for data that an older builder prepared.
+    """
+    missing = sorted(set(LABELS) - set(builder.info.features))
+    if missing:
+        raise ValueError(
+            f"The data set in {builder.data_dir} has no {missing}: an older builder prepared it. Build it again, with "
+            f"--overwrite: `tfds build utkface --overwrite --manual_dir=...`. Received: split={split!r}"
+        )
+    known = tuple(name for name in SPLITS if name in builder.info.splits)
+    parts = known if split == "all" else tuple(part.strip() for part in split.split("+"))
+    columns: dict[str, list[Any]] = {key: [] for key in (*LABELS, SIZE, BYTES, SPLIT)}
+    for part in parts:
+        _check(builder, part)
+        for chunk in _read(builder, part):
+            for key, values in chunk.items():
+                columns[key].append(_words(values) if values.dtype == object else values)
+            columns[SPLIT].append(np.full(len(chunk[AGE]), part.split("[")[0]))
+    return Table({key: np.concatenate(chunks) for key, chunks in columns.items()}, parts)
+
+
+def read_pictures(builder: "tfds.core.DatasetBuilder", table: Table, rows: Collection[int]) -> dict[int, bytes]:
+    """Returns the encoded pictures at these rows of the table: one more pass over the shards."""
+    from agegender.input_pipeline import read_encoded
+
+    wanted, pictures, row = set(rows), {}, 0
+    for part in table.parts:
+        for chunk in read_encoded(builder, part, [PICTURE]).batch(_CHUNK).as_numpy_iterator():
+            pictures.update({row + i: chunk[PICTURE][i] for i in range(len(chunk[PICTURE])) if row + i in wanted})
+            row += len(chunk[PICTURE])
+    return pictures
+
+
+def _check(builder: "tfds.core.DatasetBuilder", part: str) -> None:
+    try:
+        empty = part.split("[")[0] not in SPLITS or builder.info.splits[part].num_examples == 0
+    except (KeyError, ValueError):
+        empty = True
+    if empty:
+        raise ValueError(
+            f"`split` must be 'all', or some of {SPLITS} or of their slices, joined by '+', with a picture or more in "
+            f"each. Received: split={part!r}"
+        )
+
+
+def _read(builder: "tfds.core.DatasetBuilder", part: str) -> Iterator[dict[str, NDArray[Any]]]:
+    import tensorflow as tf
+
+    from agegender.input_pipeline import read_encoded
+
+    def measure(example: dict[str, Any]) -> dict[str, Any]:
+        picture = example.pop(PICTURE)
+        return {**example, SIZE: tf.io.extract_jpeg_shape(picture), BYTES: tf.strings.length(picture)}
+
+    dataset = read_encoded(builder, part, (PICTURE, *LABELS)).map(measure, num_parallel_calls=tf.data.AUTOTUNE)
+    yield from dataset.batch(_CHUNK).prefetch(1).as_numpy_iterator()
+
+
+def _words(values: NDArray[Any]) -> NDArray[Any]:
+    return np.array([value.decode() for value in values])
