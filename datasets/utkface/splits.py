@@ -80,9 +80,11 @@ def groups(stems: Sequence[str], pairs: NDArray[np.intp], known: Mapping[str, st
 
 def conflicts(group_names: Sequence[str], labels: Sequence[Labels]) -> tuple[list[bool], list[bool]]:
     """Says for each picture whether its group's pictures carry several ages, and whether they carry both genders."""
-    ages: dict[str, set[int]] = {}
-    genders: dict[str, set[int]] = {}
+    first: dict[str, Labels] = {}
+    ages, genders = set(), set()
     for group, label in zip(group_names, labels, strict=True):
-        ages.setdefault(group, set()).add(label.age)
-        genders.setdefault(group, set()).add(label.gender)
-    return [len(ages[group]) > 1 for group in group_names], [len(genders[group]) > 1 for group in group_names]
+        if label.age != first.setdefault(group, label).age:
+            ages.add(group)
+        if label.gender != first[group].gender:
+            genders.add(group)
+    return [group in ages for group in group_names], [group in genders for group in group_names]
