@@ -159,7 +159,7 @@ def report(all_thumbnails: NDArray[np.uint8], pictures: Sequence[Image.Image]) -
             f"{name:40} {share_found(originals, copies):7.1%} {np.quantile(altered[name][:, 1], 0.01):27.4f}",
             flush=True,
         )
-    pairs, mirrored = near_duplicates.candidates(all_thumbnails)
+    pairs, mirrored = near_duplicates.candidates(all_thumbnails, np.arange(len(all_thumbnails)))
     found = likeness(all_thumbnails, pairs, mirrored)
     edges = [-1, 0.9, 0.95, 0.96, 0.97, 0.975, 0.98, 0.985, 0.988, 0.99, 0.992, 0.995, 0.998, 1.001]
     print(f"\n{len(all_thumbnails):,} pictures, {len(pairs):,} candidate pairs")

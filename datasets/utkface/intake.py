@@ -6,9 +6,10 @@ once, and shards can be written in any order.
 
 import contextlib
 import hashlib
+import posixpath
 from array import array
 from collections.abc import Iterator, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -63,7 +64,7 @@ class _Entry(NamedTuple):
 
 def file_name(path: str) -> str:
     """Returns the name of a file without its folders."""
-    return PurePosixPath(path).name
+    return posixpath.basename(path)
 
 
 def take_in(forms: Sequence[Form], scratch: Path, *, parts: bool = False) -> Intake:

@@ -72,8 +72,7 @@ def _similar(thumbnails: NDArray[np.uint8], telling: NDArray[np.intp]) -> Pairs:
     """Returns the pairs among the pictures at `telling` that pass one of the two comparisons."""
     if len(telling) < 2:
         return np.empty((0, 2), np.intp)
-    pairs, mirrored = candidates(thumbnails[telling])
-    pairs = telling[pairs]
+    pairs, mirrored = candidates(thumbnails, telling)
     passed = np.zeros(len(pairs), bool)
     for chunk in range(0, len(pairs), _CHUNK):
         part = slice(chunk, chunk + _CHUNK)
@@ -83,25 +82,30 @@ def _similar(thumbnails: NDArray[np.uint8], telling: NDArray[np.intp]) -> Pairs:
     return pairs[passed]
 
 
-def candidates(thumbnails: NDArray[np.uint8]) -> tuple[Pairs, NDArray[np.bool_]]:
-    """Returns the pairs that are close in the projection, and for each whether one of the two has to be mirrored."""
-    count = len(thumbnails)
+def candidates(thumbnails: NDArray[np.uint8], among: NDArray[np.intp]) -> tuple[Pairs, NDArray[np.bool_]]:
+    """Returns the pairs among some that are close in the projection, and whether one of the two has to be mirrored."""
+    count = len(among)
     points = np.empty((2 * count, len(projection())), np.float32)  # those of the mirrored pictures after the others
     for chunk in range(0, count, _CHUNK):
-        waves = spectrum(thumbnails[chunk : chunk + _CHUNK])
+        waves = spectrum(thumbnails[among[chunk : chunk + _CHUNK]])
         points[chunk : chunk + len(waves)] = waves @ projection().T
         points[count + chunk : count + chunk + len(waves)] = waves * MIRROR @ projection().T
     random = np.random.default_rng(0)
-    found = [_in_one_cell(points, count, random) for _ in range(_TABLES)]
-    first, second = np.unique(np.concatenate(found), axis=0).T
-    return np.stack([first, second % count], 1), second >= count
+    found = np.empty(0, np.intp)
+    for _ in range(_TABLES):
+        first, second = _in_one_cell(points, count, random).T
+        found = np.union1d(found, first * 2 * count + second)
+    first, second = np.divmod(found, 2 * count)
+    return among[np.stack([first, second % count], 1)], second >= count
 
 
 def _in_one_cell(points: Floats, count: int, random: np.random.Generator) -> Pairs:
     """Returns the close pairs among those in one cell of a random grid over some of the leading axes."""
     axes = random.choice(_LEADING, _AXES, replace=False)
-    cells = np.floor(points[:, axes] / _CELL + random.random(_AXES, np.float32)).astype(np.int64)
-    key = (np.clip(cells + 32, 0, 63) << 6 * np.arange(_AXES)).sum(1)
+    key = np.zeros(len(points), np.int64)
+    for axis, offset in zip(axes, random.random(_AXES, np.float32), strict=True):
+        cell = np.floor(points[:, axis] / _CELL + offset)
+        key = (key << 6) + np.clip(cell + 32, 0, 63).astype(np.int64)
     order = np.argsort(key, kind="stable")
     key = key[order]
     left = np.arange(len(key) - 1)
