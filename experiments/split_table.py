@@ -13,7 +13,7 @@ import sys
 from collections.abc import Iterator, Sequence
 
 import numpy as np
-from absl import app, flags
+from absl import app, flags, logging
 
 FOLDER = pathlib.Path(__file__).parent.parent / "datasets"
 sys.path.insert(0, str(FOLDER))  # `datasets` is the name of somebody else's package, so the import starts below it
@@ -73,6 +73,7 @@ def differences(table: Sequence[dict[str, str]], data_dirs: Sequence[str]) -> li
 def main(argv: Sequence[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"No arguments beside flags. Received: {argv[1:]}")
+    logging.set_verbosity(logging.WARNING)  # TFDS tells of each file it opens
     if not _CHECK.value:
         table = rows(_DATA_DIR.value)
         write(splits.TABLE, table)
