@@ -20,6 +20,7 @@ sys.path.insert(0, str(FOLDER))  # `datasets` is the name of somebody else's pac
 from utkface import labels, splits  # noqa: E402
 
 _DATA_DIR = flags.DEFINE_multi_string("data_dir", None, "Where `tfds build` wrote; once for each form.", required=True)
+_TABLE = flags.DEFINE_string("table", str(splits.TABLE), "The table.")
 _CHECK = flags.DEFINE_bool("check", False, "Compare with the table instead of writing it.")
 
 
@@ -76,10 +77,10 @@ def main(argv: Sequence[str]) -> None:
     logging.set_verbosity(logging.WARNING)  # TFDS tells of each file it opens
     if not _CHECK.value:
         table = rows(_DATA_DIR.value)
-        write(splits.TABLE, table)
-        print(f"{len(table):,} pictures in {len({row['group'] for row in table}):,} groups: {splits.TABLE}")
+        write(pathlib.Path(_TABLE.value), table)
+        print(f"{len(table):,} pictures in {len({row['group'] for row in table}):,} groups: {_TABLE.value}")
         return
-    with splits.TABLE.open(newline="") as file:
+    with open(_TABLE.value, newline="") as file:
         wrong = differences(list(csv.DictReader(file)), _DATA_DIR.value)
     print("\n".join(wrong[:20]) or "The table agrees with what was built.")
     sys.exit(bool(wrong))

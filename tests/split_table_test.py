@@ -1,42 +1,43 @@
-"""The table of file name to split, against data that the real builder made, and the measure of near-duplicates."""
+"""The table of file name to split, made of what the real builder built, and the measure of near-duplicates."""
 
+import csv
 import pathlib
 import subprocess
 import sys
 
-from experiments import split_table
-
 ROOT = pathlib.Path(__file__).parent.parent
 
 
-def test_a_table_made_of_what_was_built_agrees_with_it(prepared: pathlib.Path) -> None:
-    table = split_table.rows([str(prepared)])
-    assert len(table) == 240
-    assert all(row["split"] == split_table.splits.split_of(row["group"]) for row in table)
-    assert split_table.differences(table, [str(prepared)]) == []
-
-
-def test_a_group_that_differs_and_a_picture_that_the_table_lacks_are_told(prepared: pathlib.Path) -> None:
-    table = split_table.rows([str(prepared)])
-    lost = table.pop()
-    table[0]["group"] = "another"
-    told = split_table.differences(table, [str(prepared)])
-    assert len(told) == 2
-    assert any(line.startswith(lost["file_name"]) and line.endswith("the table says nothing") for line in told)
-
-
-def test_a_check_against_other_pictures_ends_with_an_error(prepared: pathlib.Path) -> None:
-    command = [sys.executable, "-m", "experiments.split_table", f"--data_dir={prepared}", "--check"]
+def run(script: str, *arguments: str) -> tuple[int, str]:
+    command = [sys.executable, "-m", f"experiments.{script}", *arguments]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 1 and "the table says nothing" in done.stdout
+    return done.returncode, done.stdout + (done.stderr if done.returncode not in (0, 1) else "")
+
+
+def test_a_table_agrees_with_what_it_was_made_of_until_a_row_is_changed_or_lost(
+    prepared: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    arguments = [f"--data_dir={prepared}", f"--table={tmp_path / 'splits.csv'}"]
+    assert run("split_table", *arguments)[0] == 0
+    assert run("split_table", *arguments, "--check") == (0, "The table agrees with what was built.\n")
+    with (tmp_path / "splits.csv").open(newline="") as file:
+        rows = list(csv.reader(file))
+    assert len(rows) == 1 + 240 and rows[0] == ["file_name", "split", "fold", "group"]
+    rows[1][3] = "another"
+    lost = rows.pop()
+    with (tmp_path / "splits.csv").open("w", newline="") as file:
+        csv.writer(file).writerows(rows)
+    code, told = run("split_table", *arguments, "--check")
+    assert code == 1 and len(told.splitlines()) == 2
+    assert "the table says another" in told and f"{lost[0]}: built into {lost[3]}, the table says nothing" in told
 
 
 def test_the_measure_is_shown_for_a_folder_of_pictures(tmp_path: pathlib.Path) -> None:
     from agegender import write_faces
 
     write_faces(tmp_path / "UTKFace", 40, size=64, seed=1)
-    command = [sys.executable, "-m", "experiments.near_duplicates", f"--manual_dir={tmp_path}", "--sample=20"]
-    done = subprocess.run([*command, f"--plot={tmp_path / 'plot.png'}"], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert "mirrored                                  100.0%" in done.stdout
-    assert "40 pictures" in done.stdout and (tmp_path / "plot.png").stat().st_size > 10_000
+    plot = tmp_path / "plot.png"
+    code, told = run("near_duplicates", f"--manual_dir={tmp_path}", "--sample=20", f"--plot={plot}")
+    assert code == 0, told
+    assert "mirrored                                  100.0%" in told
+    assert "40 pictures" in told and plot.stat().st_size > 10_000

@@ -85,7 +85,8 @@ def take_in(forms: Sequence[Form], scratch: Path, *, parts: bool = False) -> Int
     with contextlib.closing(_Contents(scratch)) as contents:
         for form, (path, read) in tqdm_utils.tqdm(_files(forms), desc="Reading", unit=" files", leave=False):
             try:
-                parse_name(file_name(path))
+                if not path.endswith("/"):  # a link to a folder, whose reading says why it is skipped
+                    parse_name(file_name(path))
                 entries.append(_Entry(path, form, contents.add(read())))
             except Skipped as reason:
                 skipped.append(Refused(path, str(reason)))

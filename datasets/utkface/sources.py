@@ -24,6 +24,7 @@ HOMEPAGE: Final = "https://susanqq.github.io/UTKFace/"
 
 _MOST_TOLD: Final = 10  # how many names of what lies in a manual directory without UTKFace an error lists
 _NOT_A_FILE: Final = "a link or a device, not a file"
+_FOLDER_LINK: Final = "a link to a folder, which is not followed"
 _BAD_TAR: Final = (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError, BadGzipFile)
 _BAD_ZIP: Final = (zipfile.BadZipFile, EOFError, zlib.error, lzma.LZMAError, NotImplementedError, UnicodeDecodeError)
 
@@ -156,11 +157,13 @@ def _folder_files(folder: Path | str, prefix: str, left_out: frozenset[str] = fr
                 continue
             if entry.is_dir(follow_symlinks=False):
                 yield from _folder_files(entry.path, path)
-            else:
-                yield path, functools.partial(_read_file, Path(entry.path))
+            else:  # a link to a folder keeps the "/" that says what it is
+                yield path + "/" * os.path.isdir(entry.path), functools.partial(_read_file, Path(entry.path))
 
 
 def _read_file(path: Path) -> bytes:
+    if path.is_dir():
+        raise Skipped(_FOLDER_LINK)
     if not path.is_file() and os.path.lexists(path):  # reading a pipe would wait forever
         raise Skipped(_NOT_A_FILE)
     return path.read_bytes()

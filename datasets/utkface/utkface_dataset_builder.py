@@ -62,11 +62,12 @@ class Builder(tfds.core.ShardBasedBuilder):
     BUILDER_CONFIGS: ClassVar = [ALIGNED]  # what a plain `tfds build` builds; `builder_configs` has the other too
     MANUAL_DOWNLOAD_INSTRUCTIONS = f"""
     Get UTKFace from {sources.HOMEPAGE} and put it into the manual directory in any form: UTKFace.tar.gz,
-    crop_part1.tar.gz, a zip of them, the folder that they hold or the pictures directly; for the config in_the_wild
-    part1.tar.gz to part3.tar.gz.
+    crop_part1.tar.gz, a zip of the pictures, the folder that they come in or the pictures directly;
+    for the config in_the_wild part1.tar.gz to part3.tar.gz.
     """
 
     _table: _Table
+    _forms: list[str]
     _scratch: Path
     _shard_config: "_ShardConfig"
     _most_examples: int | None
@@ -107,6 +108,7 @@ class Builder(tfds.core.ShardBasedBuilder):
             skipped_by_reason=dict(sorted(Counter(file.reason for file in skipped).items())),
             skipped_files=listed,
             groups=len(set(self._table.groups)),
+            forms=self._forms,
         )
         (self.data_path / "skipped.json").write_text(json.dumps(listed, indent=1) + "\n")
         del self._table
@@ -117,9 +119,10 @@ class Builder(tfds.core.ShardBasedBuilder):
         wild = self.builder_config.name == IN_THE_WILD.name
         forms = sources.find_forms(manual_dir, self.builder_config.name)
         taken = intake.take_in(forms, self._scratch, parts=wild)
+        self._forms = [form.name for form in forms]
         if not taken.paths:
             raise ValueError(
-                f"No picture of UTKFace in {', '.join(form.name for form in forms)} in {manual_dir}. "
+                f"No picture of UTKFace in {manual_dir} ({', '.join(self._forms)}). "
                 f"Received: {len(taken.skipped)} files, skipped: {_reasons(taken.skipped)}"
             )
         self._table = _tabulate(taken)
@@ -248,6 +251,7 @@ def _report(info: tfds.core.DatasetInfo) -> str:
     report = info.metadata
     refused = [intake.Refused(**file) for file in report["skipped_files"]]
     lines = [f"UTKFace: {report['seen']:,} files seen, {report['kept']:,} kept, {report['skipped']:,} skipped"]
+    lines += [f"  read from {', '.join(report['forms'])}"]
     lines += [f"  no picture falls into {split!r}: too few" for split in labels.SPLITS if split not in info.splits]
     lines += [f"  {line}" for line in _reasons(refused).splitlines()]
     if any(count > _TOLD for count in report["skipped_by_reason"].values()):

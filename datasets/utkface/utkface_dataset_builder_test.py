@@ -197,6 +197,8 @@ def test_an_archive_in_another_order_gives_the_same_bytes_as_the_folder(tmp_path
     from_folder = build(tmp_path / "folder", tmp_path / "data1")
     from_archive = build(tmp_path / "tar", tmp_path / "data2")
     assert shards_of(from_folder) == shards_of(from_archive)
+    assert from_folder.info.metadata.pop("forms") == ["crop_part1/"]
+    assert from_archive.info.metadata.pop("forms") == ["crop_part1.tar.gz"]
     assert dict(from_folder.info.metadata) == dict(from_archive.info.metadata)
 
 
@@ -257,7 +259,10 @@ def test_a_folder_of_one_picture_builds_and_says_which_splits_stay_empty(tmp_pat
 
 def test_a_source_without_a_usable_picture_is_an_error_with_the_reasons(tmp_path):
     manual_dir = write_folder(tmp_path / "manual", {"1_0_0_1.jpg": b"", "notes.txt": b"x"})
-    with pytest.raises(ValueError, match=r"(?s)No picture of UTKFace in .*2 files.*1 an empty file: '1_0_0_1.jpg'"):
+    with pytest.raises(
+        ValueError,
+        match=r"(?s)No picture of UTKFace in .*pictures directly in it.*2 files.*1 an empty file: '1_0_0_1.jpg'",
+    ):
         build(manual_dir, tmp_path / "data")
 
 
@@ -281,8 +286,9 @@ def test_tfds_build_ends_in_the_names_that_it_left_out_and_gives_the_same_shards
     arguments = ["build", "utkface", f"--manual_dir={manual_dir}", f"--data_dir={tmp_path / 'data'}"]
     command = [sys.executable, "-m", "tensorflow_datasets.scripts.cli.main", *arguments]
     output = subprocess.run(command, cwd=FOLDER.parent, capture_output=True, text=True, check=True).stdout
-    assert output.rstrip().split("\n")[-2:] == [
+    assert output.rstrip().split("\n")[-3:] == [
         "UTKFace: 41 files seen, 40 kept, 1 skipped",
+        "  read from UTKFace.tar.gz",
         f"  1 {MALFORMED}: 'UTKFace/{odd}'",
     ]
     # Protobuf orders the features of an example anew in every process, so only another process shows it.
@@ -342,6 +348,13 @@ def test_two_forms_that_contradict_each_other_are_an_error(tmp_path, other, told
     write_archive(tmp_path / "UTKFace.tar.gz", other)
     with pytest.raises(ValueError, match=rf"(?s)contradict each other.*{told}.*Received: "):
         build(tmp_path, tmp_path / "data")
+
+
+def test_a_linked_folder_is_skipped_for_what_it_is(tmp_path):
+    write_folder(tmp_path / "manual" / "UTKFace", faces())
+    (tmp_path / "manual" / "UTKFace" / "more").symlink_to(write_folder(tmp_path / "elsewhere", faces()))
+    report = build(tmp_path / "manual", tmp_path / "data").info.metadata
+    assert report["skipped_files"] == [{"file": "UTKFace/more/", "reason": "a link to a folder, which is not followed"}]
 
 
 def test_a_zip_that_holds_the_pictures_under_several_folders_gives_each_once(tmp_path):

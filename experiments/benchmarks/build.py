@@ -124,8 +124,8 @@ def clock(function: Callable[..., Any], *arguments: Any) -> tuple[float, float]:
 @contextlib.contextmanager
 def phases() -> Iterator[Numbers]:
     """Fills in, from the next build, the seconds of its phases and, as `table`, what it found."""
-    from utkface import intake, utkface_dataset_builder
-
+    intake = importlib.import_module("utkface.intake")
+    utkface_dataset_builder = importlib.import_module("utkface.utkface_dataset_builder")
     seen: Numbers = {}
 
     def timed(function: Callable[..., Any], name: str) -> Callable[..., Any]:

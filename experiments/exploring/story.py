@@ -86,13 +86,18 @@ def _conflicts(numbers: Mapping[str, Any]) -> str:
         for key, words in (("age", "different ages"), ("gender", "different genders"), ("either", "either"))
     ]
     spread = conflicts["age_spread"]
+    outside = (
+        " Some copies lie outside of what is looked at here: the table counts their labels too, all the rest does not."
+        if conflicts["age"]["groups"] > spread["groups"]
+        else ""
+    )
     words = (
         f"Of {spread['groups']:,} groups with different ages, the youngest and the oldest label are "
         f"{spread['median']:g} years apart in the median, {spread['largest']:,} at most."
         if spread["groups"]
         else "No group carries different ages."
     )
-    return page.table(["the group carries", "pictures", "share", "groups"], rows) + page.paragraph(words)
+    return page.table(["the group carries", "pictures", "share", "groups"], rows) + page.paragraph(words + outside)
 
 
 def _sizes(numbers: Mapping[str, Any]) -> str:
