@@ -23,7 +23,11 @@ from absl import app, flags, logging
 
 Row = Mapping[str, str | float | int | None]
 _PACKAGES = ("keras", "tensorflow", "jax", "numpy")
-_FLAGS = {int: flags.DEFINE_integer, float: flags.DEFINE_float, bool: flags.DEFINE_bool}
+_FLAGS: Mapping[type, Callable[..., Any]] = {
+    int: flags.DEFINE_integer,
+    float: flags.DEFINE_float,
+    bool: flags.DEFINE_bool,
+}
 
 
 @dataclasses.dataclass(frozen=True)
