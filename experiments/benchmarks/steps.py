@@ -1,0 +1,51 @@
+"""What the benchmarks of a training step share: the compiled model that `agegender.train` fits, and a batch."""
+
+import os
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from agegender.schema import HEADS
+
+if TYPE_CHECKING:
+    import keras
+
+
+def make_learner(
+    *,
+    image_size: int,
+    trainable: str | int = "all",
+    heads: Sequence[str] = HEADS,
+    augmentation: "keras.layers.Layer | None" = None,
+    dtype: str | None = None,
+) -> "keras.Model":
+    """Builds VGG16 with heads from random weights and compiles it as `train` does.
+
+    Args:
+        image_size: pixels a side, 48 or more.
+        trainable: which layers of the trunk learn, as in `vggface_trunk`.
+        heads: one or both of "age" and "gender".
+        augmentation: layer before the model, or None.
+        dtype: Keras dtype policy; None for the fastest one of the machine.
+
+    Returns:
+        A compiled model from uint8 pictures [batch, image_size, image_size, 3] to both heads.
+    """
+    import keras
+
+    import agegender as ag
+    from agegender import training
+
+    keras.config.set_dtype_policy(dtype or ag.fastest_dtype())
+    trunk = ag.vggface_trunk("vgg16", image_size=image_size, weights=None, trainable=trainable, seed=1)
+    model = ag.build_model(trunk, heads=heads)
+    # The private function, because what is timed should be what `train` runs and not a likeness of it.
+    return training._compile(model, augmentation, ag.make_optimizer(steps=1000), 1.0, 1.0)
+
+
+def first_batch(data_dir: str | os.PathLike | None, *, batch_size: int, image_size: int) -> tuple[Any, dict[str, Any]]:
+    """Reads the first training batch of a prepared data set into memory, as numpy arrays."""
+    import agegender as ag
+
+    dataset = ag.load_utkface("train", batch_size=batch_size, image_size=image_size, data_dir=data_dir, cache=None)
+    pictures, targets = next(dataset.take(1).as_numpy_iterator())
+    return pictures, targets
