@@ -16,7 +16,7 @@ import os
 import pathlib
 import platform
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -25,6 +25,7 @@ from agegender import losses
 from agegender.schema import AGE, BEST_MODEL, GENDER
 
 LAST_MODEL = "last.keras"
+TENSORBOARD = "tensorboard"
 _PACKAGES = ("keras", "tensorflow", "jax", "torch", "tensorflow-datasets", "keras-vggface", "numpy")
 _CURVES = (("loss", "joint loss"), ("age_mae", "age MAE, years"), ("gender_accuracy", "gender accuracy"))
 
@@ -66,16 +67,71 @@ def make_optimizer(
 
 
 def fastest_dtype() -> str:
-    """The dtype policy that this machine computes fastest with: "mixed_bfloat16" where the chip multiplies in it.
+    """The dtype policy that this machine computes fastest with, to be set before a trunk is built.
 
-    That is a GPU of the last years under JAX or torch and a CPU with AVX512-BF16 under TensorFlow (Linux); else
-    "float32". Set it before a trunk is built: `keras.config.set_dtype_policy(fastest_dtype())`.
+    "mixed_bfloat16" where the chip multiplies in it: a TPU, an NVIDIA GPU of compute capability 8.0 or more (2020 and
+    later), and a CPU with AVX512-BF16 or AMX-BF16 under TensorFlow on Linux, whose oneDNN makes use of it.
+    "mixed_float16" on an NVIDIA GPU of capability 7.x, for which `train` scales the loss. "float32" elsewhere. Where
+    GPUs differ, the oldest decides.
+
+    Returns:
+        The name of a Keras dtype policy.
+
+    Example: `keras.config.set_dtype_policy(fastest_dtype())`
     """
-    if any(device.startswith(("gpu", "cuda", "tpu")) for device in keras.distribution.list_devices()):
+    kinds = {device.partition(":")[0] for device in _devices()}
+    if "tpu" in kinds:
         return "mixed_bfloat16"
-    cpu = pathlib.Path("/proc/cpuinfo")
-    has_bfloat16 = cpu.exists() and "avx512_bf16" in cpu.read_text()
-    return "mixed_bfloat16" if has_bfloat16 and keras.backend.backend() == "tensorflow" else "float32"
+    if kinds & {"gpu", "cuda"}:
+        capability = _gpu_capability() or 0.0
+        return "mixed_bfloat16" if capability >= 8 else "mixed_float16" if capability >= 7 else "float32"
+    fast = keras.backend.backend() == "tensorflow" and {"avx512_bf16", "amx_bf16"} & _cpu_flags()
+    return "mixed_bfloat16" if fast else "float32"
+
+
+def _devices() -> list[str]:
+    """The accelerators, or the processors where there are none, as "gpu:0"."""
+    if keras.backend.backend() != "torch":
+        return keras.distribution.list_devices()
+    import torch  # only in this branch; Keras 3.15 does not list the devices of torch
+
+    return [f"cuda:{index}" for index in range(torch.cuda.device_count())] or ["cpu:0"]
+
+
+def _gpu_capability() -> float | None:
+    """The lowest compute capability of the GPUs in use, 8.6 for instance; None for those that have no such number."""
+    backend = keras.backend.backend()
+    found: list[Any]
+    if backend == "tensorflow":
+        import tensorflow as tf  # only in this branch: the other backends must not need TensorFlow
+
+        details = map(tf.config.experimental.get_device_details, tf.config.list_physical_devices("GPU"))
+        found = [each.get("compute_capability") for each in details]
+    elif backend == "jax":
+        import jax
+
+        found = [getattr(device, "compute_capability", None) for device in jax.devices()]
+    else:
+        import torch
+
+        found = [torch.cuda.get_device_capability(index) for index in range(torch.cuda.device_count())]
+    numbers = [number for number in map(_number, found) if number]
+    return min(numbers) if found and len(numbers) == len(found) else None
+
+
+def _number(capability: Any) -> float | None:
+    """TensorFlow and torch say (8, 6), JAX says "8.6" and of an AMD GPU "gfx90a"."""
+    try:
+        return float(capability if isinstance(capability, str) else "{}.{}".format(*capability))
+    except (TypeError, ValueError, IndexError):
+        return None
+
+
+def _cpu_flags() -> set[str]:
+    """What the processor can do, in Linux's words; nothing elsewhere."""
+    info = pathlib.Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    return next((set(line.split()) for line in lines if line.startswith("flags")), set())
 
 
 def train(
@@ -92,6 +148,7 @@ def train(
     gender_weight: float = 1.0,
     record: Mapping[str, Any] | None = None,
     callbacks: Iterable[keras.callbacks.Callback] = (),
+    profile: tuple[int, int] | None = None,
     verbose: int | str = "auto",
 ) -> keras.callbacks.History:
     """Trains all heads of a model together and leaves models, numbers and curves in a folder.
@@ -109,6 +166,8 @@ def train(
         gender_weight: of the gender loss.
         record: what else to write to run.json, such as the config.
         callbacks: further Keras callbacks.
+        profile: first and last step, of the first epoch and counted from 1, whose doings on host and device are traced
+            into `tensorboard/`; on TensorFlow and JAX. `pip install xprof`, then `tensorboard --logdir` shows them.
         verbose: as in Keras; "auto" is a progress bar on a terminal and a line an epoch elsewhere.
 
     Returns:
@@ -122,6 +181,7 @@ def train(
     Example: `train(model, batches, validation, workdir="runs/1", epochs=30, augmentation=Augmentation(seed=1))`
     """
     steps_per_epoch = _steps(train, steps_per_epoch, epochs)
+    _check_profile(profile, steps_per_epoch)
     workdir = pathlib.Path(workdir)
     if any((workdir / name).exists() for name in (BEST_MODEL, LAST_MODEL)):
         raise FileExistsError(f"{workdir} holds a trained model already. Choose another workdir, or move it away.")
@@ -130,13 +190,14 @@ def train(
     learner = _compile(model, augmentation, optimizer, age_weight, gender_weight)
     workdir.mkdir(parents=True, exist_ok=True)
     _write_record(workdir, model, record)
+    tracing = [_Trace(workdir / TENSORBOARD, *profile)] if profile else []
     return learner.fit(
         train,
         epochs=epochs,
         steps_per_epoch=steps_per_epoch,
         validation_data=validation,
         shuffle=False,  # the dataset has shuffled already
-        callbacks=[*_callbacks(model, workdir, "loss" if validation is None else "val_loss"), *callbacks],
+        callbacks=[*_callbacks(model, workdir, "loss" if validation is None else "val_loss"), *tracing, *callbacks],
         verbose=(1 if sys.stdout.isatty() else 2) if verbose == "auto" else verbose,
     )
 
@@ -149,6 +210,17 @@ def _steps(train: Any, steps_per_epoch: int | None, epochs: int) -> int:
     if steps_per_epoch is None or steps_per_epoch < 1:
         raise ValueError(f"`steps_per_epoch` must be 1 or more. Received: steps_per_epoch={steps_per_epoch}")
     return steps_per_epoch
+
+
+def _check_profile(profile: tuple[int, int] | None, steps_per_epoch: int) -> None:
+    if profile is None:
+        return
+    if not 1 <= profile[0] <= profile[1] <= steps_per_epoch:
+        raise ValueError(
+            f"`profile` must be a first and a last step in 1..{steps_per_epoch}. Received: profile={profile}"
+        )
+    if keras.backend.backend() not in ("tensorflow", "jax"):
+        raise ValueError(f"`profile` works on TensorFlow and JAX. Received: the backend {keras.backend.backend()!r}")
 
 
 def _check_targets(train: Any, model: keras.Model) -> None:
@@ -196,7 +268,7 @@ def _write_record(workdir: pathlib.Path, model: keras.Model, record: Mapping[str
         "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "command": sys.argv,
         "backend": keras.backend.backend(),
-        "devices": keras.distribution.list_devices(),
+        "devices": _devices(),
         "dtype_policy": keras.config.dtype_policy().name,
         "parameters": model.count_params(),
         "versions": {"python": platform.python_version(), **{name: v for name, v in installed.items() if v}},
@@ -220,7 +292,7 @@ def _callbacks(model: keras.Model, workdir: pathlib.Path, monitor: str) -> list[
         _WriteCurves(workdir),
     ]
     if importlib.util.find_spec("tensorflow"):  # Keras writes TensorBoard's files with it, on every backend
-        listed.append(keras.callbacks.TensorBoard(str(workdir / "tensorboard"), write_graph=False))
+        listed.append(keras.callbacks.TensorBoard(str(workdir / TENSORBOARD), write_graph=False))
     return listed
 
 
@@ -248,6 +320,36 @@ class _StopAtNonFiniteLoss(keras.callbacks.Callback):
                 "Training has stopped; the models in the workdir are of the epochs before. "
                 "A lower learning rate or a longer warm-up usually helps."
             )
+
+
+class _Trace(keras.callbacks.Callback):
+    """Traces some steps of the first epoch; Keras's own callback refuses on JAX before Python 3.12."""
+
+    def __init__(self, folder: pathlib.Path, first: int, last: int) -> None:
+        super().__init__()
+        self._folder, self._first, self._last = folder, first, last
+
+    def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
+        self._in_first_epoch = epoch == 0
+
+    def on_train_batch_begin(self, batch: int, logs: dict | None = None) -> None:
+        if self._in_first_epoch and batch + 1 == self._first:
+            _profiler()[0](str(self._folder))
+
+    def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
+        if self._in_first_epoch and batch + 1 == self._last:  # the loss has been looked at: the step is done
+            _profiler()[1]()
+
+
+def _profiler() -> tuple[Callable[[str], None], Callable[[], None]]:
+    """How the backend starts and stops a trace."""
+    if keras.backend.backend() == "jax":
+        import jax
+
+        return jax.profiler.start_trace, jax.profiler.stop_trace
+    import tensorflow as tf  # only in this branch: the other backends must not need TensorFlow
+
+    return tf.profiler.experimental.start, tf.profiler.experimental.stop
 
 
 class _WriteCurves(keras.callbacks.Callback):

@@ -25,13 +25,24 @@ from experiments import config as configs
 if TYPE_CHECKING:
     import keras
 
+TRACED = 4  # steps: a trace of one on two cores has 10,000 events and more
+
 _CONFIG = config_flags.DEFINE_config_file("config", None, "What to train: a file of experiments/configs.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder for the models, numbers and curves of this run.", required=True)
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "Where `tfds build` wrote; by default ~/tensorflow_datasets.")
+_PROFILE = flags.DEFINE_bool("profile", False, "Trace a few steps in the middle of the first epoch for TensorBoard.")
 
 
-def train_and_evaluate(config: configs.Config, workdir: pathlib.Path, data_dir: str | None = None) -> pathlib.Path:
+def train_and_evaluate(
+    config: configs.Config, workdir: pathlib.Path, data_dir: str | None = None, *, profile: bool = False
+) -> pathlib.Path:
     """Trains what the config says and writes report.json and predictions.png beside the model.
+
+    Args:
+        config: what to train.
+        workdir: folder of the run.
+        data_dir: where `tfds build` wrote; by default TFDS's own folder.
+        profile: whether to trace up to `TRACED` steps in the middle of the first epoch.
 
     Returns:
         The path of predictions.png.
@@ -75,7 +86,10 @@ def train_and_evaluate(config: configs.Config, workdir: pathlib.Path, data_dir: 
         age_weight=config.age_weight,
         gender_weight=config.gender_weight,
         record={"config": dataclasses.asdict(config)},
+        profile=_middle(steps_per_epoch) if profile else None,
     )
+    if profile:
+        print(f"\nTrace: pip install xprof && tensorboard --logdir={workdir / 'tensorboard'}, then the tab Profile")
 
     predictor = ag.Predictor(workdir)
     report = ag.evaluate(predictor.model, load("test", heads=heads))
@@ -84,6 +98,16 @@ def train_and_evaluate(config: configs.Config, workdir: pathlib.Path, data_dir: 
     picture = draw_predictions(predictor, load("test"), workdir / "predictions.png")
     print(f"Model: {workdir / BEST_MODEL}\nCurves: {workdir / 'curves.png'}\nPredictions: {picture}")
     return picture
+
+
+def _middle(steps: int) -> tuple[int, int]:
+    """The first and the last of the steps to trace: not at the start, where graphs are built and buffers filled.
+
+    >>> _middle(100), _middle(2), _middle(1)
+    ((49, 52), (1, 2), (1, 1))
+    """
+    first = max(1, (steps - TRACED) // 2 + 1)
+    return first, min(steps, first + TRACED - 1)
 
 
 def build(config: configs.Config) -> "keras.Model":
@@ -101,7 +125,7 @@ def build(config: configs.Config) -> "keras.Model":
 def main(_: list[str]) -> None:
     logging.set_verbosity(logging.WARNING)  # TFDS tells of each file it opens
     try:
-        train_and_evaluate(_CONFIG.value, pathlib.Path(_WORKDIR.value), _DATA_DIR.value)
+        train_and_evaluate(_CONFIG.value, pathlib.Path(_WORKDIR.value), _DATA_DIR.value, profile=_PROFILE.value)
     except (OSError, FloatingPointError) as error:
         sys.exit(f"{type(error).__name__}: {error}")  # the words say it all; a traceback would hide them
 

@@ -58,6 +58,7 @@ def run(prepared: pathlib.Path, tmp_path_factory: pytest.TempPathFactory) -> pat
         f"--data_dir={prepared}",
         "--config.epochs=1",
         "--config.steps_per_epoch=2",
+        "--profile",
         "--config.augmentation.erasing=0.5",
     )
     assert done.returncode == 0, done.stderr[-3000:]
@@ -71,6 +72,12 @@ def test_training_ends_with_a_table_and_the_path_of_a_picture(run: pathlib.Path)
     assert words.strip().endswith(f"Predictions: {run / 'predictions.png'}")
     with Image.open(run / "predictions.png") as picture:
         assert picture.size[0] > 600
+
+
+def test_profile_traces_steps_and_says_how_to_look_at_them(run: pathlib.Path) -> None:
+    assert list((run / "tensorboard").rglob("*.xplane.pb"))
+    words = (run / "stdout.txt").read_text()
+    assert f"pip install xprof && tensorboard --logdir={run / 'tensorboard'}" in words
 
 
 def test_the_record_holds_the_config_as_it_was_overridden(run: pathlib.Path) -> None:

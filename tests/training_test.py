@@ -1,16 +1,23 @@
 import csv
 import json
+import os
 import pathlib
 import re
+import subprocess
+import sys
+import types
+from collections.abc import Iterator
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from conftest import make_tiny_trunk
 
 import agegender as ag
-from agegender import losses
+from agegender import losses, training
 
+ROOT = pathlib.Path(__file__).parent.parent
 SIZE = 24
 
 
@@ -195,3 +202,189 @@ def test_an_endless_stream_without_a_length_asks_for_one(tiny_trunk: keras.Model
 def test_an_optimizer_out_of_range_is_refused(options: dict) -> None:
     with pytest.raises(ValueError, match="Received: steps="):
         ag.make_optimizer(**{"steps": 10, **options})
+
+
+# ---- the dtype
+
+
+@pytest.mark.parametrize(
+    ("devices", "capability", "expected"),
+    [
+        (["tpu:0"], None, "mixed_bfloat16"),
+        (["gpu:0"], 9.0, "mixed_bfloat16"),
+        (["gpu:0", "gpu:1"], 8.0, "mixed_bfloat16"),
+        (["cuda:0"], 8.6, "mixed_bfloat16"),
+        (["gpu:0"], 7.5, "mixed_float16"),
+        (["gpu:0"], 7.0, "mixed_float16"),
+        (["gpu:0"], 6.1, "float32"),
+        (["gpu:0"], None, "float32"),  # of another maker
+    ],
+)
+def test_an_accelerator_gets_the_dtype_that_it_multiplies_in(
+    monkeypatch: pytest.MonkeyPatch, devices: list[str], capability: float | None, expected: str
+) -> None:
+    monkeypatch.setattr(training, "_devices", lambda: devices)
+    monkeypatch.setattr(training, "_gpu_capability", lambda: capability)
+    assert ag.fastest_dtype() == expected
+
+
+@pytest.mark.parametrize(
+    ("backend", "flags", "expected"),
+    [
+        ("tensorflow", {"avx512f", "avx512_bf16"}, "mixed_bfloat16"),
+        ("tensorflow", {"amx_bf16"}, "mixed_bfloat16"),
+        ("tensorflow", {"avx2", "avx512f"}, "float32"),
+        ("tensorflow", set(), "float32"),
+        ("jax", {"avx512_bf16"}, "float32"),
+    ],
+)
+def test_a_processor_gets_bfloat16_where_onednn_can_use_it(
+    monkeypatch: pytest.MonkeyPatch, backend: str, flags: set[str], expected: str
+) -> None:
+    monkeypatch.setattr(training, "_devices", lambda: ["cpu:0"])
+    monkeypatch.setattr(training, "_cpu_flags", lambda: flags)
+    monkeypatch.setattr(keras.backend, "backend", lambda: backend)
+    assert ag.fastest_dtype() == expected
+
+
+@pytest.mark.parametrize(
+    ("details", "expected"),
+    [
+        ([{"compute_capability": (8, 6)}, {"compute_capability": (7, 5)}], 7.5),
+        ([{"compute_capability": (12, 0)}], 12.0),
+        ([{"device_name": "another maker's"}], None),
+        ([], None),
+    ],
+)
+def test_tensorflow_tells_the_capability_of_the_oldest_gpu(
+    monkeypatch: pytest.MonkeyPatch, details: list[dict], expected: float | None
+) -> None:
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: list(range(len(details))))
+    monkeypatch.setattr(tf.config.experimental, "get_device_details", lambda index: details[index])
+    assert training._gpu_capability() == expected
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "expected"), [(["8.0"], 8.0), (["9.0", "7.0"], 7.0), (["gfx90a"], None), ([None], None)]
+)
+def test_jax_tells_the_capability_of_the_oldest_gpu(
+    monkeypatch: pytest.MonkeyPatch, capabilities: list[str | None], expected: float | None
+) -> None:
+    devices = [types.SimpleNamespace(compute_capability=capability) for capability in capabilities]
+    monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
+    monkeypatch.setitem(sys.modules, "jax", types.SimpleNamespace(devices=lambda: devices))
+    assert training._gpu_capability() == expected
+
+
+def test_torch_tells_the_capability_of_the_oldest_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    capabilities = [(9, 0), (8, 9)]
+    cuda = types.SimpleNamespace(device_count=lambda: 2, get_device_capability=lambda index: capabilities[index])
+    monkeypatch.setattr(keras.backend, "backend", lambda: "torch")
+    monkeypatch.setitem(sys.modules, "torch", types.SimpleNamespace(cuda=cuda))
+    assert training._gpu_capability() == 8.9
+    assert training._devices() == ["cuda:0", "cuda:1"] and ag.fastest_dtype() == "mixed_bfloat16"
+
+
+@pytest.fixture
+def float16() -> Iterator[None]:
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy("mixed_float16")
+    yield
+    keras.config.set_dtype_policy(before)
+
+
+def test_float16_trains_with_a_scaled_loss(float16: None, tmp_path: pathlib.Path) -> None:
+    model = ag.build_model(make_tiny_trunk(), age_dropout=(0,) * 3, gender_dropout=(0,) * 3)
+    optimizer = ag.make_optimizer(steps=16 * 4, learning_rate=3e-3)
+    learner = training._compile(model, None, optimizer, 1.0, 1.0)
+    assert isinstance(learner.optimizer, keras.optimizers.LossScaleOptimizer)
+    history = ag.train(model, faces(128), faces(32), workdir=tmp_path, epochs=4, optimizer=optimizer, verbose=0).history
+    assert history["val_loss"][-1] < 0.7 * history["loss"][0]
+    saved = keras.saving.load_model(tmp_path / "last.keras")
+    pictures = next(iter(faces(8)))[0]
+    assert saved(pictures)["age"].dtype == "float32"  # the heads
+    np.testing.assert_array_equal(saved(pictures)["age"], model(pictures)["age"])
+
+
+def test_the_gradients_of_float16_are_clipped_at_their_true_length(float16: None, tmp_path: pathlib.Path) -> None:
+    model = ag.build_model(make_tiny_trunk())
+    before = [np.array(weight) for weight in model.trainable_weights]
+    plain = keras.optimizers.SGD(1.0, global_clipnorm=0.01)  # the gradients are longer, and 2**15 times when scaled
+    ag.train(model, faces(8), workdir=tmp_path, epochs=1, optimizer=plain, verbose=0)
+    moved = [np.sum((np.array(w) - b) ** 2) for w, b in zip(model.trainable_weights, before, strict=True)]
+    assert np.sqrt(np.sum(moved)) == pytest.approx(0.01, rel=1e-3)
+
+
+def test_float16_stops_at_a_loss_that_is_not_finite(float16: None, tmp_path: pathlib.Path) -> None:
+    poisoned = faces(16).map(lambda pictures, targets: (pictures, {**targets, "age": targets["age"] * float("nan")}))
+    with pytest.raises(FloatingPointError, match="nan at step 1 "):
+        ag.train(ag.build_model(make_tiny_trunk()), poisoned, workdir=tmp_path, epochs=1, verbose=0)
+
+
+# ---- what crosses to the device, and what is traced there
+
+
+def test_pictures_reach_the_device_as_uint8(
+    tiny_trunk: keras.Model, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reached: dict[str, set] = {}
+
+    def watch(name: str) -> None:
+        step = getattr(keras.Model, name)
+
+        def look(self, data):
+            reached.setdefault(name, set()).add(data[0].dtype.name)
+            return step(self, data)
+
+        monkeypatch.setattr(keras.Model, name, look)
+
+    for name in ("train_step", "test_step", "predict_step"):  # what Keras traces: its arguments come from the host
+        watch(name)
+    model = ag.build_model(tiny_trunk)
+    ag.train(model, faces(8), faces(8), workdir=tmp_path, epochs=1, augmentation=ag.Augmentation(), verbose=0)
+    assert reached == {"train_step": {"uint8"}, "test_step": {"uint8"}}
+    ag.evaluate(model, faces(8))
+    assert reached.pop("predict_step") == {"uint8"}
+    ag.Predictor(ag.build_model(make_tiny_trunk()))(np.zeros((2, 30, 30, 3)))
+    assert reached["predict_step"] == {"uint8"}
+
+
+def test_chosen_steps_are_traced_for_tensorboard(tiny_trunk: keras.Model, tmp_path: pathlib.Path) -> None:
+    ag.train(ag.build_model(tiny_trunk), faces(32), workdir=tmp_path, epochs=2, profile=(2, 3), verbose=0)
+    [trace] = (tmp_path / "tensorboard").rglob("*.xplane.pb")
+    assert b"Conv2DBackpropInput" in trace.read_bytes()
+
+
+@pytest.mark.parametrize("profile", [(0, 1), (2, 1), (1, 5)])
+def test_steps_that_cannot_be_traced_are_named(
+    tiny_trunk: keras.Model, tmp_path: pathlib.Path, profile: tuple[int, int]
+) -> None:
+    with pytest.raises(ValueError, match=re.escape(f"in 1..4. Received: profile={profile}")):
+        ag.train(ag.build_model(tiny_trunk), faces(32), workdir=tmp_path / "run", epochs=1, profile=profile)
+    assert not (tmp_path / "run").exists()
+
+
+ON_JAX = """
+import sys, keras, numpy as np
+import agegender as ag
+reached = set()
+step = keras.Model.train_step
+keras.Model.train_step = lambda self, state, data: (reached.add(data[0].dtype.name), step(self, state, data))[1]
+trunk = keras.Sequential([keras.Input((24, 24, 3)), keras.layers.Rescaling(1 / 255), keras.layers.GlobalMaxPooling2D()])
+pictures, ages = np.zeros((4, 24, 24, 3), "uint8"), np.full((4, 1), 30, "float32")
+class Batches(keras.utils.PyDataset):
+    def __len__(self): return 2
+    def __getitem__(self, index): return pictures, {"age": ages}
+ag.train(ag.build_model(trunk, heads=["age"]), Batches(), workdir=sys.argv[1], epochs=1, profile=(2, 2), verbose=0)
+print(keras.backend.backend(), reached)
+"""
+
+
+def test_jax_too_gets_uint8_and_is_traced(tmp_path: pathlib.Path) -> None:
+    environ = {**os.environ, "KERAS_BACKEND": "jax"}
+    command = [sys.executable, "-c", ON_JAX, str(tmp_path)]
+    done = subprocess.run(
+        command, env=environ, cwd=pathlib.Path(__file__).parent.parent, capture_output=True, text=True
+    )
+    assert done.stdout.split() == ["jax", "{'uint8'}"], done.stderr
+    assert list((tmp_path / "tensorboard").rglob("*.xplane.pb"))
