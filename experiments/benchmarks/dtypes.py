@@ -81,7 +81,7 @@ def compare_curves(
             runs[dtype, seed] = _read(workdir)
             if picture:
                 draw(runs, pathlib.Path(picture))
-    rows = [
+    rows: list[turns.Row] = [
         {
             "dtype": dtype,
             "seed": seed,

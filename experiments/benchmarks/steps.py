@@ -1,7 +1,8 @@
 """What the benchmarks of a training step share: the compiled model that `agegender.train` fits, and a batch."""
 
 import os
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from agegender.schema import HEADS
@@ -49,3 +50,42 @@ def first_batch(data_dir: str | os.PathLike | None, *, batch_size: int, image_si
     dataset = ag.load_utkface("train", batch_size=batch_size, image_size=image_size, data_dir=data_dir, cache=None)
     pictures, targets = next(dataset.take(1).as_numpy_iterator())
     return pictures, targets
+
+
+def repeated(batch: tuple[Any, dict[str, Any]]) -> Any:
+    """The same batch without end, for `fit`; nothing is read or decoded."""
+    import tensorflow as tf
+
+    return tf.data.Dataset.from_tensors(batch).repeat()
+
+
+def compiled(augmentation: "keras.layers.Layer") -> Callable[[Any], Any]:
+    """The augmentation alone, as the training step runs it: a function of pictures that waits for its result."""
+    import keras
+
+    if keras.backend.backend() == "jax":
+        import jax
+
+        augmentation.build(None)
+        state = [variable.value for variable in augmentation.non_trainable_variables]
+        call = jax.jit(lambda pictures: augmentation.stateless_call([], state, pictures, training=True)[0])
+        return lambda pictures: call(pictures).block_until_ready()
+    import tensorflow as tf
+
+    call = tf.function(lambda pictures: augmentation(pictures, training=True))
+    return lambda pictures: call(pictures)[0, 0, 0, 0].numpy()
+
+
+def seconds_of_fit(learner: "keras.Model", batches: Any, count: int) -> float:
+    """Seconds a step of `fit`, over `count` steps after a first one that is not timed."""
+    import keras
+
+    ends: list[float] = []
+
+    def note(batch: int, logs: dict[str, Any]) -> None:
+        float(logs["loss"])  # waits for the step, as `train` does to see whether the loss is finite
+        ends.append(time.perf_counter())
+
+    clock = keras.callbacks.LambdaCallback(on_train_batch_end=note)
+    learner.fit(batches, steps_per_epoch=count + 1, shuffle=False, callbacks=[clock], verbose=0)
+    return (ends[-1] - ends[0]) / count
