@@ -102,6 +102,40 @@ def matrices(noise: Tensor, settings: Settings, height: int, width: int) -> Tens
     return ops.reshape(ops.stack([a, b, e, c, d, f], axis=1), (-1, 2, 3))
 
 
+def _gather_rows(pictures: Tensor) -> Callable[[Tensor], Tensor]:
+    """Gathers pixels `[B, H, W, C]` of any kind of picture from places `[B, H, W]`, which count row by row."""
+    batch, height, width, channels = ops.shape(pictures)
+    pixels = ops.reshape(pictures, (batch, height * width, channels))
+
+    def gather(places: Tensor) -> Tensor:
+        found = ops.take_along_axis(pixels, ops.reshape(places, (batch, height * width, 1)), axis=1)
+        return ops.reshape(found, (batch, height, width, channels))
+
+    return gather
+
+
+def _gather_packed(pictures: Tensor) -> Callable[[Tensor], Tensor]:
+    """Does the same for bytes, with the channels of a pixel in one number, which is one load instead of three.
+
+    On the CPU it makes little difference under TensorFlow (1.03 to 1.15 times as fast) and much under JAX (2.5 times at
+    200 px, 3.7 times at 64 px).
+    """
+    shape = batch, height, width, channels = ops.shape(pictures)
+    shifts = 8 * ops.arange(channels, dtype="int32")
+    # XLA would compute a sum of three terms again at every use; what comes out of a `sum` along an axis it writes once.
+    pixels = ops.sum(ops.left_shift(ops.cast(pictures, "int32"), shifts), axis=-1)
+    pixels = ops.reshape(pixels, (batch, height * width))
+
+    def gather(places: Tensor) -> Tensor:
+        # Once a channel, though it is the same number: XLA writes out a gather that is used more than once, but drops
+        # the repetition from the innermost loop.
+        places = ops.reshape(ops.broadcast_to(places[..., None], shape), (batch, height * width * channels))
+        found = ops.reshape(ops.take_along_axis(pixels, places, axis=1), shape)
+        return ops.bitwise_and(ops.right_shift(found, shifts), 255)
+
+    return gather
+
+
 def warp(pictures: Tensor, matrices: Tensor) -> Tensor:
     """Look every pixel of the new pictures up in the old ones, bilinearly, the edge repeated outside ("nearest").
 
@@ -131,14 +165,12 @@ def warp(pictures: Tensor, matrices: Tensor) -> Tensor:
     left, top = ops.cast(x, "int32"), ops.cast(y, "int32")
     right, bottom = ops.minimum(left + 1, width - 1), ops.minimum(top + 1, height - 1)
 
-    # Gathering rows of C uint8 along one axis was the fastest of twelve forms under XLA on the CPU; four gathers that
-    # fuse with the arithmetic beat one gather of four pixels, which has to be written out first.
-    pixels = ops.reshape(pictures, (batch, height * width, channels))
+    # Four gathers that fuse with the arithmetic beat one gather of four pixels, which has to be written out first.
+    packs = pictures.shape[-1] == 3 and keras.backend.standardize_dtype(pictures.dtype) == "uint8"
+    gather = (_gather_packed if packs else _gather_rows)(pictures)
 
     def look_up(row: Tensor, column: Tensor) -> Tensor:
-        place = ops.reshape(row * width + column, (batch, height * width, 1))
-        found = ops.take_along_axis(pixels, place, axis=1)
-        return ops.cast(ops.reshape(found, (batch, height, width, channels)), "float32")
+        return ops.cast(gather(row * width + column), "float32")
 
     x, y = (x - ops.cast(left, "float32"))[..., None], (y - ops.cast(top, "float32"))[..., None]
     above = look_up(top, left) * (1 - x) + look_up(top, right) * x
