@@ -154,7 +154,7 @@ def warp(pictures: Tensor, matrices: Tensor) -> Tensor:
     >>> ops.convert_to_numpy(moved)[0, 0, :, 0].tolist()
     [1.0, 1.0, 2.0]
     """
-    batch, height, width, channels = ops.shape(pictures)
+    _, height, width, _ = ops.shape(pictures)
     m = ops.reshape(matrices, (-1, 2, 3, 1, 1))
     x, y = ops.cast(ops.arange(width), "float32"), ops.cast(ops.arange(height), "float32")[:, None]
     # A coordinate clamped to the picture is fill_mode="nearest".

@@ -194,6 +194,50 @@ def test_sampled_parameters_fill_their_ranges_and_stay_inside():
     assert 0.45 < flipped.mean() < 0.55
 
 
+# --- Keras's five layers ---------------------------------------------------------------------------------------------
+
+SHEARED = [[1, 0.1, 0], [0.05, 1, 0]]  # about the corner and not the middle, hence by hand
+
+
+def geometry(settings: augment.Settings, **columns: float) -> np.ndarray:
+    return matrix(settings, height=24, width=40, **columns)
+
+
+@pytest.mark.parametrize(
+    ("layer", "arguments", "fixed", "expected"),
+    [
+        ("RandomRotation", [(10 / 360, 10 / 360)], {}, geometry(augment.Settings(rotation=10), rotation=1.0)),
+        ("RandomTranslation", [0.0, (0.13, 0.13)], {}, geometry(augment.Settings(width_shift=0.13), width_shift=0.0)),
+        ("RandomTranslation", [(0.13, 0.13), 0.0], {}, geometry(augment.Settings(height_shift=0.13), height_shift=0.0)),
+        (
+            "RandomZoom",
+            [(-0.2, -0.2), (0.1, 0.1)],
+            {},
+            geometry(augment.Settings(zoom=0.2), width_zoom=0.75, height_zoom=0),
+        ),
+        ("RandomShear", [(0.1, 0.1), (0.05, 0.05)], {"shear_factor": [[0.1, 0.05]] * 2}, SHEARED),
+        (
+            "RandomFlip",
+            ["horizontal"],
+            {"flips": np.ones([2, 1, 1, 1], bool)},
+            geometry(augment.Settings(horizontal_flip=True), flip=0.0),
+        ),
+    ],
+    ids=["rotation", "width_shift", "height_shift", "zoom", "shear", "flip"],
+)
+@pytest.mark.parametrize("dtype", ["uint8", "float32"])
+def test_each_of_keras_layers_makes_the_same_picture_of_the_same_transform(layer, arguments, fixed, expected, dtype):
+    # Ranges closed to a point leave nothing to chance but the sign of a shear and whether to flip: those are given.
+    options = {} if layer == "RandomFlip" else {"fill_mode": "nearest", "interpolation": "bilinear"}
+    changes = getattr(keras.layers, layer)(*arguments, **options)
+    before = pictures(2, 24, 40).astype(dtype)
+    drawn = changes.get_random_transformation(before, training=True)
+    drawn |= {name: ops.convert_to_tensor(values) for name, values in fixed.items()}
+    after = ops.convert_to_numpy(changes.transform_images(before, drawn))
+    assert (after != before).mean() > 0.5
+    np.testing.assert_allclose(warp(before, [expected] * 2), after, atol=0.01)
+
+
 # --- colour and erasing ----------------------------------------------------------------------------------------------
 
 
@@ -412,6 +456,17 @@ def test_inside_a_compiled_tf_function_it_is_a_function_of_seed_and_step_as_well
     layer.step = 1
     np.testing.assert_array_equal(function(pictures()), second)
     assert layer.step == 2 and (first != second).any() and (second != pictures()).any()
+
+
+@tensorflow_only
+@pytest.mark.parametrize("dtype", ["uint8", "float32"])
+def test_xla_makes_the_pictures_that_are_made_without_it(dtype):
+    import tensorflow as tf
+
+    settings = augment.Settings(10, 0.2, 0.2, 0.2, 0.2, True, 0.1, 0.1, 0.5)
+    drawn = np.random.default_rng(0).uniform(size=(4, len(augment.DRAWS))).astype("float32")
+    compiled = tf.function(augment.augment, jit_compile=True)(pictures().astype(dtype), drawn, settings)
+    np.testing.assert_allclose(compiled, augment.augment(pictures().astype(dtype), drawn, settings), atol=0.01)
 
 
 @tensorflow_only
