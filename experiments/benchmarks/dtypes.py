@@ -9,6 +9,7 @@ own; what is finished is not trained again, and `--picture=docs/dtype_curves.png
 """
 
 import csv
+import math
 import pathlib
 import shutil
 import statistics
@@ -93,6 +94,7 @@ def compare_curves(
     for name, words in CURVES.items():
         by_dtype = [_distance(runs[dtypes[0], seed], runs[dtypes[1], seed], name) for seed in seeds]
         by_seed = statistics.mean(_distance(runs[dtype, seeds[0]], runs[dtype, seeds[1]], name) for dtype in dtypes)
+        by_seed = by_seed or math.nan  # after very few steps the curves may not differ at all
         claims.append(turns.Claim(f"{words}: distance of dtypes / of seeds", [d / by_seed for d in by_dtype]))
     title = f"VGG16 from random weights, {image_size} px, batches of 32, {epochs} times {steps_per_epoch} steps"
     return turns.Result(title, rows, claims)

@@ -16,7 +16,7 @@ WHOLE = ("all", "last_block")
 
 
 def measure(
-    data_dir: str | None, *, rounds: int = 4, image_size: int = 200, batch_size: int = 8, steps_per_fit: int = 3
+    data_dir: str | None, *, rounds: int = 4, image_size: int = 200, batch_size: int = 8, steps_per_fit: int = 2
 ) -> turns.Result:
     import agegender as ag
 
@@ -29,7 +29,7 @@ def measure(
         seconds.setdefault(name, []).append(steps.seconds_of_fit(learner, dataset, count))
 
     contestants = {}
-    for trainable, count in zip(WHOLE, (steps_per_fit, 3 * steps_per_fit), strict=True):
+    for trainable, count in zip(WHOLE, (steps_per_fit, 2 * steps_per_fit), strict=True):
         learner = steps.make_learner(image_size=image_size, trainable=trainable, augmentation=ag.Augmentation(seed=1))
         for name, dataset in (("fed", fed), ("in memory", in_memory)):
             contestants[f"{trainable}, {name}"] = functools.partial(

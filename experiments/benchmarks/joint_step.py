@@ -25,6 +25,7 @@ def measure(data_dir: str | None, *, rounds: int = 7, image_size: int = 200, bat
 
     batch = steps.first_batch(data_dir, batch_size=batch_size, image_size=image_size)
     held = {name: _in_a_process_of_its_own(models, image_size, batch) for name, models in MODELS.items()}
+    alone = _in_a_process_of_its_own(MODELS[TWO][:1], image_size, batch)[1]
     learners = {name: _learners(models, image_size) for name, models in MODELS.items()}
     train = {name: lambda name=name: _train(learners[name], batch) for name in MODELS}
     predict = {name: lambda name=name: [each.predict_on_batch(batch[0]) for each in learners[name]] for name in MODELS}
@@ -51,6 +52,8 @@ def measure(data_dir: str | None, *, rounds: int = 7, image_size: int = 200, bat
         turns.Claim(f"{what}: joint / two", [facts[JOINT][what] / facts[TWO][what]], at_most=0.52)
         for what in ("parameters", "MB models", "MB peak")
     ]
+    apart = held[JOINT][1] / (2 * alone)  # two processes, a notebook each
+    claims.append(turns.Claim("MB peak: joint / two in two processes", [apart], at_most=0.52))
     title = f"VGG16, the notebook's layers trained, {image_size} px, batches of {batch_size}, "
     return turns.Result(title + keras.config.dtype_policy().name, rows, claims)
 
