@@ -2,11 +2,11 @@ r"""What the augmentation costs by itself, against five of Keras's layers in a r
 
     python -m experiments.benchmarks.augmentation --data_dir=...
 
-Batches of uint8 pictures that lie in memory become batches of float32. `Augmentation` is timed as it is called, with
-its draw; "geometry" is without colour and erasing, which is the work of the five layers RandomRotation,
-RandomTranslation, RandomShear, RandomZoom and RandomFlip at the same ranges, bilinear, fill_mode "nearest"
-(`tests/augment_test.py` shows that the same transforms give the same pictures). The layers are run in each way that
-makes sense, and the ratios are over the way whose median is best.
+Batches of uint8 pictures that lie in memory become batches of float32. `Augmentation` is timed with its draw, in a
+tf.function as in training; "geometry" is without colour and erasing, which is the work of the five layers
+RandomRotation, RandomTranslation, RandomShear, RandomZoom and RandomFlip at the same ranges, bilinear, fill_mode
+"nearest" (`tests/augment_test.py` shows that the same transforms give the same pictures). The layers are run in each
+way that makes sense, and the ratios are over the way whose median is best.
 
 "One op" is what can be had without XLA: the geometry of a picture in one matrix, as ours, and TensorFlow's own
 projective transform. JAX runs in a process of its own, after the others.
@@ -83,8 +83,8 @@ def measure(
     }
     fast = {
         "one op": _batches(one_op, pictures, FAST),
-        "Augmentation, geometry": _batches(_training(geometry), pictures, FAST),
-        "Augmentation": _batches(_training(full), pictures, FAST),
+        "Augmentation, geometry": _batches(tf.function(_training(geometry)), pictures, FAST),
+        "Augmentation": _batches(tf.function(_training(full)), pictures, FAST),
         "Augmentation, tf.data, batches in parallel": _mapped(_training(mapped), pictures, FAST, parallel),
     }
     times = turns.in_turn(layers | fast, rounds=rounds)
