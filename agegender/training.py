@@ -8,6 +8,7 @@ tensorboard/   the same numbers for `tensorboard --logdir`
 
 import csv
 import datetime
+import functools
 import importlib.metadata
 import importlib.util
 import json
@@ -21,7 +22,7 @@ from typing import Any
 
 import keras
 
-from agegender import losses
+from agegender import losses, trunk_cache
 from agegender.schema import AGE, BEST_MODEL, GENDER
 
 LAST_MODEL = "last.keras"
@@ -146,6 +147,7 @@ def train(
     optimizer: keras.optimizers.Optimizer | None = None,
     age_weight: float = 1.0,
     gender_weight: float = 1.0,
+    cache_trunk: int = 0,
     record: Mapping[str, Any] | None = None,
     callbacks: Iterable[keras.callbacks.Callback] = (),
     profile: tuple[int, int] | None = None,
@@ -164,6 +166,9 @@ def train(
         optimizer: by default `make_optimizer` for the length of this run.
         age_weight: of the age loss, see `losses.joint_loss`.
         gender_weight: of the gender loss.
+        cache_trunk: K, the number of epochs of which the features of the trunk's frozen part are computed beforehand
+            and kept on the disk, below `workdir`, until training ends; later epochs see these K views of each picture
+            again. 0 computes them anew in each epoch. `agegender.trunk_cache` says how, and how much room it takes.
         record: what else to write to run.json, such as the config.
         callbacks: further Keras callbacks.
         profile: first and last step, of the first epoch and counted from 1, whose doings on host and device are traced
@@ -174,12 +179,15 @@ def train(
         Keras's History: `history.history["val_age_mae"][-1]`.
 
     Raises:
-        ValueError: for arguments out of range.
+        ValueError: for arguments out of range, and for a cache of a trunk of which nothing is frozen.
+        OSError: if the disk has too little room for the cache.
         FileExistsError: if the folder holds a run; nothing of it is touched.
         FloatingPointError: if the loss is not finite; names the step. The folder keeps the epochs before it.
 
     Example: `train(model, batches, validation, workdir="runs/1", epochs=30, augmentation=Augmentation(seed=1))`
     """
+    if isinstance(cache_trunk, bool) or not isinstance(cache_trunk, int) or not 0 <= cache_trunk <= epochs:
+        raise ValueError(f"`cache_trunk` must be in 0..{epochs} epochs. Received: cache_trunk={cache_trunk!r}")
     steps_per_epoch = _steps(train, steps_per_epoch, epochs)
     _check_profile(profile, steps_per_epoch)
     workdir = pathlib.Path(workdir)
@@ -187,19 +195,25 @@ def train(
         raise FileExistsError(f"{workdir} holds a trained model already. Choose another workdir, or move it away.")
     _check_targets(train, model)
     optimizer = optimizer or make_optimizer(steps=epochs * steps_per_epoch)
-    learner = _compile(model, augmentation, optimizer, age_weight, gender_weight)
+    frozen, rest = trunk_cache.split_model(model) if cache_trunk else (None, None)
+    learner = _compile(rest or _learner(model, augmentation), optimizer, age_weight, gender_weight)
     workdir.mkdir(parents=True, exist_ok=True)
     _write_record(workdir, model, record)
-    tracing = [_Trace(workdir / TENSORBOARD, *profile)] if profile else []
-    return learner.fit(
-        train,
-        epochs=epochs,
-        steps_per_epoch=steps_per_epoch,
-        validation_data=validation,
-        shuffle=False,  # the dataset has shuffled already
-        callbacks=[*_callbacks(model, workdir, "loss" if validation is None else "val_loss"), *tracing, *callbacks],
-        verbose=(1 if sys.stdout.isatty() else 2) if verbose == "auto" else verbose,
-    )
+    options: dict[str, Any] = {
+        "epochs": epochs,
+        "shuffle": False,  # the dataset has shuffled already
+        "callbacks": [*_callbacks(model, workdir, "loss" if validation is None else "val_loss", profile), *callbacks],
+        "verbose": (1 if sys.stdout.isatty() else 2) if verbose == "auto" else verbose,
+    }
+    if not cache_trunk:
+        return learner.fit(train, steps_per_epoch=steps_per_epoch, validation_data=validation, **options)
+    with trunk_cache.folder(workdir) as folder:
+        kept = functools.partial(trunk_cache.record, frozen, verbose=options["verbose"])
+        views: dict[str, Any] = {"records": cache_trunk, "epochs": epochs, "augmentation": augmentation}
+        replayed = kept(train, folder / "train", steps=steps_per_epoch, **views)
+        if validation is not None:
+            validation = kept(validation, folder / "validation", steps=len(validation))
+        return learner.fit(replayed, steps_per_epoch=steps_per_epoch, validation_data=validation, **options)
 
 
 def _steps(train: Any, steps_per_epoch: int | None, epochs: int) -> int:
@@ -239,25 +253,24 @@ def _length(dataset: Any) -> int | None:
         return None
 
 
-def _compile(
-    model: keras.Model,
-    augmentation: keras.layers.Layer | None,
-    optimizer: keras.optimizers.Optimizer,
-    age_weight: float,
-    gender_weight: float,
-) -> keras.Model:
+def _learner(model: keras.Model, augmentation: keras.layers.Layer | None) -> keras.Model:
     """The model that is fitted: augmentation and model in one step, so that the accelerator does both."""
     pictures = keras.Input(model.input_shape[1:], dtype="uint8", name="picture")
-    outputs = model(pictures if augmentation is None else augmentation(pictures))
-    learner = keras.Model(pictures, outputs, name="learner")
+    return keras.Model(pictures, model(pictures if augmentation is None else augmentation(pictures)), name="learner")
+
+
+def _compile(
+    learner: keras.Model, optimizer: keras.optimizers.Optimizer, age_weight: float, gender_weight: float
+) -> keras.Model:
+    heads = list(learner.output)
     # Keras puts the head before the name of a metric only where there are several heads.
-    prefix = {head: "" if len(outputs) > 1 else f"{head}_" for head in outputs}
+    prefix = {head: "" if len(heads) > 1 else f"{head}_" for head in heads}
     measures = {AGE: (keras.metrics.MeanAbsoluteError, "mae"), GENDER: (keras.metrics.BinaryAccuracy, "accuracy")}
-    metrics = {head: measures[head][0](name=prefix[head] + measures[head][1]) for head in outputs}
+    metrics = {head: measures[head][0](name=prefix[head] + measures[head][1]) for head in heads}
     learner.compile(
         optimizer=optimizer,
         metrics=metrics,
-        **losses.compile_losses(list(outputs), age_weight=age_weight, gender_weight=gender_weight),
+        **losses.compile_losses(heads, age_weight=age_weight, gender_weight=gender_weight),
     )
     return learner
 
@@ -284,7 +297,9 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _callbacks(model: keras.Model, workdir: pathlib.Path, monitor: str) -> list[keras.callbacks.Callback]:
+def _callbacks(
+    model: keras.Model, workdir: pathlib.Path, monitor: str, profile: tuple[int, int] | None
+) -> list[keras.callbacks.Callback]:
     listed: list[keras.callbacks.Callback] = [
         _StopAtNonFiniteLoss(),
         _Checkpoint(model, workdir / LAST_MODEL),
@@ -293,7 +308,7 @@ def _callbacks(model: keras.Model, workdir: pathlib.Path, monitor: str) -> list[
     ]
     if importlib.util.find_spec("tensorflow"):  # Keras writes TensorBoard's files with it, on every backend
         listed.append(keras.callbacks.TensorBoard(str(workdir / TENSORBOARD), write_graph=False))
-    return listed
+    return [*listed, _Trace(workdir / TENSORBOARD, *profile)] if profile else listed
 
 
 class _Checkpoint(keras.callbacks.ModelCheckpoint):

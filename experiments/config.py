@@ -34,6 +34,7 @@ class Config:
         weights: "vggface", the path of such a file, or "none" for random ones.
         trainable: "all", "last_block", "none" or a number of last layers.
         dtype: a Keras dtype policy, or "auto" for the fastest one of the machine.
+        cache_trunk: epochs of which the frozen part of the trunk is computed once and kept on the disk; 0 for none.
         warmup: share of the steps in which the learning rate rises.
         image_size: pixels a side.
         steps_per_epoch: batches an epoch; 0 is one pass over the training split.
@@ -46,6 +47,7 @@ class Config:
     weights: str = "vggface"
     trainable: str = "last_block"
     dtype: str = "auto"
+    cache_trunk: int = 0
     age_weight: float = 1.0
     gender_weight: float = 1.0
     batch_size: int = 64

@@ -85,6 +85,7 @@ def train_and_evaluate(
         optimizer=optimizer,
         age_weight=config.age_weight,
         gender_weight=config.gender_weight,
+        cache_trunk=config.cache_trunk,
         record={"config": dataclasses.asdict(config)},
         profile=_middle(steps_per_epoch) if profile else None,
     )

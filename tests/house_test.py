@@ -17,7 +17,8 @@ ABOVE = {
     "schema": set(),
     **{room: {"schema"} for room in LEAVES},
     "input_pipeline": {"schema", "conditions"},
-    "training": {"schema", "losses"},
+    "trunk_cache": set(),
+    "training": {"schema", "losses", "trunk_cache"},
     "evaluation": {"schema", "metrics"},
     "predict": {"schema", "augment", "vggface"},
 }

@@ -296,7 +296,7 @@ def float16() -> Iterator[None]:
 def test_float16_trains_with_a_scaled_loss(float16: None, tmp_path: pathlib.Path) -> None:
     model = ag.build_model(make_tiny_trunk(), age_dropout=(0,) * 3, gender_dropout=(0,) * 3)
     optimizer = ag.make_optimizer(steps=16 * 4, learning_rate=3e-3)
-    learner = training._compile(model, None, optimizer, 1.0, 1.0)
+    learner = training._compile(training._learner(model, None), optimizer, 1.0, 1.0)
     assert isinstance(learner.optimizer, keras.optimizers.LossScaleOptimizer)
     history = ag.train(model, faces(128), faces(32), workdir=tmp_path, epochs=4, optimizer=optimizer, verbose=0).history
     assert history["val_loss"][-1] < 0.7 * history["loss"][0]
