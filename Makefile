@@ -11,15 +11,16 @@ CONFIG_FILE := $(if $(filter %.py,$(CONFIG)),$(CONFIG),experiments/configs/$(CON
 
 # Prepared data for each state of a folder of pictures: names, sizes and dates; TFDS would reuse what has gone stale.
 ifeq ($(UTKFACE),)
-PICTURES := data/synthetic
-PREPARED := data/prepared-synthetic
+PICTURE_SIZE ?= $(if $(filter bench,$(MAKECMDGOALS)),200,64)
+PICTURES := data/synthetic-$(PICTURE_SIZE)
+PREPARED := data/prepared-synthetic-$(PICTURE_SIZE)
 else
 PICTURES := $(if $(wildcard $(UTKFACE)/.),$(UTKFACE),$(patsubst %/,%,$(dir $(UTKFACE))))
 PREPARED := data/prepared-$(firstword $(shell ls -lnR "$(PICTURES)" 2>/dev/null | cksum))
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help train check-arguments test lint clean
+.PHONY: help train bench prepare check-arguments test lint clean
 
 help: ## Say what there is to make.
 	@echo 'make train                     train, evaluate and predict on faces that the project draws'
@@ -28,19 +29,29 @@ help: ## Say what there is to make.
 	@echo 'make train CONFIG=NAME         with experiments/configs/NAME.py; those there are:'
 	@echo '                               $(filter-out __init__,$(notdir $(basename $(wildcard experiments/configs/*.py))))'
 	@echo 'make train WORKDIR=FOLDER      where models, numbers and curves go (now: runs/CONFIG-DATE-TIME)'
+	@echo 'make bench                     time the library against what it is to be better than: about ten minutes;'
+	@echo '                               UTKFACE=FOLDER times it on real pictures, of 200 px if you have them'
 	@echo 'make test                      check style and types, run all tests'
 	@echo 'make lint                      check style and types only'
 	@echo 'make clean                     remove the environment and the prepared data; runs/ stays'
 	@echo
 	@echo 'PYTHON=python3.12 chooses the Python (3.11 to 3.13) that the environment is made with.'
 
-train: check-arguments $(BIN)/.train
+train: prepare
+	$(BIN)/python -m experiments.train --config=$(CONFIG_FILE) --workdir=$(WORKDIR) --data_dir=$(PREPARED)
+
+# The benchmarks that fit ten minutes together, one after the other; their numbers as JSON in runs/bench/.
+BENCHMARKS := first_epoch cached_epochs growth augmentation generator augmentation_share feeding dtypes joint_step fine_tuning
+bench: prepare $(BIN)/.test
+	@for name in $(BENCHMARKS); do echo; echo "== $$name"; \
+	  $(BIN)/python -m experiments.benchmarks.$$name --data_dir=$(PREPARED) --out=runs/bench/$$name.json || exit 1; done
+
+prepare: check-arguments $(BIN)/.train
 ifeq ($(UTKFACE),)
 	@test -e $(PICTURES) || { rm -rf $(PICTURES).part && \
-	  $(BIN)/python -m agegender.synthetic --out=$(PICTURES).part/UTKFace --count=2000 --size=64 && mv $(PICTURES).part $(PICTURES); }
+	  $(BIN)/python -m agegender.synthetic --out=$(PICTURES).part/UTKFace --count=2000 --size=$(PICTURE_SIZE) && mv $(PICTURES).part $(PICTURES); }
 endif
 	cd datasets && ../$(BIN)/tfds build utkface --manual_dir="$(abspath $(PICTURES))" --data_dir=../$(PREPARED)
-	$(BIN)/python -m experiments.train --config=$(CONFIG_FILE) --workdir=$(WORKDIR) --data_dir=$(PREPARED)
 
 # Before the environment, which takes minutes: what is wrong should be said at once.
 check-arguments:

@@ -1,23 +1,25 @@
 """From prepared shards to batches: the one place where the order of steps is decided.
 
-    read      encoded JPEG bytes from all shards in a fixed order, so that the seed alone decides what comes next
+    read      serialized examples from all shards in a fixed order, so that the seed alone decides what comes next
     filter    by the labels alone, before a picture is decoded and before the cache, which so holds what is wanted only
-    cache     the bytes as read: 200 px pictures take 5 KB each so, 120 KB as pixels; "pixels" decodes first, for
+    cache     the examples as read: 200 px pictures take 5 KB each so, 120 KB as pixels; "pixels" decodes first, for
               pictures small enough, where decoding would cost more than memory
-    shuffle   all that is left of the split, by seed, in another order each pass
+    shuffle   a window of 8,192 pictures, by seed, in another order each pass; the shards are in random order already
     repeat    without end, so that a batch may cross from one pass into the next and all batches are full
     skip      whole batches already trained on: (seed, step) alone decide the next batch, also after a resume
-    decode    after the shuffle, which so moves bytes and not pixels; in parallel, in order
     batch     full batches when training, the rest too when not
+    decode    a batch at a time, several batches in parallel, in order: after the shuffle, which so moves bytes and not
+              pixels, and after the batch, because each element of a tf.data pipeline costs microseconds
     prefetch  the next batch while the accelerator works on this one
 
 Pictures stay uint8 up to the accelerator; `augment.Augmentation` works there.
 """
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Final, Literal
 
+import numpy as np
 import tensorflow as tf
 
 from agegender.conditions import Conditions
@@ -26,7 +28,14 @@ from agegender.schema import DATASET, HEADS, IMAGE_SIZE, PICTURE
 if TYPE_CHECKING:
     import tensorflow_datasets as tfds
 
-_COUNTED: Final = 1024  # labels at a time
+_SHUFFLED: Final = 8192  # pictures: at 200 px 41 MB of bytes
+_READ: Final = 256  # examples at a time where a batch is only a means
+_BUFFER: Final = 1 << 20  # bytes of a shard read at once
+# Batches at work at a time. A fixed number from the start: autotuning takes longer to find one than a pass of UTKFace
+# lasts, and keeping its books costs a tenth of the decoding.
+_PARALLEL: Final = (os.cpu_count() or 1) + 2
+_AHEAD: Final = 2  # batches that are ready
+_Decode = Callable[[tf.Tensor], tuple[tf.Tensor, dict[str, tf.Tensor]]]
 
 
 def load_utkface(
@@ -91,23 +100,51 @@ def load_utkface(
             f"`batch_size` must be at most the split's {count} pictures{left}. Received: batch_size={batch_size}"
         )
 
-    def decode(example: dict) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
-        return _decode(example, image_size, heads)
+    @tf.autograph.experimental.do_not_convert
+    def decode(examples: tf.Tensor) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
+        return _decode(_parse(builder, (PICTURE, *heads), examples), batch_size, _stored_size(builder), image_size)
 
-    dataset = _read_where(builder, split, conditions, count)
-    if cache == "bytes":
-        dataset = dataset.cache()
-    elif cache == "pixels":
-        dataset = dataset.map(decode, num_parallel_calls=tf.data.AUTOTUNE).cache()
+    examples = _read_where(builder, split, conditions, count)
     if training:
-        dataset = dataset.shuffle(count, seed=seed, reshuffle_each_iteration=True).repeat()
-    dataset = dataset.skip(skip * batch_size)
-    if cache != "pixels":
-        dataset = dataset.map(decode, num_parallel_calls=tf.data.AUTOTUNE)
-    dataset = dataset.batch(batch_size, drop_remainder=training).prefetch(tf.data.AUTOTUNE)
+        dataset = _without_end(examples, decode, batch_size, skip, cache, min(count, _SHUFFLED), seed)
+    else:
+        dataset = _in_order(examples, decode, batch_size, skip, cache)
+    dataset = dataset.prefetch(_AHEAD).with_options(_options())
     if training:
         dataset.steps_per_epoch = count // batch_size
     return dataset
+
+
+def _options() -> tf.data.Options:
+    options = tf.data.Options()
+    options.autotune.enabled = False
+    options.experimental_optimization.apply_default_optimizations = False  # they take longer than they gain here
+    options.experimental_optimization.noop_elimination = True
+    return options
+
+
+def _in_order(
+    examples: tf.data.Dataset, decode: _Decode, batch_size: int, skip: int, cache: str | None
+) -> tf.data.Dataset:
+    """One pass; here whole batches are cached, which has no cost for each picture."""
+    batches = examples.skip(skip * batch_size).batch(batch_size)
+    if cache == "bytes":
+        batches = batches.cache()
+    batches = batches.map(decode, num_parallel_calls=_PARALLEL)
+    return batches.cache() if cache == "pixels" else batches
+
+
+def _without_end(
+    examples: tf.data.Dataset, decode: _Decode, batch_size: int, skip: int, cache: str | None, window: int, seed: int
+) -> tf.data.Dataset:
+    """Full batches of pass after pass, each shuffled in another way."""
+    if cache == "bytes":
+        examples = examples.cache()
+    elif cache == "pixels":
+        examples = examples.batch(batch_size).map(decode, num_parallel_calls=_PARALLEL).unbatch().cache()
+    examples = examples.shuffle(window, seed=seed, reshuffle_each_iteration=True).repeat().skip(skip * batch_size)
+    batches = examples.batch(batch_size, drop_remainder=True, num_parallel_calls=_PARALLEL)
+    return batches if cache == "pixels" else batches.map(decode, num_parallel_calls=_PARALLEL)
 
 
 def find_prepared(data_dir: str | os.PathLike | None) -> "tfds.core.DatasetBuilder":
@@ -134,12 +171,26 @@ def find_prepared(data_dir: str | os.PathLike | None) -> "tfds.core.DatasetBuild
 
 def read_encoded(builder: "tfds.core.DatasetBuilder", split: str, keys: Iterable[str]) -> tf.data.Dataset:
     """Reads the features at `keys` of a split's examples, in a fixed order; a picture comes as its JPEG bytes."""
-    import tensorflow_datasets as tfds
+    keys = tuple(keys)
+    return _read(builder, split).batch(_READ).map(lambda examples: _parse(builder, keys, examples)).unbatch()
 
-    read_config = tfds.ReadConfig(try_autocache=False)  # TFDS would cache what it decodes
-    decoders = {PICTURE: tfds.decode.SkipDecoding()}
-    dataset = builder.as_dataset(split=split, shuffle_files=False, decoders=decoders, read_config=read_config)
-    return dataset.map(lambda example: {key: example[key] for key in keys})
+
+def _read(builder: "tfds.core.DatasetBuilder", split: str) -> tf.data.Dataset:
+    """The serialized examples of a split, shard after shard: TFDS's own reader parses each on its own, and slower."""
+    parts = builder.info.splits[split].file_instructions
+    spans = np.array([(part.skip, part.take) for part in parts], np.int64)
+    files = tf.data.Dataset.from_tensor_slices(([part.filename for part in parts], spans))
+    return files.flat_map(
+        lambda file, span: tf.data.TFRecordDataset(file, buffer_size=_BUFFER).skip(span[0]).take(span[1])
+    )
+
+
+def _parse(builder: "tfds.core.DatasetBuilder", keys: Iterable[str], examples: tf.Tensor) -> dict[str, tf.Tensor]:
+    """The features at `keys` of serialized examples [batch]."""
+    dtypes = {key: builder.info.features.get_serialized_info()[key].tf_dtype for key in keys}
+    stored = {key: tf.string if dtype == tf.string else tf.int64 for key, dtype in dtypes.items()}
+    parsed = tf.io.parse_example(examples, {key: tf.io.FixedLenFeature([], dtype) for key, dtype in stored.items()})
+    return {key: parsed[key] if dtype == tf.string else tf.cast(parsed[key], dtype) for key, dtype in dtypes.items()}
 
 
 def _count(builder: "tfds.core.DatasetBuilder", split: str, conditions: Conditions) -> int:
@@ -153,8 +204,8 @@ def _count(builder: "tfds.core.DatasetBuilder", split: str, conditions: Conditio
         ) from error
     if not conditions:
         return count
-    labels = read_encoded(builder, split, _keys(builder, conditions)).batch(_COUNTED)
-    held = labels.map(lambda batch: tf.math.count_nonzero(conditions.hold(batch)))
+    held = _read(builder, split).batch(_READ).map(lambda examples: _hold(builder, conditions, examples))
+    held = held.map(tf.math.count_nonzero)
     count = int(held.reduce(tf.constant(0, tf.int64), tf.add))
     if count == 0:
         raise ValueError(f"No picture satisfies all of the conditions. Received: split={split!r}, {conditions}")
@@ -175,26 +226,61 @@ def _keys(builder: "tfds.core.DatasetBuilder", conditions: Conditions) -> list[s
     return [key for needed in keys.values() for key in needed]
 
 
+def _hold(builder: "tfds.core.DatasetBuilder", conditions: Conditions, examples: tf.Tensor) -> tf.Tensor:
+    return conditions.hold(_parse(builder, _keys(builder, conditions), examples))
+
+
 def _read_where(builder: "tfds.core.DatasetBuilder", split: str, conditions: Conditions, count: int) -> tf.data.Dataset:
-    """Reads pictures and targets of the `count` pictures for which the conditions hold."""
-    wanted = (PICTURE, *HEADS)
-    if not conditions:
-        return read_encoded(builder, split, wanted)
-    dataset = read_encoded(builder, split, {*wanted, *_keys(builder, conditions)})
-    dataset = dataset.filter(conditions.hold).apply(tf.data.experimental.assert_cardinality(count))  # len() needs it
-    return dataset.map(lambda example: {key: example[key] for key in wanted})
+    """Reads the `count` examples for which the conditions hold."""
+    dataset = _read(builder, split)
+    if conditions:
+        batches = dataset.batch(_READ)
+        dataset = batches.map(lambda examples: examples[_hold(builder, conditions, examples)]).unbatch()
+    return dataset.apply(tf.data.experimental.assert_cardinality(count))  # len() needs it
 
 
-def _decode(example: dict, image_size: int, heads: Sequence[str]) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
-    picture = tf.io.decode_jpeg(example[PICTURE], channels=3)
+def _stored_size(builder: "tfds.core.DatasetBuilder") -> tuple[int, int] | None:
+    """Height and width of all pictures as they lie on the disk, in pixels; None if they differ or nobody knows."""
+    size = (builder.info.metadata or {}).get("size")  # an older builder did not write it
+    return size and tuple(size)
+
+
+def _decode(
+    examples: dict[str, tf.Tensor], batch_size: int, stored_size: tuple[int, int] | None, image_size: int
+) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
+    """Decodes up to `batch_size` examples; they are a batch already."""
+    encoded = examples.pop(PICTURE)
+    if stored_size is None:
+        pictures = tf.map_fn(lambda e: _fit(_decode_jpeg(e), image_size), encoded, fn_output_signature=tf.uint8)
+    else:
+        # As many operations as pictures: `map_fn` would cost a tenth of the decoding again. The last batch of a pass
+        # may be short; its last picture fills it up.
+        count = tf.shape(encoded)[0]
+        filled = tf.cond(
+            count == batch_size,
+            lambda: encoded,
+            lambda: tf.gather(encoded, tf.minimum(tf.range(batch_size), count - 1)),
+        )
+        decoded = tf.ensure_shape(
+            tf.stack([_decode_jpeg(e) for e in tf.unstack(filled, batch_size)]), (None, *stored_size, 3)
+        )
+        fits = stored_size == (image_size, image_size)
+        pictures = (decoded if fits else _resize(decoded, image_size))[:count]
+    pictures.set_shape([encoded.shape[0], image_size, image_size, 3])
+    return pictures, {head: tf.cast(label, tf.float32)[:, None] for head, label in examples.items()}
+
+
+def _decode_jpeg(encoded: tf.Tensor) -> tf.Tensor:
+    return tf.io.decode_jpeg(encoded, channels=3)
+
+
+def _fit(picture: tf.Tensor, image_size: int) -> tf.Tensor:
     fits = tf.reduce_all(tf.shape(picture)[:2] == image_size)
-    picture = tf.cond(fits, lambda: picture, lambda: _resize(picture, image_size))
-    picture.set_shape([image_size, image_size, 3])
-    return picture, {head: tf.cast(example[head], tf.float32)[None] for head in heads}
+    return tf.cond(fits, lambda: picture, lambda: _resize(picture, image_size))
 
 
-def _resize(picture: tf.Tensor, image_size: int) -> tf.Tensor:
-    resized = tf.image.resize(picture, [image_size, image_size], antialias=True)
+def _resize(pictures: tf.Tensor, image_size: int) -> tf.Tensor:
+    resized = tf.image.resize(pictures, [image_size, image_size], antialias=True)
     return tf.cast(tf.round(tf.clip_by_value(resized, 0, 255)), tf.uint8)
 
 

@@ -5,9 +5,10 @@ import re
 import numpy as np
 import pytest
 import tensorflow as tf
+import tensorflow_datasets as tfds
 from tiny_utkface import prepare
 
-from agegender import load_utkface
+from agegender import input_pipeline, load_utkface
 
 SIZE = 24
 
@@ -92,6 +93,56 @@ def test_pictures_of_another_size_are_resized(prepared: pathlib.Path) -> None:
     assert larger.shape[1:] == (2 * SIZE, 2 * SIZE, 3)
     shrunk = larger.reshape(len(larger), SIZE, 2, SIZE, 2, 3).mean((2, 4))
     assert np.mean(np.abs(shrunk - native)) < 5
+
+
+def test_what_the_builder_says_of_the_size_changes_nothing_but_the_time(
+    prepared: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for image_size in (SIZE, SIZE // 2):
+        options = {"split": "validation", "batch_size": 7, "image_size": image_size}  # the last batch is short
+        known = batches(load(prepared, **options), -1)
+        assert input_pipeline._stored_size(input_pipeline.find_prepared(prepared)) == (SIZE, SIZE)
+        with monkeypatch.context() as patch:
+            patch.setattr(input_pipeline, "_stored_size", lambda _: None)
+            unknown = batches(load(prepared, **options), -1)
+        for a, b in zip(known, unknown, strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+def test_pictures_of_several_sizes_come_in_one_size(tmp_path: pathlib.Path) -> None:
+    pictures = [
+        np.full((height, width, 3), 50 * i, np.uint8) for i, (height, width) in enumerate([(24, 24), (30, 12), (9, 9)])
+    ]
+    rows = [{"age": i, "picture": tf.io.encode_jpeg(picture).numpy()} for i, picture in enumerate(pictures)]
+    mixed = prepare(tmp_path, {"train": rows})
+    (got, targets) = next(iter(load(mixed)))
+    assert got.shape == (3, SIZE, SIZE, 3)
+    for picture, (age,) in zip(got.numpy(), targets["age"].numpy(), strict=True):
+        np.testing.assert_allclose(picture, 50 * age, atol=2)
+
+
+def test_encoded_examples_are_those_that_tfds_reads(labelled: pathlib.Path) -> None:
+    builder = input_pipeline.find_prepared(labelled)
+    decoders = {"picture": tfds.decode.SkipDecoding()}
+    expected = {e["file_name"]: e for e in tfds.as_numpy(builder.as_dataset("train", decoders=decoders))}
+    keys = tuple(builder.info.features)
+    got = list(input_pipeline.read_encoded(builder, "train", keys).as_numpy_iterator())
+    assert len(got) == len(expected) == 30
+    for example in got:
+        for key, value in example.items():
+            assert value == expected[example["file_name"]][key], key
+            assert np.asarray(value).dtype == np.asarray(expected[example["file_name"]][key]).dtype, key
+
+
+def test_without_a_cache_the_memory_holds_a_window_of_pictures(prepared: pathlib.Path, monkeypatch) -> None:
+    monkeypatch.setattr(input_pipeline, "_SHUFFLED", 20)
+    dataset = load(prepared, training=True, batch_size=1, cache=None)
+    one_pass = dataset.steps_per_epoch
+    stream = np.concatenate(batches(dataset, one_pass))
+    assert len(np.unique(stream.reshape(one_pass, -1), axis=0)) == one_pass  # still every picture once
+    in_order = np.concatenate(batches(load(prepared, batch_size=1), 10))
+    first = {picture.tobytes() for picture in np.concatenate(batches(load(prepared, batch_size=1), 29))}
+    assert all(picture.tobytes() in first for picture in stream[:10]) and not np.array_equal(stream[:10], in_order)
 
 
 def test_one_head_gives_one_target(prepared: pathlib.Path) -> None:

@@ -15,7 +15,17 @@ def make(*arguments: str) -> subprocess.CompletedProcess:
 @pytest.mark.parametrize("arguments", [(), ("help",)])
 def test_help_names_the_targets_and_what_can_be_chosen(arguments: tuple[str, ...]) -> None:
     words = make(*arguments).stdout
-    for word in ("make train", "make test", "UTKFACE=", "CONFIG=", "WORKDIR=", "PYTHON=", "joint_64", "synthetic"):
+    for word in (
+        "make train",
+        "make bench",
+        "make test",
+        "UTKFACE=",
+        "CONFIG=",
+        "WORKDIR=",
+        "PYTHON=",
+        "joint_64",
+        "synthetic",
+    ):
         assert word in words
 
 

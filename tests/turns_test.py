@@ -2,6 +2,7 @@ import json
 import pathlib
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -15,6 +16,13 @@ def test_contestants_take_turns_forwards_and_backwards() -> None:
     contestants = {name: lambda name=name: called.append(name) for name in "abc"}
     turns.in_turn(contestants, rounds=3, warmup=1)
     assert "".join(called) == "abc" + "abc" + "cba" + "abc"
+
+
+def test_what_is_prepared_is_given_to_the_contestant_and_not_timed() -> None:
+    prepare = {"a": lambda: time.sleep(0.2) or "ready"}
+    given: list[str] = []
+    seconds = turns.in_turn({"a": given.append}, rounds=2, warmup=1, prepare=prepare)
+    assert given == ["ready"] * 3 and max(seconds["a"]) < 0.1
 
 
 def test_a_claim_is_judged_by_its_median() -> None:

@@ -44,6 +44,7 @@ class Intake(NamedTuple):
         spans: int64 [pictures, 2], where each of the kept begins and ends in `pictures`.
         pictures: the file with their bytes.
         thumbnails: uint8 [pictures, 32, 32], on the disk.
+        size: height and width of every picture, in pixels; None if they differ.
     """
 
     paths: list[str]
@@ -51,6 +52,7 @@ class Intake(NamedTuple):
     spans: NDArray[np.int64]
     pictures: Path
     thumbnails: NDArray[np.uint8]
+    size: tuple[int, int] | None
 
     def labels(self) -> Iterator[Labels]:
         return (parse_name(file_name(path)) for path in self.paths)
@@ -100,6 +102,7 @@ def take_in(forms: Sequence[Form], scratch: Path, *, parts: bool = False) -> Int
         contents.spans()[order],
         contents.pictures,
         contents.thumbnails_in(order),
+        contents.sizes.pop() if len(contents.sizes) == 1 else None,
     )
 
 
@@ -115,6 +118,7 @@ class _Contents:
 
     def __init__(self, scratch: Path) -> None:
         self.pictures = scratch / "pictures"
+        self.sizes: set[tuple[int, int]] = set()
         self._index: dict[bytes, int] = {}
         self._ends = array("q", [0])
         self._scratch = scratch
@@ -129,7 +133,9 @@ class _Contents:
         """
         digest = hashlib.blake2b(content, digest_size=16).digest()
         if digest not in self._index:
-            thumbnail = near_duplicates.thumbnail(decode(content))
+            picture = decode(content)
+            thumbnail = near_duplicates.thumbnail(picture)
+            self.sizes.add(picture.shape[:2])
             self._pictures_file.write(content)
             self._thumbnails_file.write(thumbnail.tobytes())
             self._ends.append(self._ends[-1] + len(content))

@@ -108,6 +108,7 @@ class Builder(tfds.core.ShardBasedBuilder):
             skipped_by_reason=dict(sorted(Counter(file.reason for file in skipped).items())),
             skipped_files=listed,
             groups=len(set(self._table.groups)),
+            size=self._table.intake.size,
             forms=self._forms,
         )
         (self.data_path / "skipped.json").write_text(json.dumps(listed, indent=1) + "\n")

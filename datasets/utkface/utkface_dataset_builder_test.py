@@ -155,6 +155,12 @@ def test_kept_and_skipped_make_seen_and_every_defect_is_listed_with_its_reason(b
     assert report["skipped_by_reason"][MALFORMED] == 2
 
 
+def test_the_size_of_the_pictures_is_told_if_they_all_have_one(tmp_path, built):
+    assert list(built.info.metadata["size"]) == [16, 16]
+    write_folder(tmp_path / "UTKFace", faces() | {"20_0_0_7.jpg": jpeg(7, side=18)})
+    assert build(tmp_path, tmp_path / "data").info.metadata["size"] is None
+
+
 def test_the_list_of_skipped_files_lies_beside_the_shards(built):
     written = json.loads((Path(built.data_dir) / "skipped.json").read_text())
     assert written == built.info.metadata["skipped_files"]

@@ -82,13 +82,20 @@ class Result:
         return "\n".join([self.title, "", _table(self.rows), "", *map(str, self.claims)])
 
 
-def in_turn(contestants: Mapping[str, Callable[[], Any]], *, rounds: int, warmup: int = 1) -> dict[str, list[float]]:
+def in_turn(
+    contestants: Mapping[str, Callable[..., Any]],
+    *,
+    rounds: int,
+    warmup: int = 1,
+    prepare: Mapping[str, Callable[[], Any]] | None = None,
+) -> dict[str, list[float]]:
     """Calls each contestant once a round, forwards in one round and backwards in the next.
 
     Args:
         contestants: functions of no argument, by name; each must wait for its own results.
         rounds: how often each is timed, 1 or more.
         warmup: how often each is called first, untimed.
+        prepare: functions by the same names, called before each call and not timed; their result is its argument.
 
     Returns:
         Seconds of every call, by name, in the order of the rounds.
@@ -98,17 +105,20 @@ def in_turn(contestants: Mapping[str, Callable[[], Any]], *, rounds: int, warmup
     >>> {name: len(times) for name, times in in_turn({"a": int, "b": float}, rounds=3).items()}
     {'a': 3, 'b': 3}
     """
-    for _ in range(warmup):
-        for call in contestants.values():
-            call()
+
+    def call(name: str) -> float:
+        given = () if prepare is None else (prepare[name](),)
+        gc.collect()
+        start = time.perf_counter()
+        contestants[name](*given)
+        return time.perf_counter() - start
+
+    for name in list(contestants) * warmup:
+        call(name)
     seconds: dict[str, list[float]] = {name: [] for name in contestants}
     for turn in range(rounds):
-        names = list(contestants)[:: -1 if turn % 2 else 1]
-        for name in names:
-            gc.collect()
-            start = time.perf_counter()
-            contestants[name]()
-            seconds[name].append(time.perf_counter() - start)
+        for name in list(contestants)[:: -1 if turn % 2 else 1]:
+            seconds[name].append(call(name))
     return seconds
 
 
