@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from agegender.augment import Augmentation
+    from agegender.devices import fastest_dtype
     from agegender.evaluation import Report, evaluate
     from agegender.input_pipeline import load_utkface
     from agegender.losses import joint_loss
     from agegender.model import build_model
     from agegender.predict import Face, Predictor
     from agegender.synthetic import draw_face, write_faces
-    from agegender.training import fastest_dtype, make_optimizer, train
+    from agegender.training import make_optimizer, train
     from agegender.vggface import vggface_trunk
 
 __version__ = "0.1.0"
@@ -28,7 +29,7 @@ _ROOMS = {
     "build_model": "model",
     "draw_face": "synthetic",
     "evaluate": "evaluation",
-    "fastest_dtype": "training",
+    "fastest_dtype": "devices",
     "joint_loss": "losses",
     "load_utkface": "input_pipeline",
     "make_optimizer": "training",

@@ -41,29 +41,11 @@ def test_every_row_has_a_time_and_every_claim_a_mark_or_none(
     assert all(claim["median"] > 0 for claim in found["claims"])
 
 
-def test_the_joint_model_has_half_the_parameters_of_two(prepared: pathlib.Path, tmp_path: pathlib.Path) -> None:
-    found = numbers("joint_step", prepared, tmp_path / "out.json")
-    joint, two = found["rows"]
-    assert min(joint["predict"], joint["MB models"], joint["MB peak"]) > 0 and len(found["claims"]) == 6
-    assert 0.5 < joint["parameters"] / two["parameters"] < 0.52
-
-
 def test_dtypes_are_compared_where_the_machine_has_a_faster_one(prepared: pathlib.Path, tmp_path: pathlib.Path) -> None:
     found = numbers("dtypes", prepared, tmp_path / "out.json")
     names = {row["what"] for row in found["rows"]}
     assert {"train, float32", "predict, float32"} <= names
     assert len(found["claims"]) == len(names) - 2  # none where float32 is the fastest
-
-
-def test_curves_that_are_there_are_not_trained_again(prepared: pathlib.Path, tmp_path: pathlib.Path) -> None:
-    curves, picture = tmp_path / "curves", tmp_path / "new" / "curves.png"
-    few = (f"--curves={curves}", f"--picture={picture}", "--curve_epochs=1", "--curve_steps=1")
-    found = numbers("dtypes", prepared, tmp_path / "out.json", *few)
-    assert len(found["claims"]) == 2 and picture.read_bytes().startswith(b"\x89PNG")
-    before = {path: path.stat().st_mtime_ns for path in curves.rglob("metrics.csv")}
-    again = numbers("dtypes", prepared, tmp_path / "out.json", *few)
-    assert again["rows"] == found["rows"] and before
-    assert before == {path: path.stat().st_mtime_ns for path in curves.rglob("metrics.csv")}
 
 
 def test_without_a_gpu_the_benchmark_of_it_says_so(prepared: pathlib.Path) -> None:

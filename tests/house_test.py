@@ -17,8 +17,9 @@ ABOVE = {
     "schema": set(),
     **{room: {"schema"} for room in LEAVES},
     "input_pipeline": {"schema", "conditions"},
+    "devices": set(),
     "trunk_cache": set(),
-    "training": {"schema", "losses", "trunk_cache"},
+    "training": {"schema", "devices", "losses", "trunk_cache"},
     "evaluation": {"schema", "metrics"},
     "predict": {"schema", "augment", "vggface"},
 }

@@ -27,7 +27,7 @@ Run = list[dict[str, float]]
 def measure(
     data_dir: str | None,
     *,
-    rounds: int = 5,
+    rounds: int = 3,
     image_size: int = 200,
     batch_size: int = 8,
     trainable: str = "all",

@@ -14,7 +14,7 @@ from typing import Any
 from experiments.benchmarks import turns
 
 
-def measure(data_dir: str | None, *, rounds: int = 7, batch_size: int = 64, split: str = "train") -> turns.Result:
+def measure(data_dir: str | None, *, rounds: int = 5, batch_size: int = 64, split: str = "train") -> turns.Result:
     import tensorflow as tf
 
     import agegender as ag

@@ -37,7 +37,7 @@ NOTEBOOK: dict[str, Any] = {
 def measure(
     data_dir: str | None,
     *,
-    rounds: int = 5,
+    rounds: int = 3,
     batch_size: int = 32,
     image_size: int = 200,
     pictures: int = 256,

@@ -22,7 +22,7 @@ from experiments.benchmarks import turns
 SIZES = (1, 4, 16)
 
 
-def measure(data_dir: str | None, *, rounds: int = 3, batch_size: int = 64, one_pass: str = "") -> turns.Result:
+def measure(data_dir: str | None, *, rounds: int = 2, batch_size: int = 64, one_pass: str = "") -> turns.Result:
     if one_pass:
         print(json.dumps(_pass(one_pass, batch_size)), flush=True)
         sys.exit()

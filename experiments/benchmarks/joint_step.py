@@ -20,7 +20,7 @@ JOINT, TWO = "joint model", "age model, then gender model"
 MODELS: dict[str, Sequence[Sequence[str]]] = {JOINT: [[AGE, GENDER]], TWO: [[AGE], [GENDER]]}
 
 
-def measure(data_dir: str | None, *, rounds: int = 7, image_size: int = 200, batch_size: int = 8) -> turns.Result:
+def measure(data_dir: str | None, *, rounds: int = 3, image_size: int = 200, batch_size: int = 8) -> turns.Result:
     import keras
 
     batch = steps.first_batch(data_dir, batch_size=batch_size, image_size=image_size)
