@@ -52,12 +52,13 @@ def train_and_evaluate(
     import keras
 
     import agegender as ag
+    from agegender.devices import list_devices
     from experiments.predictions import draw_predictions
 
     configs.validate(config)
     keras.utils.set_random_seed(config.seed)
     keras.config.set_dtype_policy(ag.fastest_dtype() if config.dtype == "auto" else config.dtype)
-    print(f"Devices: {', '.join(keras.distribution.list_devices())}; dtype: {keras.config.dtype_policy().name}")
+    print(f"Devices: {', '.join(list_devices())}; dtype: {keras.config.dtype_policy().name}")
 
     heads = configs.heads(config)
     load = functools.partial(

@@ -41,6 +41,8 @@ import numpy as np
 from absl import app, flags
 from PIL import Image
 
+from experiments.benchmarks.turns import resident
+
 _MANUAL_DIR = flags.DEFINE_string("manual_dir", None, "Folder with UTKFace, as for `tfds build`.")
 _ROUNDS = flags.DEFINE_integer("rounds", 5, "How often loop and build take their turns.", lower_bound=1)
 _EIGHTH = flags.DEFINE_bool("eighth", False, "Compare the memory for the first eighth of the files with that for all.")
@@ -192,12 +194,6 @@ def profile(build: Callable[[str], Any], folder: str) -> list[Numbers]:
         {"function": name, "file": file, "own": own, "total": total, "calls": c}
         for own, total, c, file, _, name in rows
     ]
-
-
-def resident(kind: str) -> float:
-    """Returns a line of /proc/self/status in MB: VmRSS and VmHWM, now and at the peak, or RssAnon, without files."""
-    lines = pathlib.Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) / 1000 for line in lines if line.startswith(f"{kind}:"))
 
 
 def one_build(folder: str) -> Numbers:

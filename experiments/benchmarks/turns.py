@@ -144,10 +144,10 @@ def rows(seconds: Mapping[str, Sequence[float]], *, count: int, unit: str = "ms 
     ]
 
 
-def resident() -> float:
-    """Memory of this process without the pages of files, in MB (Linux)."""
+def resident(kind: str = "RssAnon") -> float:
+    """Returns a line of /proc/self/status in MB: VmRSS and VmHWM, now and at the peak, or RssAnon, without files."""
     lines = pathlib.Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) / 1000 for line in lines if line.startswith("RssAnon:"))
+    return next(int(line.split()[1]) / 1000 for line in lines if line.startswith(f"{kind}:"))
 
 
 def machine() -> dict[str, Any]:
