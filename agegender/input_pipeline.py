@@ -23,11 +23,12 @@ import numpy as np
 import tensorflow as tf
 
 from agegender.conditions import Conditions
-from agegender.schema import DATASET, HEADS, IMAGE_SIZE, PICTURE
+from agegender.schema import DATASET, FILE_NAME, GROUP, HEADS, IMAGE_SIZE, PICTURE, RACE
 
 if TYPE_CHECKING:
     import tensorflow_datasets as tfds
 
+LABELS: Final = (RACE, FILE_NAME, GROUP)  # to evaluate with
 _SHUFFLED: Final = 8192  # pictures: at 200 px 41 MB of bytes
 _READ: Final = 256  # examples at a time where a batch is only a means
 _BUFFER: Final = 1 << 20  # bytes of a shard read at once
@@ -47,6 +48,7 @@ def load_utkface(
     skip: int = 0,
     image_size: int = IMAGE_SIZE,
     heads: Sequence[str] = HEADS,
+    labels: Sequence[str] = (),
     cache: Literal["bytes", "pixels"] | None = "bytes",
     ages: tuple[int, int] | None = None,
     genders: Sequence[str] | None = None,
@@ -67,6 +69,8 @@ def load_utkface(
         skip: number of batches to leave out at the start, to go on where a run stopped.
         image_size: pixels a side; pictures of another size are resized (bilinear, with antialiasing).
         heads: which targets to give, one or both of "age" and "gender".
+        labels: what to give beside them, to evaluate and not to train with: some of "race" (a code of
+            `schema.RACES`), "file_name" and "group", the name of the photograph that near-identical pictures share.
         cache: what stays in memory after the first pass: "bytes" as encoded, "pixels" as decoded, or None.
         ages: the youngest and the oldest wanted, both included, 0 to 116 years; papers on UTKFace take (21, 60).
         genders: those wanted, of `schema.GENDERS`.
@@ -79,20 +83,22 @@ def load_utkface(
 
     Returns:
         A dataset of `(pictures, targets)`: uint8 RGB [batch, image_size, image_size, 3], 0..255, and
-        `{"age": float32 [batch, 1] in years, "gender": float32 [batch, 1], 0 = male, 1 = female}`. Where `training`,
-        its attribute `steps_per_epoch` is the number of full batches in one pass, which `train` reads.
+        `{"age": float32 [batch, 1] in years, "gender": float32 [batch, 1], 0 = male, 1 = female}`; further labels
+        are float32 or strings, [batch, 1]. Where `training`, its attribute `steps_per_epoch` is the number of full
+        batches in one pass, which `train` reads.
 
     Raises:
-        ValueError: for arguments out of range, for conditions that no picture satisfies or that look at what an older
-            builder did not prepare, and for fewer pictures than one training batch.
+        ValueError: for arguments out of range, for conditions that no picture satisfies, for conditions and labels
+            that look at what an older builder did not prepare, and for fewer pictures than one training batch.
         FileNotFoundError: if the data set is not prepared in `data_dir`.
 
     Examples: `load_utkface("train", batch_size=64, training=True, seed=1)`,
     `load_utkface("all", batch_size=64, training=True, folds=(0, 1, 2, 3), ages=(21, 60))`
     """
-    _check(batch_size, seed, skip, image_size, heads, cache)
+    _check(batch_size, seed, skip, image_size, heads, labels, cache)
     conditions = Conditions(ages=ages, genders=genders, races=races, folds=folds, conflicts=conflicts)
     builder = find_prepared(data_dir)
+    _require(builder, "labels", labels, f"labels={labels!r}")
     count = _count(builder, split, conditions)
     if training and count < batch_size:
         left = f" with {conditions}" if conditions else ""
@@ -102,7 +108,9 @@ def load_utkface(
 
     @tf.autograph.experimental.do_not_convert
     def decode(examples: tf.Tensor) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
-        return _decode(_parse(builder, (PICTURE, *heads), examples), batch_size, _stored_size(builder), image_size)
+        return _decode(
+            _parse(builder, (PICTURE, *heads, *labels), examples), batch_size, _stored_size(builder), image_size
+        )
 
     examples = _read_where(builder, split, conditions, count)
     if training:
@@ -216,14 +224,18 @@ def _keys(builder: "tfds.core.DatasetBuilder", conditions: Conditions) -> list[s
     """The features that the conditions look at, if the data set has them all."""
     keys = conditions.keys()
     for name, needed in keys.items():
-        missing = sorted(set(needed) - set(builder.info.features))
-        if missing:
-            raise ValueError(
-                f"`{name}` needs {missing}, which the data set in {builder.data_dir} does not have: an older builder "
-                "prepared it. Build it again, with --overwrite: `tfds build utkface --overwrite --manual_dir=...`. "
-                f"Received: {conditions}"
-            )
+        _require(builder, name, needed, str(conditions))
     return [key for needed in keys.values() for key in needed]
+
+
+def _require(builder: "tfds.core.DatasetBuilder", name: str, needed: Iterable[str], received: str) -> None:
+    missing = sorted(set(needed) - set(builder.info.features))
+    if missing:
+        raise ValueError(
+            f"`{name}` needs {missing}, which the data set in {builder.data_dir} does not have: an older builder "
+            "prepared it. Build it again, with --overwrite: `tfds build utkface --overwrite --manual_dir=...`. "
+            f"Received: {received}"
+        )
 
 
 def _hold(builder: "tfds.core.DatasetBuilder", conditions: Conditions, examples: tf.Tensor) -> tf.Tensor:
@@ -267,7 +279,11 @@ def _decode(
         fits = stored_size == (image_size, image_size)
         pictures = (decoded if fits else _resize(decoded, image_size))[:count]
     pictures.set_shape([encoded.shape[0], image_size, image_size, 3])
-    return pictures, {head: tf.cast(label, tf.float32)[:, None] for head, label in examples.items()}
+    return pictures, {key: _number(label)[:, None] for key, label in examples.items()}
+
+
+def _number(label: tf.Tensor) -> tf.Tensor:
+    return label if label.dtype == tf.string else tf.cast(label, tf.float32)
 
 
 def _decode_jpeg(encoded: tf.Tensor) -> tf.Tensor:
@@ -284,7 +300,15 @@ def _resize(pictures: tf.Tensor, image_size: int) -> tf.Tensor:
     return tf.cast(tf.round(tf.clip_by_value(resized, 0, 255)), tf.uint8)
 
 
-def _check(batch_size: int, seed: int, skip: int, image_size: int, heads: Sequence[str], cache: str | None) -> None:
+def _check(
+    batch_size: int,
+    seed: int,
+    skip: int,
+    image_size: int,
+    heads: Sequence[str],
+    labels: Sequence[str],
+    cache: str | None,
+) -> None:
     for name, value, least in (("batch_size", batch_size, 1), ("skip", skip, 0), ("image_size", image_size, 1)):
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
             raise ValueError(f"`{name}` must be a whole number, {least} or more. Received: {name}={value!r}")
@@ -292,5 +316,7 @@ def _check(batch_size: int, seed: int, skip: int, image_size: int, heads: Sequen
         raise ValueError(f"`seed` must be a whole number. Received: seed={seed!r}")
     if isinstance(heads, str) or not heads or not set(heads) <= set(HEADS):
         raise ValueError(f"`heads` must hold one or both of {HEADS}. Received: heads={heads!r}")
+    if isinstance(labels, str) or not set(labels) <= set(LABELS):
+        raise ValueError(f"`labels` must hold some of {LABELS}, or nothing. Received: labels={labels!r}")
     if cache not in ("bytes", "pixels", None):
         raise ValueError(f"`cache` must be 'bytes', 'pixels' or None. Received: cache={cache!r}")

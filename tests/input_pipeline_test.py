@@ -149,6 +149,22 @@ def test_one_head_gives_one_target(prepared: pathlib.Path) -> None:
     assert set(load(prepared, heads=["age"]).element_spec[1]) == {"age"}
 
 
+def test_further_labels_come_beside_the_targets(labelled: pathlib.Path) -> None:
+    _, targets = next(iter(load(labelled, batch_size=30, labels=("race", "file_name", "group"))))
+    assert {key: (value.dtype, tuple(value.shape)) for key, value in targets.items()} == {
+        **dict.fromkeys(("age", "gender", "race"), (tf.float32, (30, 1))),
+        **dict.fromkeys(("file_name", "group"), (tf.string, (30, 1))),
+    }
+    for age, race, name in zip(*(targets[key].numpy()[:, 0] for key in ("age", "race", "file_name")), strict=True):
+        assert race == age // 2 % 5 and name.decode().startswith(f"{age:.0f}_{age % 2:.0f}_{race:.0f}_train")
+
+
+def test_a_label_that_an_older_builder_did_not_prepare_is_named(tmp_path: pathlib.Path) -> None:
+    older = prepare(tmp_path, {"train": [{"age": age} for age in range(8)]}, without=["group"])
+    with pytest.raises(ValueError, match=r"`labels` needs \['group'\].*Build it again, with --overwrite"):
+        load(older, labels=["group"])
+
+
 def test_a_slice_of_a_split_is_a_split(prepared: pathlib.Path) -> None:
     whole, half = (sum(map(len, batches(load(prepared, s), -1))) for s in ("train", "train[:50%]"))
     assert half == pytest.approx(whole / 2, abs=1)
@@ -165,6 +181,8 @@ def test_a_slice_of_a_split_is_a_split(prepared: pathlib.Path) -> None:
         ({"cache": "disk"}, "`cache` must be 'bytes', 'pixels' or None"),
         ({"heads": ["race"]}, "`heads`"),
         ({"heads": "age"}, "`heads`"),
+        ({"labels": ["fold"]}, "`labels` must hold some of ('race', 'file_name', 'group'), or nothing"),
+        ({"labels": "race"}, "`labels`"),
         ({"split": "training"}, "`split` must be one of"),
         ({"batch_size": 1000, "training": True}, "at most the split's"),
         ({"ages": (60, 21)}, "`ages` must be the youngest and the oldest"),
