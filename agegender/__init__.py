@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from agegender.augment import Augmentation
+    from agegender.calibration import Calibration, calibrate, load_calibration
     from agegender.devices import fastest_dtype
     from agegender.evaluation import Report, evaluate
     from agegender.input_pipeline import load_utkface
@@ -23,14 +24,17 @@ __version__ = "0.1.0"
 
 _ROOMS = {
     "Augmentation": "augment",
+    "Calibration": "calibration",
     "Face": "predict",
     "Predictor": "predict",
     "Report": "evaluation",
     "build_model": "model",
+    "calibrate": "calibration",
     "draw_face": "synthetic",
     "evaluate": "evaluation",
     "fastest_dtype": "devices",
     "joint_loss": "losses",
+    "load_calibration": "calibration",
     "load_utkface": "input_pipeline",
     "make_optimizer": "training",
     "train": "training",
@@ -40,15 +44,18 @@ _ROOMS = {
 
 __all__ = [
     "Augmentation",
+    "Calibration",
     "Face",
     "Predictor",
     "Report",
     "__version__",
     "build_model",
+    "calibrate",
     "draw_face",
     "evaluate",
     "fastest_dtype",
     "joint_loss",
+    "load_calibration",
     "load_utkface",
     "make_optimizer",
     "train",

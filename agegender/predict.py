@@ -12,7 +12,11 @@ from PIL import Image, ImageOps
 
 # Registers the layers that a saved model is made of.
 from agegender import augment, vggface  # noqa: F401
+from agegender.calibration import Calibration, load_calibration
 from agegender.schema import AGE, BEST_MODEL, GENDER, GENDERS
+
+_RELEASED = pathlib.Path(__file__).parent.parent / "models" / "utkface64"  # at the top of a checkout
+_VARIABLE = "AGEGENDER_MODEL"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,12 +26,15 @@ class Face:
     Attributes:
         box: left, top, right and bottom of the face in the picture, in pixels.
         age: years; None if the model has no age head.
-        p_female: the probability of female, 0 to 1; None if the model has no gender head.
+        p_female: the probability of female, 0 to 1, calibrated if the model is; None if it has no gender head.
+        age_interval: years, from the youngest to the oldest that would be no surprise, with the coverage that the
+            model's calibration promises; None if the model has no age head or no calibration.
     """
 
     box: tuple[int, int, int, int]
     age: float | None
     p_female: float | None
+    age_interval: tuple[float, float] | None = None
 
     @property
     def gender(self) -> str | None:
@@ -39,22 +46,35 @@ class Predictor:
     """Guesses age and gender from pictures that show one aligned face each, cut as UTKFace cuts them.
 
     Args:
-        model: a model, a `.keras` file, or the folder of a run (its `best.keras` is taken).
+        model: a model, a `.keras` file, or the folder of a run (its `best.keras` is taken). A calibration.json beside
+            the file is used. None is the released model: the file or folder that the environment variable
+            AGEGENDER_MODEL names, or else models/utkface64 of the checkout that this package is run from.
         batch_size: pictures a step.
+        flip: whether to answer with the mean over a picture and its mirror image, which takes twice as long; None does
+            what the calibration was fitted with, and only then does it hold.
 
     Raises:
         FileNotFoundError: if there is no model.
+        ValueError: if its calibration is damaged.
 
     Example:
 
     `Predictor("runs/1")("face.jpg")[0].age` is an age in years.
     """
 
-    def __init__(self, model: keras.Model | str | os.PathLike, *, batch_size: int = 64) -> None:
+    def __init__(
+        self, model: keras.Model | str | os.PathLike | None = None, *, batch_size: int = 64, flip: bool | None = None
+    ) -> None:
         if batch_size < 1:
             raise ValueError(f"`batch_size` must be 1 or more. Received: batch_size={batch_size}")
-        self.model = model if isinstance(model, keras.Model) else load_model(model)
+        self.calibration: Calibration | None = None
+        if isinstance(model, keras.Model):
+            self.model = model
+        else:
+            path = find_released() if model is None else model
+            self.model, self.calibration = load_model(path), load_calibration(path)
         self.batch_size = batch_size
+        self.flip = (self.calibration is not None and self.calibration.flip) if flip is None else flip
 
     @overload
     def __call__(self, pictures: str | os.PathLike) -> list[Face]: ...
@@ -87,11 +107,43 @@ class Predictor:
         images = [_read(picture) for picture in pictures]
         height, width = self.model.input_shape[1:3]
         batch = np.stack([np.asarray(_fit(image, width, height)) for image in images])
-        outputs = {head: np.asarray(values).ravel() for head, values in self.model.predict_on_batch(batch).items()}
+        outputs = self._answer(batch)
+        if self.flip:
+            mirrored = self._answer(batch[:, :, ::-1])
+            outputs = {head: (values + mirrored[head]) / 2 for head, values in outputs.items()}
+        intervals = self._intervals(outputs)
+        if GENDER in outputs and self.calibration is not None and self.calibration.temperature is not None:
+            outputs[GENDER] = self.calibration.probabilities(outputs[GENDER])
         return [
-            [Face((0, 0, *image.size), _float(outputs.get(AGE), i), _float(outputs.get(GENDER), i))]
+            [Face((0, 0, *image.size), _float(outputs.get(AGE), i), _float(outputs.get(GENDER), i), intervals[i])]
             for i, image in enumerate(images)
         ]
+
+    def _intervals(self, outputs: dict[str, np.ndarray]) -> Sequence[tuple[float, float] | None]:
+        if AGE not in outputs or self.calibration is None or self.calibration.ages is None:
+            return [None] * self.batch_size
+        low, high = self.calibration.intervals(outputs[AGE])
+        return list(zip(low.tolist(), high.tolist(), strict=True))
+
+    def _answer(self, batch: np.ndarray) -> dict[str, np.ndarray]:
+        return {head: np.asarray(values).ravel() for head, values in self.model.predict_on_batch(batch).items()}
+
+
+def find_released() -> pathlib.Path:
+    """The place of the released model.
+
+    Raises:
+        FileNotFoundError: if it is not there; the words say how to get it.
+    """
+    named = os.environ.get(_VARIABLE)
+    path = pathlib.Path(named) if named else _RELEASED
+    if not (path / BEST_MODEL if path.is_dir() else path).is_file():
+        raise FileNotFoundError(
+            f"There is no released model at {path}{f', which {_VARIABLE} names' if named else ''}. It comes with a "
+            f"clone of the project, not with an installed package: copy the folder models/utkface64 of a clone, and "
+            f"give its path to `Predictor` or in the environment variable {_VARIABLE}."
+        )
+    return path
 
 
 def load_model(path: str | os.PathLike) -> keras.Model:

@@ -24,6 +24,7 @@ HEADS: Final = (AGE, GENDER)
 GENDERS: Final = ("male", "female")
 RACES: Final = ("White", "Black", "Asian", "Indian", "Others")
 BEST_MODEL: Final = "best.keras"  # in the folder of a run: written by training, read by prediction
+CALIBRATION: Final = "calibration.json"  # beside it: how sure its answers are
 MIN_AGE: Final = 0
 MAX_AGE: Final = 116
 FOLDS: Final = 5

@@ -11,7 +11,7 @@ from agegender.schema import AGE, GENDER, GENDERS
 
 
 def draw_predictions(predictor: Predictor, dataset: Any, path: pathlib.Path, *, rows: int = 3, columns: int = 8) -> Any:
-    """Writes a PNG of the first faces of a dataset, each with its guessed age and gender above the recorded ones.
+    """Writes a PNG of the first faces of a dataset, each with its guesses above what is recorded.
 
     Args:
         predictor: guesses.
@@ -39,7 +39,8 @@ def draw_predictions(predictor: Predictor, dataset: Any, path: pathlib.Path, *, 
 
 
 def _guess(face: Face) -> str:
-    parts = [] if face.age is None else [f"{face.age:.0f} years"]
+    interval = "" if face.age_interval is None else " ({:.0f}-{:.0f})".format(*face.age_interval)
+    parts = [] if face.age is None else [f"{face.age:.0f}{interval or ' years'}"]
     return " ".join(parts + ([] if face.gender is None else [face.gender]))
 
 

@@ -12,7 +12,7 @@ import agegender
 
 ROOT = pathlib.Path(__file__).parent.parent
 ROOMS = {path.stem: path for path in (ROOT / "agegender").glob("*.py") if path.stem != "__init__"}
-LEAVES = {"conditions", "augment", "vggface", "model", "losses", "metrics", "synthetic"}
+LEAVES = {"conditions", "augment", "vggface", "model", "losses", "metrics", "synthetic", "conformal"}
 ABOVE = {
     "schema": set(),
     **{room: {"schema"} for room in LEAVES},
@@ -21,7 +21,8 @@ ABOVE = {
     "trunk_cache": set(),
     "training": {"schema", "devices", "losses", "trunk_cache"},
     "evaluation": {"schema", "metrics"},
-    "predict": {"schema", "augment", "vggface"},
+    "calibration": {"schema", "conformal"},
+    "predict": {"schema", "augment", "vggface", "calibration"},
 }
 MAY_IMPORT_TENSORFLOW = {"input_pipeline"}
 

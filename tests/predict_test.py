@@ -1,19 +1,30 @@
+import dataclasses
+import io
 import pathlib
+import zipfile
 
+import h5py
 import keras
 import numpy as np
 import pytest
 from PIL import Image
 
 import agegender as ag
+from agegender import predict
 
 SIZE = 24
+STEPS = ag.Calibration(
+    coverage=0.9, ages=(0.0, 100.0), low=(0.0, 80.0), high=(10.0, 116.0), temperature=2.0, count=500, flip=True
+)
 
 
 @pytest.fixture
 def predictor(tiny_trunk: keras.Model) -> ag.Predictor:
     keras.utils.set_random_seed(2)
-    return ag.Predictor(ag.build_model(tiny_trunk), batch_size=2)
+    model, random = ag.build_model(tiny_trunk), np.random.default_rng(2)
+    for weight in model.trainable_weights:  # new heads answer the same for every picture
+        weight.assign(weight + random.normal(scale=0.02, size=weight.shape))
+    return ag.Predictor(model, batch_size=2)
 
 
 def picture(seed: int, size: tuple[int, int] = (SIZE, SIZE)) -> np.ndarray:
@@ -100,3 +111,106 @@ def test_arrays_that_are_no_pictures_are_named(predictor: ag.Predictor, values: 
 def test_a_batch_of_none_is_refused(tiny_trunk: keras.Model) -> None:
     with pytest.raises(ValueError, match="`batch_size` must be 1 or more"):
         ag.Predictor(ag.build_model(tiny_trunk), batch_size=0)
+
+
+@pytest.fixture
+def calibrated(predictor: ag.Predictor, tmp_path: pathlib.Path) -> ag.Predictor:
+    predictor.model.save(tmp_path / "best.keras")
+    STEPS.save(tmp_path)
+    return ag.Predictor(tmp_path)
+
+
+def test_a_model_without_a_calibration_gives_no_interval(predictor: ag.Predictor) -> None:
+    assert predictor(picture(0))[0].age_interval is None
+
+
+def test_the_calibration_beside_a_model_gives_intervals_and_probabilities(
+    calibrated: ag.Predictor, tmp_path: pathlib.Path
+) -> None:
+    (plain,) = ag.Predictor(calibrated.model, flip=True)(picture(0))
+    for predictor in (calibrated, ag.Predictor(tmp_path / "best.keras")):
+        (face,) = predictor(picture(0))
+        assert face.age == pytest.approx(plain.age) and face.gender == plain.gender
+        assert face.age_interval == pytest.approx((0.8 * plain.age, 10 + 1.06 * plain.age), rel=1e-5)
+        odds, calibrated_odds = (p / (1 - p) for p in (plain.p_female, face.p_female))
+        assert calibrated_odds == pytest.approx(odds**0.5, rel=1e-5)
+
+
+@pytest.mark.parametrize("head", ["age", "gender"])
+def test_a_calibration_of_one_head_leaves_the_other_as_it_is(
+    predictor: ag.Predictor, tmp_path: pathlib.Path, head: str
+) -> None:
+    predictor.model.save(tmp_path / "best.keras")
+    without = {"ages": None, "low": None, "high": None} if head == "gender" else {"temperature": None}
+    dataclasses.replace(STEPS, flip=False, **without).save(tmp_path)
+    (face,), (plain,) = ag.Predictor(tmp_path)(picture(0)), predictor(picture(0))
+    assert (face.age_interval is None) == (head == "gender")
+    assert (face.p_female == pytest.approx(plain.p_female)) == (head == "age")
+
+
+def test_flip_answers_with_the_mean_over_a_picture_and_its_mirror_image(predictor: ag.Predictor) -> None:
+    here, there = predictor([picture(0), picture(0)[:, ::-1]])
+    (face,) = ag.Predictor(predictor.model, flip=True)(picture(0))
+    assert here[0].age != there[0].age
+    assert face.age == pytest.approx((here[0].age + there[0].age) / 2, rel=1e-5)
+    assert face.p_female == pytest.approx((here[0].p_female + there[0].p_female) / 2, rel=1e-5)
+
+
+def test_flip_follows_the_calibration_unless_it_is_said(calibrated: ag.Predictor, tmp_path: pathlib.Path) -> None:
+    assert calibrated.flip and not ag.Predictor(tmp_path, flip=False).flip
+    assert not ag.Predictor(calibrated.model).flip
+
+
+def test_the_released_model_is_found_in_the_checkout_and_in_the_folder_that_the_environment_names(
+    calibrated: ag.Predictor, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("AGEGENDER_MODEL", raising=False)
+    assert predict._RELEASED.relative_to(pathlib.Path(__file__).parent.parent) == pathlib.Path("models/utkface64")
+    monkeypatch.setattr(predict, "_RELEASED", tmp_path)
+    expected = calibrated(picture(0))
+    assert ag.Predictor()(picture(0)) == expected
+    monkeypatch.setattr(predict, "_RELEASED", tmp_path / "none")
+    for path in (tmp_path, tmp_path / "best.keras"):
+        monkeypatch.setenv("AGEGENDER_MODEL", str(path))
+        assert ag.Predictor()(picture(0)) == expected
+
+
+@pytest.mark.parametrize("named", [False, True])
+def test_without_the_released_model_the_words_say_how_to_get_it(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, named: bool
+) -> None:
+    monkeypatch.setattr(predict, "_RELEASED", tmp_path / "models" / "utkface64")
+    monkeypatch.delenv("AGEGENDER_MODEL", raising=False)
+    if named:
+        monkeypatch.setenv("AGEGENDER_MODEL", str(tmp_path / "gone"))
+    with pytest.raises(FileNotFoundError, match=r"copy the folder models/utkface64 .*AGEGENDER_MODEL") as error:
+        ag.Predictor()
+    assert str(tmp_path / ("gone" if named else "models")) in str(error.value)
+
+
+def test_a_file_with_float16_weights_gives_a_float32_model_that_predicts_the_same(
+    predictor: ag.Predictor, tmp_path: pathlib.Path
+) -> None:
+    predictor.model.save(tmp_path / "best.keras")
+    store_as_float16(tmp_path / "best.keras")
+    loaded = ag.Predictor(tmp_path)
+    assert {weight.dtype for weight in loaded.model.weights} == {"float32"}
+    assert loaded(picture(0))[0].age == pytest.approx(predictor(picture(0))[0].age, rel=0.01)
+
+
+def store_as_float16(path: pathlib.Path) -> None:
+    """Rewrites every weight of a `.keras` file as float16."""
+    with zipfile.ZipFile(path) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    weights = io.BytesIO(members["model.weights.h5"])
+    with h5py.File(weights, "r+") as file:
+        names: list[str] = []
+        file.visititems(lambda name, item: names.append(name) if isinstance(item, h5py.Dataset) else None)
+        for name in names:
+            values, attributes = file[name][...].astype("float16"), dict(file[name].attrs)
+            del file[name]
+            file[name] = values
+            file[name].attrs.update(attributes)
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in {**members, "model.weights.h5": weights.getvalue()}.items():
+            archive.writestr(name, content)
