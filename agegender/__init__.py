@@ -11,11 +11,13 @@ if TYPE_CHECKING:
     from agegender.augment import Augmentation
     from agegender.calibration import Calibration, calibrate, load_calibration
     from agegender.devices import fastest_dtype
-    from agegender.evaluation import Report, evaluate
+    from agegender.evaluation import evaluate
     from agegender.input_pipeline import load_utkface
     from agegender.losses import joint_loss
+    from agegender.measuring import Report, measure
     from agegender.model import build_model
     from agegender.predict import Face, Predictor
+    from agegender.report import read_predictions, write_report
     from agegender.synthetic import draw_face, write_faces
     from agegender.training import make_optimizer, train
     from agegender.vggface import vggface_trunk
@@ -27,7 +29,7 @@ _ROOMS = {
     "Calibration": "calibration",
     "Face": "predict",
     "Predictor": "predict",
-    "Report": "evaluation",
+    "Report": "measuring",
     "build_model": "model",
     "calibrate": "calibration",
     "draw_face": "synthetic",
@@ -37,9 +39,12 @@ _ROOMS = {
     "load_calibration": "calibration",
     "load_utkface": "input_pipeline",
     "make_optimizer": "training",
+    "measure": "measuring",
+    "read_predictions": "report",
     "train": "training",
     "vggface_trunk": "vggface",
     "write_faces": "synthetic",
+    "write_report": "report",
 }
 
 __all__ = [
@@ -58,9 +63,12 @@ __all__ = [
     "load_calibration",
     "load_utkface",
     "make_optimizer",
+    "measure",
+    "read_predictions",
     "train",
     "vggface_trunk",
     "write_faces",
+    "write_report",
 ]
 
 

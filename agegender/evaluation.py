@@ -1,54 +1,49 @@
-"""Measure a model on a split, beside answering the same for everybody."""
+"""Run a model over pictures with known answers, and measure what it answers.
 
-import dataclasses
-from typing import Any
+The way is predict, tabulate, measure: a `Report` depends on nothing but the table of predictions.
+"""
+
+from collections.abc import Mapping
+from typing import Any, Protocol
 
 import keras
 import numpy as np
+from numpy.typing import NDArray
 
-from agegender import metrics
-from agegender.schema import AGE, GENDER
-
-_ROWS = {
-    "mae": ("age MAE, years", "{:.2f}"),
-    "rmse": ("age RMSE, years", "{:.2f}"),
-    "cs5": ("age CS@5", "{:.1%}"),
-    "gender_accuracy": ("gender accuracy", "{:.1%}"),
-}
+from agegender.groups import AGE_HIGH, AGE_LOW, COLUMNS, P_CALIBRATED, P_FEMALE, PREDICTED_AGE
+from agegender.measuring import Report, measure
+from agegender.schema import AGE, FILE_NAME, GENDER, GROUP, RACE
 
 
-@dataclasses.dataclass(frozen=True)
-class Report:
-    """What `evaluate` measured; `print(report)` shows a table.
+class Calibration(Protocol):
+    """What `evaluate` asks of a calibration: intervals that keep a promise, probabilities that mean what they say."""
 
-    Attributes:
-        count: number of pictures.
-        model: `{"mae", "rmse"}` in years, `{"cs5", "gender_accuracy"}` between 0 and 1; those of the model's heads.
-        constant: the same for always answering these pictures' own median age and more frequent gender.
-    """
+    @property
+    def coverage(self) -> Any:
+        """The share of ages that the intervals promise to hold, 0 to 1."""
 
-    count: int
-    model: dict[str, float]
-    constant: dict[str, float]
+    @property
+    def temperature(self) -> Any:
+        """What the logits of the gender are divided by."""
 
-    def __str__(self) -> str:
-        lines = [f"{f'{self.count} pictures':<18} {'model':>8} {'always the median or majority':>31}"]
-        for key, (label, form) in _ROWS.items():
-            if key in self.model:
-                lines.append(f"{label:<18} {form.format(self.model[key]):>8} {form.format(self.constant[key]):>31}")
-        return "\n".join(lines)
+    def intervals(self, ages: Any) -> tuple[Any, Any]:
+        """From predicted ages [n] the lower and the upper ends [n], in years."""
 
-    def to_dict(self) -> dict[str, Any]:
-        """The report as plain Python values, ready for JSON."""
-        return dataclasses.asdict(self)
+    def probabilities(self, p_female: Any) -> Any:
+        """From probabilities of female [n] the calibrated ones [n]."""
 
 
-def evaluate(model: keras.Model, dataset: Any, *, verbose: int = 0) -> Report:
+def evaluate(
+    model: keras.Model, dataset: Any, *, calibration: Calibration | None = None, flip: bool = False, verbose: int = 0
+) -> Report:
     """Measures a model on pictures with known answers.
 
     Args:
         model: from `build_model`, or loaded from a `.keras` file of a run.
-        dataset: finite batches of (pictures, targets), as from `load_utkface("test", batch_size=64)`.
+        dataset: finite batches of (pictures, targets), as from `load_utkface("test", batch_size=64)`; with
+            `labels=("race", "file_name", "group")` also by race, with names, and resampled by photograph.
+        calibration: measured too, if given.
+        flip: answers with the mean of the answers to each picture and to its mirror image.
         verbose: 1 shows a progress bar.
 
     Returns:
@@ -59,57 +54,63 @@ def evaluate(model: keras.Model, dataset: Any, *, verbose: int = 0) -> Report:
 
     Example: `print(evaluate(model, load_utkface("test", batch_size=64)))`
     """
-    targets, outputs = predict_all(model, dataset, verbose=verbose)
-    count = len(next(iter(outputs.values())))
-    return Report(count, _measure(targets, outputs), _measure(targets, _constant_answers(targets)))
+    table = tabulate(*predict_all(model, dataset, flip=flip, verbose=verbose), calibration=calibration)
+    if calibration is None:
+        return measure(table)
+    return measure(table, promised=calibration.coverage, temperature=calibration.temperature)
 
 
-def predict_all(model: keras.Model, dataset: Any, *, verbose: int = 0) -> tuple[dict, dict]:
+def predict_all(model: keras.Model, dataset: Any, *, flip: bool = False, verbose: int = 0) -> tuple[dict, dict]:
     """Runs a model over a dataset and keeps what was asked and answered, in order.
 
     Returns:
-        Targets and outputs, each `{head: float32 [pictures]}`.
+        Targets, `{head or other label: [pictures]}`, and outputs, `{head: float32 [pictures]}`.
     """
     if hasattr(dataset, "steps_per_epoch"):
         raise ValueError("`dataset` must end. Received one made with training=True, which repeats without end")
     asked, answered = [], []
     bar = keras.utils.Progbar(len(dataset) if hasattr(dataset, "__len__") else None, verbose=verbose)
     for pictures, targets in dataset:
-        outputs = model.predict_on_batch(np.asarray(pictures))
-        asked.append({head: _column(targets, head) for head in outputs})
-        answered.append({head: np.asarray(outputs[head]).ravel() for head in outputs})
+        outputs = _predict(model, np.asarray(pictures), flip)
+        missing = [head for head in outputs if head not in targets]
+        if missing:
+            raise ValueError(f"`dataset` must give targets for {missing[0]!r}. Received targets: {sorted(targets)}")
+        asked.append({label: np.asarray(values).ravel() for label, values in targets.items()})
+        answered.append(outputs)
         bar.add(1)
     if not asked:
         raise ValueError("`dataset` must hold at least one batch. Received an empty one")
     return _join(asked), _join(answered)
 
 
-def _column(targets: dict, head: str) -> np.ndarray:
-    if head not in targets:
-        raise ValueError(f"`dataset` must give targets for {head!r}. Received targets: {sorted(targets)}")
-    return np.asarray(targets[head]).ravel()
+def tabulate(targets: Mapping, outputs: Mapping, *, calibration: Calibration | None = None) -> dict[str, NDArray[Any]]:
+    """Puts what was asked and answered into one table, a column at each of `COLUMNS` that is known.
 
-
-def _join(batches: list[dict]) -> dict[str, np.ndarray]:
-    return {head: np.concatenate([batch[head] for batch in batches]) for head in batches[0]}
-
-
-def _constant_answers(targets: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    answers = {}
-    if AGE in targets:
-        answers[AGE] = np.full_like(targets[AGE], np.median(targets[AGE]))
-    if GENDER in targets:
-        answers[GENDER] = np.full_like(targets[GENDER], np.mean(targets[GENDER]) >= 0.5)
-    return answers
-
-
-def _measure(targets: dict[str, np.ndarray], outputs: dict[str, np.ndarray]) -> dict[str, float]:
-    numbers = {}
+    Args:
+        targets: at "age", "gender", "race", "file_name" and "group", as far as known, [pictures] each.
+        outputs: at "age" and "gender", as far as there are heads, [pictures] each.
+        calibration: gives the columns of intervals and calibrated probabilities.
+    """
+    table = {key: np.asarray(targets[key]).ravel() for key in (FILE_NAME, GROUP, AGE, GENDER, RACE) if key in targets}
+    for key in {FILE_NAME, GROUP} & set(table):
+        table[key] = np.array([name.decode() if isinstance(name, bytes) else str(name) for name in table[key]])
     if AGE in outputs:
-        ages, predicted = targets[AGE], outputs[AGE]
-        numbers["mae"] = metrics.mean_absolute_error(ages, predicted)
-        numbers["rmse"] = metrics.root_mean_squared_error(ages, predicted)
-        numbers["cs5"] = metrics.cumulative_score(ages, predicted, years=5)
+        table[PREDICTED_AGE] = np.asarray(outputs[AGE]).ravel()
     if GENDER in outputs:
-        numbers["gender_accuracy"] = metrics.gender_accuracy(targets[GENDER], outputs[GENDER])
-    return numbers
+        table[P_FEMALE] = np.asarray(outputs[GENDER]).ravel()
+    if calibration is not None and AGE in outputs:
+        low, high = calibration.intervals(table[PREDICTED_AGE])
+        table |= {AGE_LOW: np.asarray(low), AGE_HIGH: np.asarray(high)}
+    if calibration is not None and GENDER in outputs:
+        table[P_CALIBRATED] = np.asarray(calibration.probabilities(table[P_FEMALE]))
+    return {key: table[key] for key in COLUMNS if key in table}
+
+
+def _predict(model: keras.Model, pictures: NDArray[Any], flip: bool) -> dict[str, NDArray[Any]]:
+    views = [pictures, pictures[:, :, ::-1]] if flip else [pictures]
+    answers = [model.predict_on_batch(view) for view in views]
+    return {head: np.mean([np.ravel(answer[head]) for answer in answers], axis=0) for head in answers[0]}
+
+
+def _join(batches: list[dict]) -> dict[str, NDArray[Any]]:
+    return {key: np.concatenate([batch[key] for batch in batches]) for key in batches[0]}

@@ -14,7 +14,8 @@
 - ECE, the expected calibration error: pictures in ten bins of equal width by their probability of female; the mean over
   the pictures of |mean probability - share recorded as female| of their bin.
 - Coverage: the share of pictures whose recorded age lies in the predicted interval, both ends included.
-- 95 % interval: from the 2.5th to the 97.5th percentile of the measure over resampled pictures (`resample`).
+- 95 % interval: from the 2.5th to the 97.5th percentile of the measure over resampled pictures.
+  There is none where every resampling gives the same, as of few pictures without an error.
 
 Every measure takes arrays of any shape with as many labels as predictions, and returns a float. With `weights`, how
 often each picture counts, [repetitions, pictures], it returns an array [repetitions]: one for each row.
@@ -190,16 +191,18 @@ def resample(units: ArrayLike, *, repetitions: int = 1000, seed: int = 0) -> NDA
 
 
 def interval(values: ArrayLike) -> tuple[float, float] | None:
-    """The 95 % percentile interval of a measure over the rows of `resample`; None where no row has a value.
+    """The 95 % percentile interval of a measure over the rows of `resample`; None where all rows agree, or have none.
+
+    Among few pictures without an error every row is without one, and says nothing about the pictures not seen.
 
     >>> interval(range(41))
     (1.0, 39.0)
     """
-    values = np.asarray(values, "float64")
-    values = values[np.isfinite(values)]
-    if not len(values):
+    drawn = np.asarray(values, "float64")
+    drawn = drawn[np.isfinite(drawn)]
+    if not drawn.size or drawn.min() == drawn.max():
         return None
-    low, high = np.quantile(values, [0.025, 0.975])
+    low, high = np.quantile(drawn, [0.025, 0.975])
     return float(low), float(high)
 
 

@@ -1,53 +1,177 @@
-r"""Evaluates a trained run on a split and draws some of its predictions.
+r"""Evaluates a trained run on a split, or several and how they differ, and writes a report.
 
     python -m experiments.evaluate --workdir=runs/1 --split=test
+    python -m experiments.evaluate --workdir=runs/1 --workdir=runs/2 --out=runs/compared
+    python -m experiments.evaluate --predictions=ours.csv --predictions=theirs.csv --out=runs/compared
 
-Writes report-SPLIT.json and predictions-SPLIT.png into the workdir.
+Writes WORKDIR/evaluation-SPLIT: report.html, one page that needs nothing else, the same as report.md with plots,
+report.json, predictions.csv with every prediction, and errors.html and predictions.png, which show faces: those of
+UTKFace may not be published. Of several, the first is what the others are compared with, on the same pictures: in
+comparison.html, comparison.md and comparison.json. Each may be a run, or a predictions.csv of anybody's model;
+AGE+GENDER joins two that have one head each.
 """
 
 import functools
-import json
 import os
 import pathlib
 import sys
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 from absl import app, flags, logging
 
-_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a run, or a .keras file.", required=True)
+from agegender.schema import BEST_MODEL, FILE_NAME, PICTURE
+
+if TYPE_CHECKING:
+    from agegender import Report
+
+_WORKDIR = flags.DEFINE_multi_string("workdir", [], "Folder of a run, or a .keras file. May be given several times.")
+_PREDICTIONS = flags.DEFINE_multi_string("predictions", [], "A predictions.csv to compare, after the runs.")
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "Where `tfds build` wrote; by default ~/tensorflow_datasets.")
-_SPLIT = flags.DEFINE_string("split", "test", "train, validation, test, or a slice such as 'test[:10%]'.")
+_SPLIT = flags.DEFINE_string("split", "test", "train, validation, test, all, or a slice such as 'test[:10%]'.")
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", 64, "Pictures a step.", lower_bound=1)
+_FLIP = flags.DEFINE_bool(
+    "flip", None, "Answer with the mean over each picture and its mirror image; by default as the run was calibrated."
+)
+_OUT = flags.DEFINE_string(
+    "out",
+    None,
+    "Folder to write to; by default evaluation-SPLIT, or comparison, in the (first) workdir.",
+)
 
 
-def evaluate_run(workdir: pathlib.Path, split: str, *, data_dir: str | None = None, batch_size: int = 64) -> str:
-    """Evaluates the best model of a run and writes report and picture beside it.
+def evaluate_run(
+    workdir: pathlib.Path,
+    split: str,
+    *,
+    data_dir: str | None = None,
+    batch_size: int = 64,
+    flip: bool | None = None,
+    out: pathlib.Path | None = None,
+) -> "Report":
+    """Evaluates the best model of a run, or a .keras file, and writes the report.
 
-    Returns:
-        The report as a table.
+    Args:
+        workdir: the folder or the file.
+        split: as in `load_utkface`.
+        data_dir: where `tfds build` wrote.
+        batch_size: pictures a step.
+        flip: as in `evaluate`; by default as the run was calibrated, with which its intervals keep their promise.
+        out: folder to write to.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
     import agegender as ag
+    from agegender.calibration import load_calibration
+    from agegender.input_pipeline import LABELS, find_prepared
     from experiments.predictions import draw_predictions
 
     predictor = ag.Predictor(workdir)
-    load = functools.partial(
-        ag.load_utkface, split, batch_size=batch_size, image_size=predictor.model.input_shape[1], data_dir=data_dir
-    )
-    report = ag.evaluate(predictor.model, load(), verbose=1)
-    folder = workdir if workdir.is_dir() else workdir.parent
+    labels = [label for label in LABELS if label in find_prepared(data_dir).info.features]  # an older one has fewer
+    size = predictor.model.input_shape[1]
+    load = functools.partial(ag.load_utkface, split, batch_size=batch_size, image_size=size, data_dir=data_dir)
+    calibration = load_calibration(workdir)
+    flip = bool(calibration and calibration.flip) if flip is None else flip
+    if calibration and calibration.flip != flip:
+        print(f"The run was calibrated {'with' if calibration.flip else 'without'} --flip: that is not measured here.")
+        calibration = None
+    report = ag.evaluate(predictor.model, load(labels=labels), calibration=calibration, flip=flip, verbose=1)
+    folder = out or _folder(workdir, split, flip)
+    pictures = _read_worst(report, split, data_dir)
+    page = ag.write_report(report, folder, title=_title(workdir, split, flip), pictures=pictures)
+    draw_predictions(predictor, load(), folder / "predictions.png")
+    print(f"\n{report}\n\nReport: {page}\nLargest errors, for your eyes only: {folder / 'errors.html'}")
+    return report
+
+
+def _folder(workdir: pathlib.Path, split: str, flip: bool) -> pathlib.Path:
+    """Beside the model; one for each split, way of asking and, but for the best one, model."""
     name = "".join(letter if letter.isalnum() else "_" for letter in split)
-    (folder / f"report-{name}.json").write_text(json.dumps(report.to_dict(), indent=2) + "\n")
-    draw_predictions(predictor, load(), folder / f"predictions-{name}.png")
-    return str(report)
+    model = f"-{workdir.stem}" if workdir.suffix == ".keras" and workdir.name != BEST_MODEL else ""
+    return _home(workdir) / f"evaluation-{name}{model}{'-flip' if flip else ''}"
+
+
+def _home(workdir: pathlib.Path) -> pathlib.Path:
+    return workdir.parent if workdir.suffix == ".keras" else workdir
+
+
+def _title(workdir: pathlib.Path, split: str, flip: bool) -> str:
+    return f"{workdir} on {split}{', mean over mirror images' if flip else ''}"
+
+
+def _read_worst(report: "Report", split: str, data_dir: str | None) -> dict[str, bytes]:
+    """The encoded pictures with the largest errors, at their names."""
+    from agegender.input_pipeline import find_prepared, read_encoded
+    from agegender.report_page import largest_errors
+
+    names = report.predictions[FILE_NAME]
+    wanted = {str(names[row]) for rows in largest_errors(report.predictions).values() for row in rows}
+    examples = read_encoded(find_prepared(data_dir), split, (FILE_NAME, PICTURE)).as_numpy_iterator()
+    named = ((example[FILE_NAME].decode(), example[PICTURE]) for example in examples)
+    return {name: picture for name, picture in named if name in wanted}
+
+
+def run(runs: Sequence[str], files: Sequence[str], out: pathlib.Path | None, measure_run: Callable) -> str:
+    """Evaluates one run, or compares several models.
+
+    Args:
+        runs: folders or .keras files, or two joined by "+".
+        files: of predictions, or two joined by "+".
+        out: folder to write to.
+        measure_run: `evaluate_run` with all but the run.
+
+    Returns:
+        What to print.
+    """
+    if not runs and not files:
+        raise ValueError("--workdir must have a value, or --predictions; --help says more")
+    if len(runs) == 1 and not files and len(_parts(runs[0])) == 1:
+        measure_run(pathlib.Path(runs[0]), out=out)
+        return ""
+    if out is None and (not runs or len(runs) + len(files) == 1):
+        raise ValueError("--out must say where this report goes: it belongs to no single run")
+    from agegender import measure, read_predictions, write_report
+    from experiments.compare import compare, summary, write_comparison
+
+    tables = {given: _joined(given, read_predictions) for given in files}  # what is wrong is said before a model runs
+    tables = {given: _joined(given, lambda path: measure_run(path).predictions) for given in runs} | tables
+    folder = out or _home(pathlib.Path(_parts(runs[0])[0])) / "comparison"
+    if len(tables) == 1:
+        ((name, table),) = tables.items()
+        report = measure(table)
+        return f"\n{report}\n\nReport: {write_report(report, folder, title=name)}"
+    comparison = compare(tables)
+    page = write_comparison(comparison, folder)
+    return f"\n{summary(comparison)}\n\nComparison: {page}"
+
+
+def _parts(given: str) -> list[str]:
+    return [given] if pathlib.Path(given).exists() else given.split("+")
+
+
+def _joined(given: str, get: Callable[[pathlib.Path], Any]) -> Any:
+    from experiments.compare import join
+
+    first, *others = _parts(given)
+    table = get(pathlib.Path(first))
+    for other in others:
+        table = join(table, get(pathlib.Path(other)), first, other)
+    return table
+
+
+def _paths(given: Sequence[str]) -> list[str]:
+    return list(dict.fromkeys(path for paths in given for path in paths.split(",")))
 
 
 def main(_: list[str]) -> None:
     logging.set_verbosity(logging.WARNING)  # TFDS tells of each file it opens
     try:
-        workdir = pathlib.Path(_WORKDIR.value)
-        print(evaluate_run(workdir, _SPLIT.value, data_dir=_DATA_DIR.value, batch_size=_BATCH_SIZE.value))
-    except (OSError, FloatingPointError) as error:
+        measure_run = functools.partial(
+            evaluate_run, split=_SPLIT.value, data_dir=_DATA_DIR.value, batch_size=_BATCH_SIZE.value, flip=_FLIP.value
+        )
+        out = pathlib.Path(_OUT.value) if _OUT.value else None
+        print(run(_paths(_WORKDIR.value), _paths(_PREDICTIONS.value), out, measure_run))
+    except (OSError, FloatingPointError, ValueError) as error:
         sys.exit(f"{type(error).__name__}: {error}")  # the words say it all; a traceback would hide them
 
 

@@ -117,5 +117,9 @@ def test_the_interval_of_a_mean_is_that_of_the_textbook() -> None:
 
 
 def test_an_interval_leaves_out_the_rows_without_a_value() -> None:
-    assert metrics.interval([np.nan, 1.0, 1.0]) == (1.0, 1.0)
+    assert metrics.interval([np.nan, *range(41)]) == (1.0, 39.0)
     assert metrics.interval([np.nan]) is None
+
+
+def test_rows_that_all_agree_make_no_interval() -> None:
+    assert metrics.interval([1.0, 1.0, 1.0]) is None
