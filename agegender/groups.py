@@ -153,6 +153,10 @@ def check_table(table: Table) -> None:
         wrong = ~((table[key] >= low) & (table[key] <= high))
         if wrong.any():
             raise ValueError(f"{key!r} must be in [{low:g}, {high:g}]. Received: {table[key][wrong][0]}")
+    for key in set(table) & {GENDER, RACE}:
+        wrong = table[key] % 1 != 0
+        if wrong.any():
+            raise ValueError(f"{key!r} must hold codes. Received: {table[key][wrong][0]}")
 
 
 def age_band(ages: NDArray[Any]) -> NDArray[np.str_]:

@@ -88,10 +88,14 @@ def test_the_record_holds_the_config_as_it_was_overridden(run: pathlib.Path) -> 
 def test_evaluate_gives_the_numbers_that_training_ended_with(run: pathlib.Path, prepared: pathlib.Path) -> None:
     done = script("evaluate", f"--workdir={run}", f"--data_dir={prepared}")
     assert done.returncode == 0, done.stderr[-3000:]
-    ours, theirs = (json.loads((run / name).read_text()) for name in ("report.json", "report-test.json"))
+    written = run / "evaluation-test"
+    ours, theirs = (json.loads((folder / "report.json").read_text()) for folder in (run, written))
     assert ours["count"] == theirs["count"] and ours["constant"] == theirs["constant"]
     assert ours["model"] == pytest.approx(theirs["model"], rel=1e-3)
-    assert (run / "predictions-test.png").exists()
+    names = {"report.html", "report.md", "predictions.csv", "errors.html", "predictions.png", "ages.png"}
+    assert names <= {path.name for path in written.iterdir()}
+    assert {"race", "age x race"} <= set(theirs["groups"]) and theirs["bootstrap"]["resampled"] == "photograph groups"
+    assert f"Report: {written / 'report.html'}" in done.stdout and "always the median or majority" in done.stdout
 
 
 def test_a_second_run_in_the_same_folder_is_refused(run: pathlib.Path, prepared: pathlib.Path) -> None:
@@ -115,6 +119,7 @@ def test_help_explains_the_flags(module: str) -> None:
         (("train", "--config=experiments/configs/none.py", "--workdir=x"), "none.py"),
         (("train", "--config=experiments/configs/joint.py", "--config.epoch=3", "--workdir=x"), "epoch"),
         (("evaluate",), "--workdir must have a value"),
+        (("evaluate", "--workdir=x"), "There is no trained model at x"),
     ],
 )
 def test_wrong_flags_are_named(arguments: tuple[str, ...], words: str) -> None:
