@@ -136,7 +136,7 @@ def calibration_error(genders: ArrayLike, probabilities: ArrayLike, *, weights: 
     too_high = (probabilities - genders)[:, None] * np.eye(BINS)[_bins(probabilities)]
     counts = np.ones(len(genders)) if weights is None else np.asarray(weights)
     with np.errstate(invalid="ignore"):
-        return _plain(np.abs(counts @ too_high).sum(-1) / counts.sum(-1))
+        return _plain(np.abs(np.einsum("...n,nb->...b", counts, too_high)).sum(-1) / counts.sum(-1, dtype="float64"))
 
 
 def reliability(genders: ArrayLike, probabilities: ArrayLike) -> list[dict[str, float]]:
@@ -220,7 +220,7 @@ def _mean(values: NDArray[Any], weights: ArrayLike | None) -> Any:
         return float(np.mean(values))
     weights = np.asarray(weights)
     with np.errstate(invalid="ignore"):  # a row may have drawn none of these pictures: NaN
-        return weights @ values.astype("float64") / weights.sum(-1)
+        return np.einsum("...n,n->...", weights, values.astype("float64")) / weights.sum(-1, dtype="float64")
 
 
 def _plain(value: Any) -> Any:

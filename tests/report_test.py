@@ -41,9 +41,8 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
 @pytest.fixture(scope="module")
 def rows(written: pathlib.Path) -> list[dict]:
     with open(written / "predictions.csv", newline="") as file:
-        return [
-            {k: v if k in ("file_name", "group") else float(v) for k, v in row.items()} for row in csv.DictReader(file)
-        ]
+        words = ("file_name", "group")
+        return [{k: v if k in words else float(v) for k, v in row.items()} for row in csv.DictReader(file)]
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +80,8 @@ def test_the_numbers_of_the_report_are_those_of_its_dump(rows: list[dict], told:
         assert name == races[code] and part["count"] == len(some)
         assert part["model"] == pytest.approx(by_hand(some), rel=1e-12)
     some = [row for row in rows if 20 <= row["age"] < 30 and row["gender"] == 1]
-    assert told["groups"]["age x gender"]["20-29, female"]["model"] == pytest.approx(by_hand(some), rel=1e-12)
+    model, expected = dict(told["groups"]["age x gender"]["20-29, female"]["model"]), by_hand(some)
+    assert model.pop("auc") is None is expected.pop("auc") and model == pytest.approx(expected, rel=1e-12)
     for point in told["curve"]:
         within = [abs(row["predicted_age"] - row["age"]) <= point["years"] for row in rows]
         assert point["value"] == sum(within) / COUNT
@@ -94,9 +94,8 @@ def test_calibration_and_coverage_are_those_of_the_dump(rows: list[dict], told: 
             bins.setdefault(min(int(row[key] * 10), 9), []).append(row)
         gaps = [abs(sum(row[key] - row["gender"] for row in some)) for some in bins.values()]
         assert told["calibration"][stage]["ece"]["value"] == pytest.approx(sum(gaps) / COUNT, rel=1e-12)
-        assert [each["count"] for each in told["calibration"][stage]["reliability"]] == [
-            len(bins[b]) for b in sorted(bins)
-        ]
+        counts = [each["count"] for each in told["calibration"][stage]["reliability"]]
+        assert counts == [len(bins[index]) for index in sorted(bins)]
     inside = [row["age_low"] <= row["age"] <= row["age_high"] for row in rows]
     assert told["coverage"]["all"]["value"] == sum(inside) / COUNT and told["coverage"]["promised"] == 0.9
 
@@ -105,10 +104,8 @@ def test_an_interval_is_near_that_of_another_bootstrap(rows: list[dict], told: d
     names = sorted({row["group"] for row in rows})
     errors = {name: [abs(r["predicted_age"] - r["age"]) for r in rows if r["group"] == name] for name in names}
     random = np.random.default_rng(99)
-    drawn = [
-        statistics.fmean(e for i in random.integers(0, len(names), len(names)) for e in errors[names[i]])
-        for _ in range(400)
-    ]
+    draws = random.integers(0, len(names), (400, len(names)))
+    drawn = [statistics.fmean(error for index in draw for error in errors[names[index]]) for draw in draws]
     assert told["bootstrap"] == {"repetitions": 1000, "seed": 0, "resampled": "photograph groups", "units": len(names)}
     assert told["intervals"]["mae"] == pytest.approx(list(np.quantile(drawn, [0.025, 0.975])), abs=0.12)
 
