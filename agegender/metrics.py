@@ -12,7 +12,8 @@
 - Log loss: the mean of -log(probability given to the recorded gender), in nats; probabilities are moved to at least
   1e-7 from 0 and 1 before. Always answering one half has 0.693.
 - ECE, the expected calibration error: pictures in ten bins of equal width by their probability of female; the mean over
-  the pictures of |mean probability - share recorded as female| of their bin.
+  the pictures of |mean probability - share recorded as female| of their bin. Chance alone makes it larger than 0, and
+  resampling makes it larger still: its interval lies rather high.
 - Coverage: the share of pictures whose recorded age lies in the predicted interval, both ends included.
 - 95 % interval: from the 2.5th to the 97.5th percentile of the measure over resampled pictures.
   There is none where every resampling gives the same, as of few pictures without an error.
