@@ -1,0 +1,65 @@
+import keras
+import numpy as np
+import pytest
+
+from agegender import build_model, vggface_trunk
+from agegender.batch_norm import add_batch_norm, fold_batch_norm
+
+PICTURES = np.random.default_rng(1).integers(0, 256, (3, 48, 48, 3), np.uint8)
+
+
+def trained(trunk: keras.Model) -> keras.Model:
+    """A model whose normalisations and heads have seen something: no statistic is that of the start."""
+    model, noise = build_model(trunk), np.random.default_rng(2)
+    for layer in [*trunk.layers, *model.layers]:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.set_weights([noise.uniform(0.5, 2, weight.shape) for weight in layer.get_weights()])
+    for head in ("age_deviations", "gender"):
+        layer = model.get_layer(head)
+        layer.set_weights([noise.normal(0, 0.1, weight.shape) for weight in layer.get_weights()])
+    return model
+
+
+@pytest.fixture(scope="module")
+def vgg16() -> keras.Model:
+    return vggface_trunk("vgg16", image_size=48, weights=None, trainable="all", seed=1)
+
+
+def test_thirteen_normalisations_are_added_and_folded_away_again(vgg16: keras.Model) -> None:
+    trunk = add_batch_norm(vgg16)
+    assert sum(isinstance(layer, keras.layers.BatchNormalization) for layer in trunk.layers) == 13
+    model = trained(trunk)
+    folded = fold_batch_norm(model)
+    names = [layer.name for layer in next(layer for layer in folded.layers if isinstance(layer, keras.Model)).layers]
+    assert names == [layer.name for layer in vgg16.layers]
+    for head, expected in model(PICTURES).items():
+        assert np.ptp(expected) > 1e-4, "the answers must differ, or any would do"
+        np.testing.assert_allclose(folded(PICTURES)[head], expected, rtol=1e-4)
+
+
+def test_what_is_folded_loads_into_the_trunk_as_published(vgg16: keras.Model) -> None:
+    folded = fold_batch_norm(trained(add_batch_norm(vgg16)))
+    plain = build_model(vggface_trunk("vgg16", image_size=48, weights=None, seed=2))
+    plain.set_weights(folded.get_weights())
+    for head, expected in folded(PICTURES).items():
+        np.testing.assert_allclose(plain(PICTURES)[head], expected, rtol=1e-5)
+
+
+def test_what_learns_and_what_does_not_is_kept(vgg16: keras.Model) -> None:
+    vgg16.get_layer("conv1_1").trainable = False
+    assert [layer.name for layer in add_batch_norm(vgg16).layers if layer.weights and not layer.trainable] == [
+        "conv1_1"
+    ]
+    vgg16.get_layer("conv1_1").trainable = True
+
+
+def test_a_trunk_without_such_a_convolution_is_refused() -> None:
+    picture = keras.Input((8, 8, 3))
+    trunk = keras.Model(picture, keras.layers.GlobalAveragePooling2D()(keras.layers.Conv2D(2, 3)(picture)))
+    with pytest.raises(ValueError, match="'vgg16' has thirteen"):
+        add_batch_norm(trunk)
+
+
+def test_a_model_with_nothing_to_fold_comes_back_as_it_is(tiny_trunk: keras.Model) -> None:
+    model = build_model(tiny_trunk)
+    assert fold_batch_norm(model) is model
