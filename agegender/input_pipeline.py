@@ -49,6 +49,7 @@ def load_utkface(
     image_size: int = IMAGE_SIZE,
     heads: Sequence[str] = HEADS,
     labels: Sequence[str] = (),
+    mixup: float = 0.0,
     cache: Literal["bytes", "pixels"] | None = "bytes",
     ages: tuple[int, int] | None = None,
     genders: Sequence[str] | None = None,
@@ -71,6 +72,8 @@ def load_utkface(
         heads: which targets to give, one or both of "age" and "gender".
         labels: what to give beside them, to evaluate and not to train with: some of "race" (a code of
             `schema.RACES`), "file_name" and "group", the name of the photograph that near-identical pictures share.
+        mixup: alpha of picture mixing (Zhang et al. 2018, arXiv 1710.09412), where `training`: each picture and its
+            targets become a mean of its own and another's, the share drawn from Beta(alpha, alpha); 0 for none.
         cache: what stays in memory after the first pass: "bytes" as encoded, "pixels" as decoded, or None.
         ages: the youngest and the oldest wanted, both included, 0 to 116 years; papers on UTKFace take (21, 60).
         genders: those wanted, of `schema.GENDERS`.
@@ -96,6 +99,8 @@ def load_utkface(
     `load_utkface("all", batch_size=64, training=True, folds=(0, 1, 2, 3), ages=(21, 60))`
     """
     _check(batch_size, seed, skip, image_size, heads, labels, cache)
+    if not 0 <= mixup < float("inf") or (mixup and not training):
+        raise ValueError(f"`mixup` must be 0 or more, and 0 unless training. Received: {mixup=}, {training=}")
     conditions = Conditions(ages=ages, genders=genders, races=races, folds=folds, conflicts=conflicts)
     builder = find_prepared(data_dir)
     _require(builder, "labels", labels, f"labels={labels!r}")
@@ -115,6 +120,8 @@ def load_utkface(
     examples = _read_where(builder, split, conditions, count)
     if training:
         dataset = _without_end(examples, decode, batch_size, skip, cache, min(count, _SHUFFLED), seed)
+        if mixup:
+            dataset = _mix(dataset, mixup, seed, skip)
     else:
         dataset = _in_order(examples, decode, batch_size, skip, cache)
     dataset = dataset.prefetch(_AHEAD).with_options(_options())
@@ -153,6 +160,23 @@ def _without_end(
     examples = examples.shuffle(window, seed=seed, reshuffle_each_iteration=True).repeat().skip(skip * batch_size)
     batches = examples.batch(batch_size, drop_remainder=True, num_parallel_calls=_PARALLEL)
     return batches if cache == "pixels" else batches.map(decode, num_parallel_calls=_PARALLEL)
+
+
+def _mix(dataset: tf.data.Dataset, alpha: float, seed: int, skip: int) -> tf.data.Dataset:
+    """Mixes each batch with itself in the reverse order: it is shuffled, so the partner is any other picture."""
+
+    def mix(step: tf.Tensor, batch: tuple[tf.Tensor, dict[str, tf.Tensor]]) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
+        pictures, targets = batch
+        drawn = tf.random.stateless_gamma((2, len(pictures)), seed=(seed, step), alpha=alpha)
+        share = drawn[0] / tf.reduce_sum(drawn, axis=0)
+
+        def mean(values: tf.Tensor) -> tf.Tensor:
+            own = tf.reshape(share, [-1] + [1] * (len(values.shape) - 1))
+            return own * tf.cast(values, tf.float32) + (1 - own) * tf.cast(values[::-1], tf.float32)
+
+        return tf.cast(tf.round(mean(pictures)), tf.uint8), {head: mean(values) for head, values in targets.items()}
+
+    return dataset.enumerate(start=skip).map(mix, num_parallel_calls=_PARALLEL)
 
 
 def find_prepared(data_dir: str | os.PathLike | None) -> "tfds.core.DatasetBuilder":

@@ -1,11 +1,14 @@
 """Two heads on a trunk."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import keras
+from keras import ops
 
-from agegender.schema import AGE, AGE_MEAN, AGE_STD, GENDER, HEADS
+from agegender.schema import AGE, AGE_DISTRIBUTION, AGE_MEAN, AGE_STD, AGES, GENDER, HEADS
 
+AGE_HEADS = ("regression", "distribution")
 UNITS = (512, 256, 128)
 AGE_DROPOUT = (0.3, 0.2, 0.2)
 GENDER_DROPOUT = (0.5, 0.5, 0.5)
@@ -15,6 +18,7 @@ def build_model(
     trunk: keras.Model,
     *,
     heads: Sequence[str] = HEADS,
+    age_head: str = "regression",
     units: Sequence[int] = UNITS,
     age_dropout: Sequence[float] = AGE_DROPOUT,
     gender_dropout: Sequence[float] = GENDER_DROPOUT,
@@ -32,9 +36,14 @@ def build_model(
     answers the mean age and one half and its first steps are not spent on unlearning noise; BENCHMARKS.md has the
     measurements behind all this. The heads compute in float32 under every dtype policy.
 
+    With a distribution as age head, the last Dense answers with the probability of each year from 0 to 116, and the age
+    is the mean of that (Rothe, Timofte and Van Gool 2018, "Deep expectation of real and apparent age"); `train` then
+    teaches the distribution too, which knows more of an age than its mean.
+
     Args:
         trunk: takes pictures [batch, height, width, 3], gives features [batch, width].
         heads: one or both of "age" and "gender".
+        age_head: "regression" for one number, or "distribution" for the mean of probabilities over the years.
         units: width of each hidden Dense layer of a head.
         age_dropout: share of units dropped after each hidden layer of the age head, each in [0, 1).
         gender_dropout: the same for the gender head.
@@ -53,31 +62,71 @@ def build_model(
     {'age': (None, 1), 'gender': (None, 1)}
     """
     dropout = {AGE: tuple(age_dropout), GENDER: tuple(gender_dropout)}
-    _check(trunk, heads, units, dropout)
+    _check(trunk, heads, age_head, units, dropout)
     features = trunk(trunk.inputs[0])
     for norm in (
         keras.layers.LayerNormalization(name="feature_layer_norm", dtype="float32"),
         keras.layers.BatchNormalization(momentum=0.97, epsilon=0.1, name="feature_batch_norm", dtype="float32"),
     ):
         features = norm(features)
-    outputs = {head: _head(features, head, units, dropout[head]) for head in heads}
+    last = {AGE: _deviations if age_head == "regression" else _distribution, GENDER: _probability}
+    outputs = {head: last[head](_hidden(features, head, units, dropout[head])) for head in heads}
     return keras.Model(trunk.inputs[0], outputs, name="agegender")
 
 
-def _head(features: keras.KerasTensor, head: str, units: Sequence[int], dropout: Sequence[float]) -> keras.KerasTensor:
+@keras.saving.register_keras_serializable(package="agegender")
+class MeanAge(keras.layers.Layer):
+    """The mean, in years, of probabilities of the years from 0 on: [batch, 117] to [batch, 1]."""
+
+    def call(self, probabilities: Any) -> Any:
+        """Sum each year times its probability."""
+        years = ops.arange(probabilities.shape[-1], dtype=self.compute_dtype)
+        return ops.sum(probabilities * years, axis=-1, keepdims=True)
+
+    def compute_output_shape(self, shape: Any) -> Any:
+        """One age a picture."""
+        return (*shape[:-1], 1)
+
+
+def _hidden(
+    features: keras.KerasTensor, head: str, units: Sequence[int], dropout: Sequence[float]
+) -> keras.KerasTensor:
     for number, (width, rate) in enumerate(zip(units, dropout, strict=True), 1):
         features = keras.layers.Dense(
             width, activation="relu", kernel_initializer="he_normal", dtype="float32", name=f"{head}_dense_{number}"
         )(features)
         features = keras.layers.Dropout(rate, dtype="float32", name=f"{head}_dropout_{number}")(features)
-    if head == GENDER:
-        return keras.layers.Dense(1, "sigmoid", kernel_initializer="zeros", dtype="float32", name=GENDER)(features)
+    return features
+
+
+def _probability(features: keras.KerasTensor) -> keras.KerasTensor:
+    return keras.layers.Dense(1, "sigmoid", kernel_initializer="zeros", dtype="float32", name=GENDER)(features)
+
+
+def _deviations(features: keras.KerasTensor) -> keras.KerasTensor:
     deviations = keras.layers.Dense(1, kernel_initializer="zeros", dtype="float32", name="age_deviations")(features)
     # Not a Rescaling layer: on the JAX backend that one still asks for TensorFlow.
     return keras.layers.Identity(dtype="float32", name=AGE)(deviations * AGE_STD + AGE_MEAN)
 
 
-def _check(trunk: keras.Model, heads: Sequence[str], units: Sequence[int], dropout: dict[str, tuple]) -> None:
+def _distribution(features: keras.KerasTensor) -> keras.KerasTensor:
+    bell = [-(((year - AGE_MEAN) / AGE_STD) ** 2) / 2 for year in range(AGES)]  # the ages of the data, about
+    probabilities = keras.layers.Dense(
+        AGES,
+        "softmax",
+        kernel_initializer="zeros",
+        bias_initializer=keras.initializers.Constant(bell),
+        dtype="float32",
+        name=AGE_DISTRIBUTION,
+    )(features)
+    return MeanAge(dtype="float32", name=AGE)(probabilities)
+
+
+def _check(
+    trunk: keras.Model, heads: Sequence[str], age_head: str, units: Sequence[int], dropout: dict[str, tuple]
+) -> None:
+    if age_head not in AGE_HEADS:
+        raise ValueError(f"`age_head` must be one of {AGE_HEADS}. Received: age_head={age_head!r}")
     if isinstance(heads, str) or not heads or len(set(heads)) != len(heads) or not set(heads) <= set(HEADS):
         raise ValueError(f"`heads` must hold one or both of {HEADS}, each once. Received: heads={heads!r}")
     if [len(tensor.shape) for tensor in (*trunk.inputs, *trunk.outputs)] != [4, 2]:

@@ -12,6 +12,7 @@ from PIL import Image, ImageOps
 
 # Registers the layers that a saved model is made of.
 from agegender import augment, vggface  # noqa: F401
+from agegender import model as heads  # noqa: F401
 from agegender.calibration import Calibration, load_calibration
 from agegender.schema import AGE, BEST_MODEL, GENDER, GENDERS
 

@@ -27,6 +27,8 @@ BEST_MODEL: Final = "best.keras"  # in the folder of a run: written by training,
 CALIBRATION: Final = "calibration.json"  # beside it: how sure its answers are
 MIN_AGE: Final = 0
 MAX_AGE: Final = 116
+AGES: Final = MAX_AGE + 1  # the years of a distribution over ages
+AGE_DISTRIBUTION: Final = "age_distribution"  # the layer that answers with the probability of each year
 FOLDS: Final = 5
 
 IMAGE_SIZE: Final = 200  # pixels a side, as UTKFace ships its aligned and cropped pictures

@@ -6,11 +6,13 @@ last.keras     the newest epoch      best.keras     the epoch with the lowest va
 tensorboard/   the same numbers for `tensorboard --logdir`
 """
 
+import contextlib
 import csv
 import datetime
 import functools
 import importlib.metadata
 import importlib.util
+import itertools
 import json
 import math
 import os
@@ -18,12 +20,15 @@ import pathlib
 import platform
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
+from numpy.typing import ArrayLike
 
-from agegender import devices, losses, trunk_cache
-from agegender.schema import AGE, BEST_MODEL, GENDER
+from agegender import devices, trunk_cache
+from agegender.learner import compile_learner, make_learner, with_distribution
+from agegender.losses import LearnedWeights
+from agegender.schema import BEST_MODEL
 
 LAST_MODEL = "last.keras"
 TENSORBOARD = "tensorboard"
@@ -32,7 +37,13 @@ _CURVES = (("loss", "joint loss"), ("age_mae", "age MAE, years"), ("gender_accur
 
 
 def make_optimizer(
-    *, steps: int, learning_rate: float = 3e-4, warmup: float = 0.05, weight_decay: float = 1e-4, clipnorm: float = 1.0
+    *,
+    steps: int,
+    learning_rate: float = 3e-4,
+    warmup: float = 0.05,
+    weight_decay: float = 1e-4,
+    clipnorm: float = 1.0,
+    ema: float = 0.0,
 ) -> keras.optimizers.Optimizer:
     """AdamW (Loshchilov and Hutter 2019, arXiv 1711.05101) with a linear warm-up and one cosine down to zero.
 
@@ -43,6 +54,8 @@ def make_optimizer(
         weight_decay: of kernels; biases and normalisations are not decayed.
         clipnorm: the longest gradient of all weights together; without normalisation layers a trunk with random
             weights can otherwise be lost to a single batch.
+        ema: momentum, in [0, 1), of an exponential moving average of the weights, which `train` then measures and saves
+            in their place (Polyak and Juditsky 1992; Tarvainen and Valpola 2017, arXiv 1703.01780); 0 for none.
 
     Returns:
         The optimizer, to be given to `train`.
@@ -50,10 +63,10 @@ def make_optimizer(
     Raises:
         ValueError: for a number out of its range.
     """
-    if steps < 1 or not 0 < learning_rate < math.inf or not 0 <= warmup < 1:
+    if steps < 1 or not 0 < learning_rate < math.inf or not 0 <= warmup < 1 or not 0 <= ema < 1:
         raise ValueError(
-            "`steps` must be 1 or more, `learning_rate` above 0 and `warmup` in [0, 1). "
-            f"Received: steps={steps}, learning_rate={learning_rate}, warmup={warmup}"
+            "`steps` must be 1 or more, `learning_rate` above 0, `warmup` and `ema` in [0, 1). "
+            f"Received: steps={steps}, learning_rate={learning_rate}, warmup={warmup}, ema={ema}"
         )
     rise = int(steps * warmup)
     schedule = keras.optimizers.schedules.CosineDecay(
@@ -62,7 +75,9 @@ def make_optimizer(
         warmup_steps=rise,
         decay_steps=steps - rise,
     )
-    optimizer = keras.optimizers.AdamW(schedule, weight_decay=weight_decay, global_clipnorm=clipnorm)
+    optimizer = keras.optimizers.AdamW(
+        schedule, weight_decay=weight_decay, global_clipnorm=clipnorm, use_ema=ema > 0, ema_momentum=ema
+    )
     optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
     return optimizer
 
@@ -79,6 +94,9 @@ def train(
     optimizer: keras.optimizers.Optimizer | None = None,
     age_weight: float = 1.0,
     gender_weight: float = 1.0,
+    age_weights: ArrayLike | None = None,
+    learned_weights: bool = False,
+    sizes: Sequence[tuple[int, int]] = (),
     cache_trunk: int = 0,
     record: Mapping[str, Any] | None = None,
     callbacks: Iterable[keras.callbacks.Callback] = (),
@@ -98,6 +116,12 @@ def train(
         optimizer: by default `make_optimizer` for the length of this run.
         age_weight: of the age loss, see `losses.joint_loss`.
         gender_weight: of the gender loss.
+        age_weights: float [117], how much a picture counts in the age loss, by its age; see `losses.density_weights`.
+        learned_weights: whether to learn how much each head counts, see `losses.LearnedWeights`.
+        sizes: pairs of a number of epochs and a size in pixels, with which training begins: `[(8, 32), (4, 48)]` are
+            eight epochs at 32 px, then four at 48 px, and the rest at the size of the model. The pictures are reduced
+            after their augmentation. Small pictures cost little and teach most of it (Tan and Le 2021, arXiv
+            2104.00298); the best epoch is looked for among those at the full size.
         cache_trunk: K, the number of epochs of which the features of the trunk's frozen part are computed beforehand
             and kept on the disk, below `workdir`, until training ends; later epochs see these K views of each picture
             again. 0 computes them anew in each epoch. `agegender.trunk_cache` says how, and how much room it takes.
@@ -126,26 +150,76 @@ def train(
     if any((workdir / name).exists() for name in (BEST_MODEL, LAST_MODEL)):
         raise FileExistsError(f"{workdir} holds a trained model already. Choose another workdir, or move it away.")
     _check_targets(train, model)
+    stages = _stages(sizes, epochs, model.input_shape[1], cache_trunk)
     optimizer = optimizer or make_optimizer(steps=epochs * steps_per_epoch)
-    frozen, rest = trunk_cache.split_model(model) if cache_trunk else (None, None)
-    learner = _compile(rest or _learner(model, augmentation), optimizer, age_weight, gender_weight)
+    learned = LearnedWeights(list(model.output)) if learned_weights else None
+    weights = {"age_weight": age_weight, "gender_weight": gender_weight, "age_weights": age_weights, "learned": learned}
+    taught = with_distribution(model)
+    frozen, rest = trunk_cache.split_model(taught) if cache_trunk else (None, None)
+    learners: list[keras.Model] = []
+    for stage in stages:
+        learner = rest or make_learner(taught, augmentation=augmentation, size=stage.size, learned=learned)
+        # The first compilation may put a loss scale around the optimizer, which all stages share.
+        learners.append(compile_learner(learner, learners[0].optimizer if learners else optimizer, **weights))
     workdir.mkdir(parents=True, exist_ok=True)
     _write_record(workdir, model, record)
     options: dict[str, Any] = {
-        "epochs": epochs,
+        "steps_per_epoch": steps_per_epoch,
         "shuffle": False,  # the dataset has shuffled already
-        "callbacks": [*_callbacks(model, workdir, "loss" if validation is None else "val_loss", profile), *callbacks],
         "verbose": (1 if sys.stdout.isatty() else 2) if verbose == "auto" else verbose,
     }
-    if not cache_trunk:
-        return learner.fit(train, steps_per_epoch=steps_per_epoch, validation_data=validation, **options)
-    with trunk_cache.folder(workdir) as folder:
-        kept = functools.partial(trunk_cache.record, frozen, verbose=options["verbose"])
-        views: dict[str, Any] = {"records": cache_trunk, "epochs": epochs, "augmentation": augmentation}
-        replayed = kept(train, folder / "train", steps=steps_per_epoch, **views)
-        if validation is not None:
-            validation = kept(validation, folder / "validation", steps=len(validation))
-        return learner.fit(replayed, steps_per_epoch=steps_per_epoch, validation_data=validation, **options)
+    with trunk_cache.folder(workdir) if cache_trunk else contextlib.nullcontext() as folder:
+        if folder is not None:
+            kept = functools.partial(trunk_cache.record, frozen, verbose=options["verbose"])
+            views: dict[str, Any] = {"records": cache_trunk, "epochs": epochs, "augmentation": augmentation}
+            train = kept(train, folder / "train", steps=steps_per_epoch, **views)
+            if validation is not None:
+                validation = kept(validation, folder / "validation", steps=len(validation))
+        monitor = "loss" if validation is None else "val_loss"
+        ours = _callbacks(
+            model, workdir, monitor, profile, full_size=stages[-1].first, averaged=bool(optimizer.use_ema)
+        )
+        return _fit(stages, learners, train, validation_data=validation, callbacks=[*ours, *callbacks], **options)
+
+
+class _Stage(NamedTuple):
+    """Epochs at one size of pictures."""
+
+    first: int
+    end: int
+    size: int
+
+
+def _stages(sizes: Sequence[tuple[int, int]], epochs: int, full: int, cache_trunk: int) -> list[_Stage]:
+    """The epochs at small sizes, and the rest at the full one.
+
+    >>> _stages([(8, 32)], 10, 64, 0)
+    [_Stage(first=0, end=8, size=32), _Stage(first=8, end=10, size=64)]
+    """
+    if any(count < 1 or not 1 <= size <= full for count, size in sizes) or sum(count for count, _ in sizes) >= epochs:
+        raise ValueError(
+            f"`sizes` must be pairs of epochs, together less than the {epochs} of the run, and pixels in 1..{full}. "
+            f"Received: sizes={list(sizes)}"
+        )
+    if sizes and cache_trunk:
+        raise ValueError(f"`cache_trunk` keeps one size. Received: cache_trunk={cache_trunk}, sizes={list(sizes)}")
+    ends = list(itertools.accumulate((count for count, _ in sizes), initial=0))
+    return [*map(_Stage, ends, ends[1:], (size for _, size in sizes)), _Stage(ends[-1], epochs, full)]
+
+
+def _fit(
+    stages: Sequence[_Stage], learners: Sequence[keras.Model], train: Any, **options: Any
+) -> keras.callbacks.History:
+    whole: keras.callbacks.History | None = None
+    for stage, learner in zip(stages, learners, strict=True):
+        history = learner.fit(train, initial_epoch=stage.first, epochs=stage.end, **options)
+        if whole is None:
+            whole = history
+        else:
+            whole.epoch += history.epoch
+            for name, values in history.history.items():
+                whole.history[name] += values
+    return whole
 
 
 def _steps(train: Any, steps_per_epoch: int | None, epochs: int) -> int:
@@ -185,28 +259,6 @@ def _length(dataset: Any) -> int | None:
         return None
 
 
-def _learner(model: keras.Model, augmentation: keras.layers.Layer | None) -> keras.Model:
-    """The model that is fitted: augmentation and model in one step, so that the accelerator does both."""
-    pictures = keras.Input(model.input_shape[1:], dtype="uint8", name="picture")
-    return keras.Model(pictures, model(pictures if augmentation is None else augmentation(pictures)), name="learner")
-
-
-def _compile(
-    learner: keras.Model, optimizer: keras.optimizers.Optimizer, age_weight: float, gender_weight: float
-) -> keras.Model:
-    heads = list(learner.output)
-    # Keras puts the head before the name of a metric only where there are several heads.
-    prefix = {head: "" if len(heads) > 1 else f"{head}_" for head in heads}
-    measures = {AGE: (keras.metrics.MeanAbsoluteError, "mae"), GENDER: (keras.metrics.BinaryAccuracy, "accuracy")}
-    metrics = {head: measures[head][0](name=prefix[head] + measures[head][1]) for head in heads}
-    learner.compile(
-        optimizer=optimizer,
-        metrics=metrics,
-        **losses.compile_losses(heads, age_weight=age_weight, gender_weight=gender_weight),
-    )
-    return learner
-
-
 def _write_record(workdir: pathlib.Path, model: keras.Model, record: Mapping[str, Any] | None) -> None:
     installed = {name: _version(name) for name in _PACKAGES}
     facts = {
@@ -230,12 +282,19 @@ def _version(package: str) -> str | None:
 
 
 def _callbacks(
-    model: keras.Model, workdir: pathlib.Path, monitor: str, profile: tuple[int, int] | None
+    model: keras.Model,
+    workdir: pathlib.Path,
+    monitor: str,
+    profile: tuple[int, int] | None,
+    *,
+    full_size: int,
+    averaged: bool,
 ) -> list[keras.callbacks.Callback]:
     listed: list[keras.callbacks.Callback] = [
         _StopAtNonFiniteLoss(),
+        *([keras.callbacks.SwapEMAWeights(swap_on_epoch=True)] if averaged else []),
         _Checkpoint(model, workdir / LAST_MODEL),
-        _Checkpoint(model, workdir / BEST_MODEL, monitor=monitor, mode="min", save_best_only=True),
+        _Checkpoint(model, workdir / BEST_MODEL, first=full_size, monitor=monitor, mode="min", save_best_only=True),
         _WriteCurves(workdir),
     ]
     if importlib.util.find_spec("tensorflow"):  # Keras writes TensorBoard's files with it, on every backend
@@ -244,11 +303,15 @@ def _callbacks(
 
 
 class _Checkpoint(keras.callbacks.ModelCheckpoint):
-    """Saves the model without the augmentation and the optimizer around it."""
+    """Saves the model without the augmentation and the optimizer around it, from the epoch `first` on."""
 
-    def __init__(self, inner: keras.Model, path: pathlib.Path, **options: Any) -> None:
+    def __init__(self, inner: keras.Model, path: pathlib.Path, *, first: int = 0, **options: Any) -> None:
         super().__init__(str(path), **options)
-        self._inner = inner
+        self._inner, self._first = inner, first
+
+    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
+        if epoch >= self._first:
+            super().on_epoch_end(epoch, logs)
 
     def set_model(self, model: keras.Model) -> None:
         super().set_model(self._inner)

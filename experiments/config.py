@@ -38,6 +38,16 @@ class Config:
         warmup: share of the steps in which the learning rate rises.
         image_size: pixels a side.
         steps_per_epoch: batches an epoch; 0 is one pass over the training split.
+        start: folder of a run, whose last weights are those to begin with; empty to begin anew.
+        batch_norm: train VGG16 with batch normalisation, for random weights; `fold_batch_norm` takes it out again.
+        age_head: "regression" or "distribution", see `agegender.build_model`.
+        learned_weights: learn how much each head counts, beside `age_weight` and `gender_weight`.
+        age_density: 0 counts all pictures alike, 1 all ages, see `losses.density_weights`.
+        conflicts: whether to train on pictures whose copies carry another age or gender.
+        ema: momentum of the averaged weights; 0 for none.
+        mixup: alpha of picture mixing; 0 for none.
+        flip: whether to average the answers on a picture and its mirror image, when the run is evaluated.
+        sizes: epochs at smaller sizes to begin with: "8x32,4x48" are eight at 32 px and four at 48 px.
         limit: percentage of the training split to use, to see what more pictures are worth.
     """
 
@@ -57,6 +67,16 @@ class Config:
     warmup: float = 0.05
     weight_decay: float = 1e-4
     clipnorm: float = 1.0
+    start: str = ""
+    batch_norm: bool = False
+    age_head: str = "regression"
+    learned_weights: bool = False
+    age_density: float = 0.0
+    conflicts: bool = True
+    ema: float = 0.0
+    mixup: float = 0.0
+    flip: bool = False
+    sizes: str = ""
     limit: int = 100
     seed: int = 1
     augmentation: AugmentationConfig = dataclasses.field(default_factory=AugmentationConfig)
@@ -79,3 +99,19 @@ def validate(config: Config) -> None:
 def heads(config: Config) -> tuple[str, ...]:
     """The heads as a tuple: ml_collections overrides a text more kindly than a list."""
     return tuple(head.strip() for head in config.heads.split(","))
+
+
+def sizes(config: Config) -> list[tuple[int, int]]:
+    """The pairs of epochs and pixels that `agegender.train` takes.
+
+    >>> sizes(Config(sizes="8x32, 4x48"))
+    [(8, 32), (4, 48)]
+    """
+    try:
+        return [
+            (int(epochs), int(size)) for epochs, size in (part.split("x") for part in config.sizes.split(",") if part)
+        ]
+    except ValueError:
+        raise ValueError(
+            f"`sizes` must be epochs and pixels, such as '8x32,4x48', or empty. Received: sizes={config.sizes!r}"
+        ) from None

@@ -12,18 +12,14 @@ AGE+GENDER joins two that have one head each.
 """
 
 import functools
-import os
 import pathlib
 import sys
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from absl import app, flags, logging
 
-from agegender.schema import BEST_MODEL, FILE_NAME, PICTURE
-
-if TYPE_CHECKING:
-    from agegender import Report
+from experiments.runs import evaluate_run, home
 
 _WORKDIR = flags.DEFINE_multi_string("workdir", [], "Folder of a run, or a .keras file. May be given several times.")
 _PREDICTIONS = flags.DEFINE_multi_string("predictions", [], "A predictions.csv to compare, after the runs.")
@@ -38,77 +34,6 @@ _OUT = flags.DEFINE_string(
     None,
     "Folder to write to; by default evaluation-SPLIT, or comparison, in the (first) workdir.",
 )
-
-
-def evaluate_run(
-    workdir: pathlib.Path,
-    split: str,
-    *,
-    data_dir: str | None = None,
-    batch_size: int = 64,
-    flip: bool | None = None,
-    out: pathlib.Path | None = None,
-) -> "Report":
-    """Evaluates the best model of a run, or a .keras file, and writes the report.
-
-    Args:
-        workdir: the folder or the file.
-        split: as in `load_utkface`.
-        data_dir: where `tfds build` wrote.
-        batch_size: pictures a step.
-        flip: as in `evaluate`; by default as the run was calibrated, with which its intervals keep their promise.
-        out: folder to write to.
-    """
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
-    import agegender as ag
-    from agegender.calibration import load_calibration
-    from agegender.input_pipeline import LABELS, find_prepared
-    from experiments.predictions import draw_predictions
-
-    predictor = ag.Predictor(workdir)
-    labels = [label for label in LABELS if label in find_prepared(data_dir).info.features]  # an older one has fewer
-    size = predictor.model.input_shape[1]
-    load = functools.partial(ag.load_utkface, split, batch_size=batch_size, image_size=size, data_dir=data_dir)
-    calibration = load_calibration(workdir)
-    flip = bool(calibration and calibration.flip) if flip is None else flip
-    if calibration and calibration.flip != flip:
-        print(f"The run was calibrated {'with' if calibration.flip else 'without'} --flip: that is not measured here.")
-        calibration = None
-    report = ag.evaluate(predictor.model, load(labels=labels), calibration=calibration, flip=flip, verbose=1)
-    folder = out or _folder(workdir, split, flip)
-    pictures = _read_worst(report, split, data_dir)
-    page = ag.write_report(report, folder, title=_title(workdir, split, flip), pictures=pictures)
-    draw_predictions(predictor, load(), folder / "predictions.png")
-    print(f"\n{report}\n\nReport: {page}\nLargest errors, for your eyes only: {folder / 'errors.html'}")
-    return report
-
-
-def _folder(workdir: pathlib.Path, split: str, flip: bool) -> pathlib.Path:
-    """Beside the model; one for each split, way of asking and, but for the best one, model."""
-    name = "".join(letter if letter.isalnum() else "_" for letter in split)
-    model = f"-{workdir.stem}" if workdir.suffix == ".keras" and workdir.name != BEST_MODEL else ""
-    return _home(workdir) / f"evaluation-{name}{model}{'-flip' if flip else ''}"
-
-
-def _home(workdir: pathlib.Path) -> pathlib.Path:
-    return workdir.parent if workdir.suffix == ".keras" else workdir
-
-
-def _title(workdir: pathlib.Path, split: str, flip: bool) -> str:
-    return f"{workdir} on {split}{', mean over mirror images' if flip else ''}"
-
-
-def _read_worst(report: "Report", split: str, data_dir: str | None) -> dict[str, bytes]:
-    """The encoded pictures with the largest errors, at their names."""
-    from agegender.input_pipeline import find_prepared, read_encoded
-    from agegender.report_page import largest_errors
-
-    names = report.predictions[FILE_NAME]
-    wanted = {str(names[row]) for rows in largest_errors(report.predictions).values() for row in rows}
-    examples = read_encoded(find_prepared(data_dir), split, (FILE_NAME, PICTURE)).as_numpy_iterator()
-    named = ((example[FILE_NAME].decode(), example[PICTURE]) for example in examples)
-    return {name: picture for name, picture in named if name in wanted}
 
 
 def run(runs: Sequence[str], files: Sequence[str], out: pathlib.Path | None, measure_run: Callable) -> str:
@@ -135,7 +60,7 @@ def run(runs: Sequence[str], files: Sequence[str], out: pathlib.Path | None, mea
 
     tables = {given: _joined(given, read_predictions) for given in files}  # what is wrong is said before a model runs
     tables = {given: _joined(given, lambda path: measure_run(path).predictions) for given in runs} | tables
-    folder = out or _home(pathlib.Path(_parts(runs[0])[0])) / "comparison"
+    folder = out or home(pathlib.Path(_parts(runs[0])[0])) / "comparison"
     if len(tables) == 1:
         ((name, table),) = tables.items()
         report = measure(table)

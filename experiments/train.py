@@ -10,20 +10,21 @@ Flags say where, the config says what. Any field can be changed on the command l
 
 import dataclasses
 import functools
-import json
 import os
 import pathlib
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from absl import app, flags, logging
 from ml_collections import config_flags
 
 from agegender.schema import BEST_MODEL
 from experiments import config as configs
+from experiments.runs import calibrate_run, evaluate_run
 
 if TYPE_CHECKING:
     import keras
+    import numpy as np
 
 TRACED = 4  # steps: a trace of one on two cores has 10,000 events and more
 
@@ -35,17 +36,14 @@ _PROFILE = flags.DEFINE_bool("profile", False, "Trace a few steps in the middle 
 
 def train_and_evaluate(
     config: configs.Config, workdir: pathlib.Path, data_dir: str | None = None, *, profile: bool = False
-) -> pathlib.Path:
-    """Trains what the config says and writes report.json and predictions.png beside the model.
+) -> None:
+    """Trains what the config says, calibrates it on the validation split and reports on the test split.
 
     Args:
         config: what to train.
         workdir: folder of the run.
         data_dir: where `tfds build` wrote; by default TFDS's own folder.
         profile: whether to trace up to `TRACED` steps in the middle of the first epoch.
-
-    Returns:
-        The path of predictions.png.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")  # take GPU memory as it is needed, not all of it
@@ -53,7 +51,6 @@ def train_and_evaluate(
 
     import agegender as ag
     from agegender.devices import list_devices
-    from experiments.predictions import draw_predictions
 
     configs.validate(config)
     keras.utils.set_random_seed(config.seed)
@@ -64,7 +61,8 @@ def train_and_evaluate(
     load = functools.partial(
         ag.load_utkface, batch_size=config.batch_size, image_size=config.image_size, data_dir=data_dir
     )
-    train = load(f"train[:{config.limit}%]", training=True, seed=config.seed, heads=heads)
+    learned_from = functools.partial(load, f"train[:{config.limit}%]", heads=heads, conflicts=config.conflicts)
+    train = learned_from(training=True, seed=config.seed, mixup=config.mixup)
     validation = load("validation", heads=heads)
     steps_per_epoch = config.steps_per_epoch or train.steps_per_epoch
     model = build(config)
@@ -74,6 +72,7 @@ def train_and_evaluate(
         warmup=config.warmup,
         weight_decay=config.weight_decay,
         clipnorm=config.clipnorm,
+        ema=config.ema,
     )
     ag.train(
         model,
@@ -86,6 +85,9 @@ def train_and_evaluate(
         optimizer=optimizer,
         age_weight=config.age_weight,
         gender_weight=config.gender_weight,
+        age_weights=_age_weights(learned_from(), config.age_density) if config.age_density else None,
+        learned_weights=config.learned_weights,
+        sizes=configs.sizes(config),
         cache_trunk=config.cache_trunk,
         record={"config": dataclasses.asdict(config)},
         profile=_middle(steps_per_epoch) if profile else None,
@@ -93,13 +95,13 @@ def train_and_evaluate(
     if profile:
         print(f"\nTrace: pip install xprof && tensorboard --logdir={workdir / 'tensorboard'}, then the tab Profile")
 
-    predictor = ag.Predictor(workdir)
-    report = ag.evaluate(predictor.model, load("test", heads=heads))
-    (workdir / "report.json").write_text(json.dumps(report.to_dict(), indent=2) + "\n")
-    print(f"\nThe best epoch on the test split:\n{report}\n")
-    picture = draw_predictions(predictor, load("test"), workdir / "predictions.png")
-    print(f"Model: {workdir / BEST_MODEL}\nCurves: {workdir / 'curves.png'}\nPredictions: {picture}")
-    return picture
+    try:
+        calibrate_run(workdir, data_dir, flip=config.flip, batch_size=config.batch_size)
+    except ValueError as error:  # a run on a handful of pictures still has an answer
+        print(f"Not calibrated: {error}")
+    print("\nThe best epoch on the test split:")
+    evaluate_run(workdir, "test", data_dir=data_dir, batch_size=config.batch_size)
+    print(f"Model: {workdir / BEST_MODEL}\nCurves: {workdir / 'curves.png'}")
 
 
 def _middle(steps: int) -> tuple[int, int]:
@@ -112,16 +114,32 @@ def _middle(steps: int) -> tuple[int, int]:
     return first, min(steps, first + TRACED - 1)
 
 
+def _age_weights(dataset: Any, power: float) -> "np.ndarray":
+    import numpy as np
+
+    from agegender.losses import density_weights
+
+    return density_weights(np.concatenate([targets["age"] for _, targets in dataset]), power=power)
+
+
 def build(config: configs.Config) -> "keras.Model":
-    """The untrained model of a config."""
+    """The model of a config, untrained or as another run left it."""
     import agegender as ag
+    from agegender.batch_norm import add_batch_norm
+    from agegender.predict import load_model
+    from agegender.training import LAST_MODEL
 
     weights = None if config.weights == "none" else config.weights
     trainable = int(config.trainable) if config.trainable.isdigit() else config.trainable
     trunk = ag.vggface_trunk(
         config.architecture, image_size=config.image_size, weights=weights, trainable=trainable, seed=config.seed
     )
-    return ag.build_model(trunk, heads=configs.heads(config))
+    if config.batch_norm:
+        trunk = add_batch_norm(trunk)
+    model = ag.build_model(trunk, heads=configs.heads(config), age_head=config.age_head)
+    if config.start:
+        model.set_weights(load_model(pathlib.Path(config.start) / LAST_MODEL).get_weights())
+    return model
 
 
 def main(_: list[str]) -> None:

@@ -10,7 +10,7 @@ import pytest
 import agegender as ag
 from agegender import conformal
 from agegender.schema import CALIBRATION
-from experiments.calibrate import calibrate_run
+from experiments.runs import calibrate_run
 
 STEPS = ag.Calibration(
     coverage=0.9, ages=(0.0, 50.0, 100.0), low=(0.0, 40.0, 80.0), high=(10.0, 60.0, 116.0), temperature=2.0, count=500

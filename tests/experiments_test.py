@@ -66,12 +66,17 @@ def run(prepared: pathlib.Path, tmp_path_factory: pytest.TempPathFactory) -> pat
     return workdir
 
 
-def test_training_ends_with_a_table_and_the_path_of_a_picture(run: pathlib.Path) -> None:
+def test_training_ends_with_a_table_and_the_paths_of_its_report_and_curves(run: pathlib.Path) -> None:
     words = (run / "stdout.txt").read_text()
     assert "always the median or majority" in words and "gender accuracy" in words
-    assert words.strip().endswith(f"Predictions: {run / 'predictions.png'}")
-    with Image.open(run / "predictions.png") as picture:
+    assert f"Report: {run / 'evaluation-test' / 'report.html'}" in words
+    assert words.strip().endswith(f"Curves: {run / 'curves.png'}")
+    with Image.open(run / "evaluation-test" / "predictions.png") as picture:
         assert picture.size[0] > 600
+
+
+def test_a_run_on_few_pictures_says_why_it_is_not_calibrated(run: pathlib.Path) -> None:
+    assert "Not calibrated: " in (run / "stdout.txt").read_text() and not (run / "calibration.json").exists()
 
 
 def test_profile_traces_steps_and_says_how_to_look_at_them(run: pathlib.Path) -> None:
@@ -86,10 +91,10 @@ def test_the_record_holds_the_config_as_it_was_overridden(run: pathlib.Path) -> 
 
 
 def test_evaluate_gives_the_numbers_that_training_ended_with(run: pathlib.Path, prepared: pathlib.Path) -> None:
-    done = script("evaluate", f"--workdir={run}", f"--data_dir={prepared}")
+    written = run / "again"
+    done = script("evaluate", f"--workdir={run}", f"--data_dir={prepared}", f"--out={written}")
     assert done.returncode == 0, done.stderr[-3000:]
-    written = run / "evaluation-test"
-    ours, theirs = (json.loads((folder / "report.json").read_text()) for folder in (run, written))
+    ours, theirs = (json.loads((folder / "report.json").read_text()) for folder in (run / "evaluation-test", written))
     assert ours["count"] == theirs["count"] and ours["constant"] == theirs["constant"]
     assert ours["model"] == pytest.approx(theirs["model"], rel=1e-3, abs=1e-3)
     names = {"report.html", "report.md", "predictions.csv", "errors.html", "predictions.png", "ages.png"}

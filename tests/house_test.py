@@ -12,14 +12,15 @@ import agegender
 
 ROOT = pathlib.Path(__file__).parent.parent
 ROOMS = {path.stem: path for path in (ROOT / "agegender").glob("*.py") if path.stem != "__init__"}
-LEAVES = {"conditions", "augment", "vggface", "model", "losses", "metrics", "synthetic", "conformal"}
+LEAVES = {"conditions", "augment", "vggface", "model", "losses", "metrics", "synthetic", "conformal", "batch_norm"}
 ABOVE = {
     "schema": set(),
     **{room: {"schema"} for room in LEAVES},
     "input_pipeline": {"schema", "conditions"},
     "devices": set(),
     "trunk_cache": set(),
-    "training": {"schema", "devices", "losses", "trunk_cache"},
+    "learner": {"schema", "losses"},
+    "training": {"schema", "devices", "losses", "learner", "trunk_cache"},
     "groups": {"schema", "metrics"},
     "measuring": {"schema", "metrics", "groups"},
     "evaluation": {"schema", "groups", "measuring"},
@@ -28,7 +29,7 @@ ABOVE = {
     "report_plots": {"schema", "groups", "measuring"},
     "report": {"schema", "groups", "measuring", "report_plots", "report_story", "report_page"},
     "calibration": {"schema", "conformal"},
-    "predict": {"schema", "augment", "vggface", "calibration"},
+    "predict": {"schema", "augment", "model", "vggface", "calibration"},
 }
 MAY_IMPORT_TENSORFLOW = {"input_pipeline"}
 

@@ -1,3 +1,4 @@
+import functools
 import os
 import pathlib
 import re
@@ -294,3 +295,34 @@ def test_prepared_data_loads_without_the_builder(prepared: pathlib.Path, monkeyp
     monkeypatch.chdir(tmp_path)
     assert not any(os.path.exists(os.path.join(p, "utkface")) for p in (os.getcwd(),))
     assert len(batches(load(prepared, "test"), 1)[0])
+
+
+# ---- picture mixing
+
+
+def test_mixing_takes_the_same_share_of_pictures_and_targets(prepared: pathlib.Path) -> None:
+    load = functools.partial(
+        load_utkface, "train", batch_size=6, training=True, seed=4, image_size=24, data_dir=prepared
+    )
+    plain, mixed = (next(iter(load(mixup=alpha))) for alpha in (0.0, 0.4))
+    ages, partners = plain[1]["age"].numpy(), plain[1]["age"].numpy()[::-1]
+    shares = (mixed[1]["age"].numpy() - partners) / np.where(ages == partners, 1, ages - partners)
+    assert np.all((shares >= 0) & (shares <= 1)) and np.ptp(shares) > 0.1
+    own, other = (pictures[..., 0].numpy().astype("float32") for pictures in (plain[0], plain[0][::-1]))
+    expected = shares[:, :, None] * own + (1 - shares[:, :, None]) * other
+    found = mixed[0].numpy()[..., 0]
+    assert found.dtype == "uint8" and np.max(np.abs(found - expected)[(ages != partners)[:, 0]]) < 1
+
+
+def test_mixing_is_a_function_of_seed_and_step(prepared: pathlib.Path) -> None:
+    load = functools.partial(
+        load_utkface, "train", batch_size=4, training=True, seed=4, image_size=24, mixup=0.4, data_dir=prepared
+    )
+    batches = [pictures.numpy() for pictures, _ in load().take(3)]
+    np.testing.assert_array_equal(batches[2], next(iter(load(skip=2)))[0])
+
+
+@pytest.mark.parametrize("options", [{"mixup": -1.0, "training": True}, {"mixup": 0.2}])
+def test_mixing_that_cannot_be_is_refused(prepared: pathlib.Path, options: dict) -> None:
+    with pytest.raises(ValueError, match="`mixup` must be 0 or more"):
+        load_utkface("train", batch_size=4, data_dir=prepared, **options)

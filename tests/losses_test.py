@@ -66,3 +66,49 @@ def test_a_weight_that_cannot_be_is_named(weight: float) -> None:
 def test_weights_that_train_nothing_are_refused() -> None:
     with pytest.raises(ValueError, match="weight above 0"):
         losses.compile_losses(["age"], age_weight=0.0, gender_weight=1.0)
+
+
+def test_the_distribution_loss_is_zero_for_the_bell_itself_and_by_hand_for_a_flat_answer() -> None:
+    years = np.arange(117)
+    bell = np.exp(-(((years - 30) / losses.LABEL_SPREAD) ** 2) / 2)
+    bell /= bell.sum()
+    flat = np.full(117, 1 / 117)
+    found = np.asarray(losses.distribution_loss(np.array([[30.0], [30.0]]), np.stack([bell, flat])))
+    np.testing.assert_allclose(found, [0.0, np.log(117) + np.sum(bell * np.log(np.maximum(bell, 1e-30)))], atol=1e-4)
+
+
+def test_the_age_loss_with_a_distribution_is_that_of_the_mean_and_half_that_of_the_distribution() -> None:
+    flat = np.full((1, 117), 1 / 117)
+    found = losses.age_with_distribution_loss(np.array([[30.0]]), np.concatenate([[[50.0]], flat], axis=1))
+    assert float(found[0]) == pytest.approx(1 + 0.5 * float(losses.distribution_loss(np.array([[30.0]]), flat)[0]))
+
+
+def test_density_weights_by_hand() -> None:
+    weights = losses.density_weights([10, 10, 10, 90], power=1.0, bandwidth=0.1)
+    assert weights[[10, 90]] == pytest.approx([4 / 6, 2.0]) and weights.max() == pytest.approx(2.0)
+    np.testing.assert_allclose(losses.density_weights([10, 90], power=0.0), 1.0)
+
+
+def test_a_loss_by_age_counts_each_picture_by_its_recorded_age() -> None:
+    table = np.ones(117)
+    table[80] = 3.0
+    loss = losses.compile_losses(["age"], age_weights=table)["loss"]["age"]
+    np.testing.assert_allclose(loss(TARGETS["age"], OUTPUTS["age"]), [1.0, 0.0, 0.75])
+
+
+def test_learned_weights_are_those_of_kendall() -> None:
+    learned = losses.LearnedWeights(["age", "gender"])
+    outputs = learned({head: np.asarray(values, "float32") for head, values in OUTPUTS.items()})
+    np.testing.assert_array_equal(outputs["age"], OUTPUTS["age"])
+    for head in learned.heads:
+        learned.log_variances[head].assign(np.log(4.0))
+    assert float(learned.weigh("age", 2.0)) == pytest.approx(0.5 * 2 / 4 + np.log(2))
+    assert float(learned.weigh("gender", 2.0)) == pytest.approx(2 / 4 + np.log(2))
+
+
+@pytest.mark.parametrize(
+    ("ages", "options"), [([], {}), ([117], {}), ([-1], {}), ([30], {"power": 1.5}), ([30], {"bandwidth": 0.0})]
+)
+def test_ages_without_a_density_are_refused(ages: list, options: dict) -> None:
+    with pytest.raises(ValueError, match="must be"):
+        losses.density_weights(ages, **options)

@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import keras
 import numpy as np
 import pytest
@@ -103,3 +105,17 @@ def test_a_trunk_that_gives_maps_is_refused() -> None:
     trunk = keras.Sequential([keras.Input((24, 24, 3)), keras.layers.Conv2D(4, 3)])
     with pytest.raises(ValueError, match=r"features \[batch, width\]"):
         build_model(trunk)
+
+
+def test_a_distribution_answers_with_its_mean_and_survives_saving(tiny_trunk: keras.Model, tmp_path: Path) -> None:
+    model = build_model(tiny_trunk, age_head="distribution")
+    last = model.get_layer("age_distribution")
+    last.set_weights([np.zeros((128, 117)), np.where(np.isin(np.arange(117), [20, 50]), 0.0, -100.0)])
+    np.testing.assert_allclose(model(PICTURES)["age"], 35.0, rtol=1e-5)
+    model.save(tmp_path / "model.keras")
+    np.testing.assert_allclose(keras.saving.load_model(tmp_path / "model.keras")(PICTURES)["age"], 35.0, rtol=1e-5)
+
+
+def test_another_age_head_is_refused(tiny_trunk: keras.Model) -> None:
+    with pytest.raises(ValueError, match=r"`age_head` must be one of .*Received: age_head='ranks'"):
+        build_model(tiny_trunk, age_head="ranks")

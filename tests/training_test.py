@@ -1,4 +1,5 @@
 import csv
+import itertools
 import json
 import os
 import pathlib
@@ -14,7 +15,9 @@ import tensorflow as tf
 from conftest import make_tiny_trunk
 
 import agegender as ag
-from agegender import losses, training
+from agegender import losses
+from agegender.batch_norm import add_batch_norm
+from agegender.learner import compile_learner, make_learner
 
 ROOT = pathlib.Path(__file__).parent.parent
 SIZE = 24
@@ -174,6 +177,10 @@ def test_without_warmup_the_learning_rate_starts_at_its_highest() -> None:
         ({"epochs": 0}, "`epochs` must be 1 or more. Received: epochs=0"),
         ({"steps_per_epoch": 0}, "`steps_per_epoch` must be 1 or more"),
         ({"age_weight": -1.0}, "`age_weight` must be finite"),
+        ({"sizes": [(1, 12)]}, "`sizes` must be pairs of epochs, together less than the 1 of the run"),
+        ({"sizes": [(1, 48)], "epochs": 2}, "pixels in 1..24. Received: sizes=[(1, 48)]"),
+        ({"sizes": [(1, 12)], "epochs": 2, "cache_trunk": 1}, "`cache_trunk` keeps one size"),
+        ({"age_weights": [1.0]}, "`age_weights` must be 117 numbers"),
     ],
 )
 def test_what_cannot_be_trained_is_named_and_leaves_no_folder(
@@ -203,6 +210,81 @@ def test_an_optimizer_out_of_range_is_refused(options: dict) -> None:
         ag.make_optimizer(**{"steps": 10, **options})
 
 
+# ---- the options
+
+
+def functional_trunk() -> keras.Model:
+    """As `vggface_trunk` gives one: a `keras.Model` of its own layers."""
+    tiny = make_tiny_trunk()
+    return keras.Model(tiny.inputs[0], tiny.outputs[0], name="tiny")
+
+
+@pytest.mark.parametrize("batch_norm", [False, True])
+def test_small_sizes_come_first_and_the_best_epoch_is_of_the_full_size(
+    tmp_path: pathlib.Path, batch_norm: bool
+) -> None:
+    trunk = add_batch_norm(functional_trunk()) if batch_norm else functional_trunk()
+    model, seen = ag.build_model(trunk), []
+
+    class Look(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
+            reduced = [layer for layer in self.model.layers if layer.name == "reduced"]
+            files = tuple((tmp_path / name).exists() for name in ("best.keras", "last.keras"))
+            seen.append((reduced[0].output.shape[1] if reduced else SIZE, files, np.array(model.weights[0])))
+
+    history = ag.train(
+        model, faces(16), faces(8), workdir=tmp_path, epochs=4, sizes=[(1, 12), (2, 16)], callbacks=[Look()], verbose=0
+    )
+    assert [size for size, _, _ in seen] == [12, 16, 16, 24]
+    assert [best for _, (best, _), _ in seen] == [False, False, False, True]
+    assert len(history.history["val_loss"]) == 4 and history.epoch == [0, 1, 2, 3]
+    assert len(columns(tmp_path / "metrics.csv")) == 4
+    weights = [weight for *_, weight in seen]
+    assert all(np.any(first != second) for first, second in itertools.pairwise(weights)), "all sizes teach one model"
+
+
+def test_the_average_of_the_weights_is_measured_and_saved(tiny_trunk: keras.Model, tmp_path: pathlib.Path) -> None:
+    model, raw = ag.build_model(tiny_trunk, age_dropout=(0,) * 3, gender_dropout=(0,) * 3), []
+    start = np.array(model.weights[0])
+    keep = keras.callbacks.LambdaCallback(on_train_batch_end=lambda batch, logs: raw.append(np.array(model.weights[0])))
+    optimizer = ag.make_optimizer(steps=2, learning_rate=1e-2, warmup=0, ema=0.75)
+    ag.train(model, faces(16), workdir=tmp_path, epochs=1, optimizer=optimizer, callbacks=[keep], verbose=0)
+    expected = 0.75 * (0.75 * start + 0.25 * raw[0]) + 0.25 * raw[1]
+    saved = keras.saving.load_model(tmp_path / "best.keras").weights[0]
+    np.testing.assert_allclose(saved, expected, atol=1e-6)
+    np.testing.assert_allclose(model.weights[0], expected, atol=1e-6)
+    assert not np.allclose(raw[1], expected, atol=1e-4)
+
+
+def test_a_distribution_is_taught_and_its_mean_is_measured(tiny_trunk: keras.Model, tmp_path: pathlib.Path) -> None:
+    model = ag.build_model(tiny_trunk, age_head="distribution", age_dropout=(0,) * 3, gender_dropout=(0,) * 3)
+    targets = np.concatenate([targets["age"] for _, targets in faces(32)])
+    expected = {}
+    for pictures, truth in faces(32, batch_size=32):
+        both = keras.Model(model.input, [model.output["age"], model.get_layer("age_distribution").output])(pictures)
+        expected = {
+            "age_loss": np.mean(losses.age_with_distribution_loss(truth["age"], np.concatenate(both, axis=1))),
+            "age_mae": np.mean(np.abs(targets - both[0])),
+        }
+    still = keras.optimizers.SGD(0.0)
+    history = ag.train(model, faces(32), workdir=tmp_path, epochs=1, optimizer=still, verbose=0).history
+    assert {name: history[name][0] for name in expected} == pytest.approx(expected, rel=1e-5)
+    assert set(keras.saving.load_model(tmp_path / "best.keras").output) == {"age", "gender"}
+
+
+def test_learned_weights_go_down_for_the_noisier_head(tiny_trunk: keras.Model, tmp_path: pathlib.Path) -> None:
+    noise = faces(32).map(lambda pictures, targets: (pictures, {**targets, "age": 100 * targets["gender"]}))
+    found = {}
+
+    class Look(keras.callbacks.Callback):
+        def on_train_end(self, logs: dict | None = None) -> None:
+            found.update({k: float(v) for k, v in self.model.layers[-1].log_variances.items()})
+
+    options = {"optimizer": keras.optimizers.Adam(1e-2), "learned_weights": True, "callbacks": [Look()], "verbose": 0}
+    ag.train(ag.build_model(tiny_trunk), noise, workdir=tmp_path, epochs=5, **options)
+    assert found["age"] > found["gender"]
+
+
 # ---- the dtype
 
 
@@ -217,7 +299,7 @@ def float16() -> Iterator[None]:
 def test_float16_trains_with_a_scaled_loss(float16: None, tmp_path: pathlib.Path) -> None:
     model = ag.build_model(make_tiny_trunk(), age_dropout=(0,) * 3, gender_dropout=(0,) * 3)
     optimizer = ag.make_optimizer(steps=16 * 4, learning_rate=3e-3)
-    learner = training._compile(training._learner(model, None), optimizer, 1.0, 1.0)
+    learner = compile_learner(make_learner(model), optimizer)
     assert isinstance(learner.optimizer, keras.optimizers.LossScaleOptimizer)
     history = ag.train(model, faces(128), faces(32), workdir=tmp_path, epochs=4, optimizer=optimizer, verbose=0).history
     assert history["val_loss"][-1] < 0.7 * history["loss"][0]
@@ -297,6 +379,12 @@ class Batches(keras.utils.PyDataset):
     def __len__(self): return 2
     def __getitem__(self, index): return pictures, {"age": ages}
 ag.train(ag.build_model(trunk, heads=["age"]), Batches(), workdir=sys.argv[1], epochs=1, profile=(2, 2), verbose=0)
+from agegender.batch_norm import add_batch_norm
+features = keras.layers.GlobalMaxPooling2D()(keras.layers.Conv2D(2, 3, activation="relu")(trunk.inputs[0]))
+chain = add_batch_norm(keras.Model(trunk.inputs[0], features))
+model = ag.build_model(chain, heads=["age"], age_head="distribution")
+options = {"sizes": [(1, 12)], "learned_weights": True, "optimizer": ag.make_optimizer(steps=4, ema=0.5), "verbose": 0}
+ag.train(model, Batches(), Batches(), workdir=sys.argv[1] + "/options", epochs=2, **options)
 print(keras.backend.backend(), reached)
 """
 

@@ -27,7 +27,7 @@ def measure(
     import keras
 
     import agegender as ag
-    from agegender import training, trunk_cache
+    from agegender import learner, trunk_cache
 
     keras.config.set_dtype_policy(ag.fastest_dtype())
     load: dict[str, Any] = {"batch_size": batch_size, "image_size": image_size, "data_dir": data_dir}
@@ -37,7 +37,7 @@ def measure(
     }
     trunk = ag.vggface_trunk("vgg16", image_size=image_size, weights=None, trainable="last_block", seed=1)
     frozen, rest = trunk_cache.split_model(ag.build_model(trunk))
-    cached = training._compile(rest, ag.make_optimizer(steps=1000), 1.0, 1.0)
+    cached = learner.compile_learner(rest, ag.make_optimizer(steps=1000))
     with tempfile.TemporaryDirectory() as folder:
         start = time.perf_counter()
         stream = ag.load_utkface("train", training=True, **load)

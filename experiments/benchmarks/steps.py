@@ -34,13 +34,14 @@ def make_learner(
     import keras
 
     import agegender as ag
-    from agegender import training
+    from agegender import learner
 
     keras.config.set_dtype_policy(dtype or ag.fastest_dtype())
     trunk = ag.vggface_trunk("vgg16", image_size=image_size, weights=None, trainable=trainable, seed=1)
     model = ag.build_model(trunk, heads=heads)
-    # The private functions, because what is timed should be what `train` runs and not a likeness of it.
-    return training._compile(training._learner(model, augmentation), ag.make_optimizer(steps=1000), 1.0, 1.0)
+    # What is timed should be what `train` runs and not a likeness of it.
+    made = learner.make_learner(model, augmentation=augmentation)
+    return learner.compile_learner(made, ag.make_optimizer(steps=1000))
 
 
 def first_batch(data_dir: str | os.PathLike | None, *, batch_size: int, image_size: int) -> tuple[Any, dict[str, Any]]:
