@@ -1,4 +1,4 @@
-"""What is done with a trained run: it is calibrated, and reported on. Without flags, for the scripts to share."""
+"""The model of a run: built, and once trained calibrated and reported on. Without flags, for the scripts to share."""
 
 import functools
 import os
@@ -6,9 +6,32 @@ import pathlib
 from typing import TYPE_CHECKING
 
 from agegender.schema import BEST_MODEL, FILE_NAME, PICTURE
+from experiments import config as configs
 
 if TYPE_CHECKING:
+    import keras
+
     from agegender import Calibration, Report
+
+
+def build(config: configs.Config) -> "keras.Model":
+    """The model of a config, untrained or as another run left it."""
+    import agegender as ag
+    from agegender.batch_norm import add_batch_norm
+    from agegender.predict import load_model
+    from agegender.training import LAST_MODEL
+
+    weights = None if config.weights == "none" else config.weights
+    trainable = int(config.trainable) if config.trainable.isdigit() else config.trainable
+    trunk = ag.vggface_trunk(
+        config.architecture, image_size=config.image_size, weights=weights, trainable=trainable, seed=config.seed
+    )
+    if config.batch_norm:
+        trunk = add_batch_norm(trunk)
+    model = ag.build_model(trunk, heads=configs.heads(config), age_head=config.age_head)
+    if config.start:
+        model.set_weights(load_model(pathlib.Path(config.start) / LAST_MODEL).get_weights())
+    return model
 
 
 def calibrate_run(

@@ -20,10 +20,9 @@ from ml_collections import config_flags
 
 from agegender.schema import BEST_MODEL
 from experiments import config as configs
-from experiments.runs import calibrate_run, evaluate_run
+from experiments.runs import build, calibrate_run, evaluate_run
 
 if TYPE_CHECKING:
-    import keras
     import numpy as np
 
 TRACED = 4  # steps: a trace of one on two cores has 10,000 events and more
@@ -31,11 +30,17 @@ TRACED = 4  # steps: a trace of one on two cores has 10,000 events and more
 _CONFIG = config_flags.DEFINE_config_file("config", None, "What to train: a file of experiments/configs.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder for the models, numbers and curves of this run.", required=True)
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "Where `tfds build` wrote; by default ~/tensorflow_datasets.")
+_SPLIT = flags.DEFINE_string("split", "test", "What the trained model is measured on; 'validation' while choosing.")
 _PROFILE = flags.DEFINE_bool("profile", False, "Trace a few steps in the middle of the first epoch for TensorBoard.")
 
 
 def train_and_evaluate(
-    config: configs.Config, workdir: pathlib.Path, data_dir: str | None = None, *, profile: bool = False
+    config: configs.Config,
+    workdir: pathlib.Path,
+    data_dir: str | None = None,
+    *,
+    split: str = "test",
+    profile: bool = False,
 ) -> None:
     """Trains what the config says, calibrates it on the validation split and reports on the test split.
 
@@ -43,6 +48,7 @@ def train_and_evaluate(
         config: what to train.
         workdir: folder of the run.
         data_dir: where `tfds build` wrote; by default TFDS's own folder.
+        split: what to report on instead.
         profile: whether to trace up to `TRACED` steps in the middle of the first epoch.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -99,8 +105,8 @@ def train_and_evaluate(
         calibrate_run(workdir, data_dir, flip=config.flip, batch_size=config.batch_size)
     except ValueError as error:  # a run on a handful of pictures still has an answer
         print(f"Not calibrated: {error}")
-    print("\nThe best epoch on the test split:")
-    evaluate_run(workdir, "test", data_dir=data_dir, batch_size=config.batch_size)
+    print(f"\nThe best epoch on the {split} split:")
+    evaluate_run(workdir, split, data_dir=data_dir, batch_size=config.batch_size)
     print(f"Model: {workdir / BEST_MODEL}\nCurves: {workdir / 'curves.png'}")
 
 
@@ -122,30 +128,12 @@ def _age_weights(dataset: Any, power: float) -> "np.ndarray":
     return density_weights(np.concatenate([targets["age"] for _, targets in dataset]), power=power)
 
 
-def build(config: configs.Config) -> "keras.Model":
-    """The model of a config, untrained or as another run left it."""
-    import agegender as ag
-    from agegender.batch_norm import add_batch_norm
-    from agegender.predict import load_model
-    from agegender.training import LAST_MODEL
-
-    weights = None if config.weights == "none" else config.weights
-    trainable = int(config.trainable) if config.trainable.isdigit() else config.trainable
-    trunk = ag.vggface_trunk(
-        config.architecture, image_size=config.image_size, weights=weights, trainable=trainable, seed=config.seed
-    )
-    if config.batch_norm:
-        trunk = add_batch_norm(trunk)
-    model = ag.build_model(trunk, heads=configs.heads(config), age_head=config.age_head)
-    if config.start:
-        model.set_weights(load_model(pathlib.Path(config.start) / LAST_MODEL).get_weights())
-    return model
-
-
 def main(_: list[str]) -> None:
     logging.set_verbosity(logging.WARNING)  # TFDS tells of each file it opens
     try:
-        train_and_evaluate(_CONFIG.value, pathlib.Path(_WORKDIR.value), _DATA_DIR.value, profile=_PROFILE.value)
+        train_and_evaluate(
+            _CONFIG.value, pathlib.Path(_WORKDIR.value), _DATA_DIR.value, split=_SPLIT.value, profile=_PROFILE.value
+        )
     except (OSError, FloatingPointError) as error:
         sys.exit(f"{type(error).__name__}: {error}")  # the words say it all; a traceback would hide them
 

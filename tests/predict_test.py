@@ -1,9 +1,6 @@
 import dataclasses
-import io
 import pathlib
-import zipfile
 
-import h5py
 import keras
 import numpy as np
 import pytest
@@ -11,6 +8,7 @@ from PIL import Image
 
 import agegender as ag
 from agegender import predict
+from experiments.half_precision import store_in_half_precision
 
 SIZE = 24
 STEPS = ag.Calibration(
@@ -191,26 +189,9 @@ def test_without_the_released_model_the_words_say_how_to_get_it(
 def test_a_file_with_float16_weights_gives_a_float32_model_that_predicts_the_same(
     predictor: ag.Predictor, tmp_path: pathlib.Path
 ) -> None:
-    predictor.model.save(tmp_path / "best.keras")
-    store_as_float16(tmp_path / "best.keras")
+    store_in_half_precision(predictor.model, tmp_path / "best.keras")
+    predictor.model.save(tmp_path / "full.keras")
+    assert (tmp_path / "best.keras").stat().st_size < 0.8 * (tmp_path / "full.keras").stat().st_size
     loaded = ag.Predictor(tmp_path)
     assert {weight.dtype for weight in loaded.model.weights} == {"float32"}
     assert loaded(picture(0))[0].age == pytest.approx(predictor(picture(0))[0].age, rel=0.01)
-
-
-def store_as_float16(path: pathlib.Path) -> None:
-    """Rewrites every weight of a `.keras` file as float16."""
-    with zipfile.ZipFile(path) as archive:
-        members = {name: archive.read(name) for name in archive.namelist()}
-    weights = io.BytesIO(members["model.weights.h5"])
-    with h5py.File(weights, "r+") as file:
-        names: list[str] = []
-        file.visititems(lambda name, item: names.append(name) if isinstance(item, h5py.Dataset) else None)
-        for name in names:
-            values, attributes = file[name][...].astype("float16"), dict(file[name].attrs)
-            del file[name]
-            file[name] = values
-            file[name].attrs.update(attributes)
-    with zipfile.ZipFile(path, "w") as archive:
-        for name, content in {**members, "model.weights.h5": weights.getvalue()}.items():
-            archive.writestr(name, content)

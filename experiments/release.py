@@ -1,0 +1,109 @@
+r"""Makes a model to hand on from a trained run: folded, in half precision, calibrated, measured, with its card.
+
+    python -m experiments.release --workdir=runs/1 --out=models/utkface64 --data_dir=...
+
+Writes into OUT best.keras, calibration.json, recipe.json (config and versions) and README.md, the model card; the full
+report on the test split, which shows faces, goes to WORKDIR/released.
+"""
+
+import dataclasses
+import json
+import os
+import pathlib
+import sys
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Final
+
+from absl import app, flags, logging
+
+from agegender.schema import BEST_MODEL, SPLITS
+from experiments.config import AugmentationConfig, Config
+from experiments.half_precision import store_in_half_precision
+from experiments.runs import build, calibrate_run, evaluate_run
+
+if TYPE_CHECKING:
+    from agegender import Report
+
+_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.", required=True)
+_OUT = flags.DEFINE_string("out", "models/utkface64", "Folder of the model to hand on.")
+_DATA_DIR = flags.DEFINE_string("data_dir", None, "Where `tfds build` wrote; by default ~/tensorflow_datasets.")
+
+_SHOWN: Final = ("All pictures", "Gaps between groups", "By age", "By gender", "By race")
+_SHOWN_LAST: Final = ("Coverage of the age intervals", "Calibration of the gender", "The words")
+
+
+def release(workdir: pathlib.Path, out: pathlib.Path, data_dir: str | None = None) -> "Report":
+    """Folds, stores, calibrates and measures the best model of a run, and writes its card.
+
+    Args:
+        workdir: of the run.
+        out: folder of the model to hand on.
+        data_dir: where `tfds build` wrote.
+    """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    import keras
+
+    from agegender.batch_norm import fold_batch_norm
+    from agegender.predict import load_model
+
+    run = json.loads((workdir / "run.json").read_text())
+    config = Config(**{**run["config"], "augmentation": AugmentationConfig(**run["config"]["augmentation"])})
+    keras.config.set_dtype_policy("float32")  # every machine has it; only on the disk a half of it is enough
+    trained = build(dataclasses.replace(config, weights="none", start=""))
+    trained.set_weights(load_model(workdir).get_weights())
+    out.mkdir(parents=True, exist_ok=True)
+    store_in_half_precision(fold_batch_norm(trained), out / BEST_MODEL)
+    calibrate_run(out, data_dir, flip=config.flip)
+    report = evaluate_run(out, "test", data_dir=data_dir, out=workdir / "released")
+    recipe = {key: run[key] for key in ("config", "versions", "backend", "dtype_policy")}
+    (out / "recipe.json").write_text(json.dumps(recipe, indent=2) + "\n")
+    (out / "README.md").write_text(_card(out.name, config, run["command"], report, data_dir), encoding="utf-8")
+    return report
+
+
+def _card(name: str, config: Config, command: list[str], report: "Report", data_dir: str | None) -> str:
+    from agegender.input_pipeline import find_prepared
+    from agegender.report_page import markdown
+    from agegender.report_story import NOT_FOR, tell
+
+    info = find_prepared(data_dir).info
+    counts = ", ".join(f"{split} {info.splits[split].num_examples:,}" for split in SPLITS)
+    chosen = " ".join(word for word in command if word.startswith("--config"))
+    told: Mapping[str, Any] = tell(report, {})
+    sections = {
+        "What it is": [
+            f"It guesses age and recorded gender from an aligned face of {config.image_size} x {config.image_size} "
+            "pixels, cut as UTKFace cuts them: the VGG16 of keras-vggface with two heads, trained from random "
+            "weights, its weights stored in half precision. `agegender.Predictor()` finds it in a checkout.",
+        ],
+        "What it is not for": [
+            NOT_FOR,
+            "UTKFace is for non-commercial research only, and so is this model.",
+        ],
+        "Data": [
+            f"UTKFace's aligned and cropped pictures at {config.image_size} px, in the project's data set version "
+            f"{info.version}, of which nine tenths were at hand: {counts}. Near-identical photographs share a split. "
+            "The weights have seen the train split only; the best epoch, the age intervals and the temperature were "
+            "chosen on the validation split; the numbers below are of the test split. The labels are partly a "
+            "program's: datasets/utkface/README.md says what is wrong with them.",
+        ],
+        "Recipe": [
+            "recipe.json holds every number and the versions. In the project, with the data set prepared:",
+            f"```sh\npython -m experiments.train {chosen} --workdir=runs/{name}\n"
+            f"python -m experiments.release --workdir=runs/{name} --out=models/{name}\n```",
+        ],
+        **{title: told[title] for title in (*_SHOWN, *_SHOWN_LAST) if title in told},
+    }
+    return markdown(name, sections)
+
+
+def main(_: list[str]) -> None:
+    logging.set_verbosity(logging.WARNING)  # TFDS tells of each file it opens
+    try:
+        release(pathlib.Path(_WORKDIR.value), pathlib.Path(_OUT.value), _DATA_DIR.value)
+    except (OSError, ValueError) as error:
+        sys.exit(f"{type(error).__name__}: {error}")  # the words say it all; a traceback would hide them
+
+
+if __name__ == "__main__":
+    app.run(main)
