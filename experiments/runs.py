@@ -18,8 +18,8 @@ def build(config: configs.Config) -> "keras.Model":
     """The model of a config, untrained or as another run left it."""
     import agegender as ag
     from agegender.batch_norm import add_batch_norm
+    from agegender.callbacks import LAST_MODEL
     from agegender.predict import load_model
-    from agegender.training import LAST_MODEL
 
     weights = None if config.weights == "none" else config.weights
     trainable = int(config.trainable) if config.trainable.isdigit() else config.trainable

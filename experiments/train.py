@@ -134,7 +134,7 @@ def main(_: list[str]) -> None:
         train_and_evaluate(
             _CONFIG.value, pathlib.Path(_WORKDIR.value), _DATA_DIR.value, split=_SPLIT.value, profile=_PROFILE.value
         )
-    except (OSError, FloatingPointError) as error:
+    except (OSError, ValueError, FloatingPointError) as error:
         sys.exit(f"{type(error).__name__}: {error}")  # the words say it all; a traceback would hide them
 
 
