@@ -8,7 +8,7 @@ from groups_test import faces
 
 import agegender as ag
 from agegender.report import write_predictions
-from experiments import evaluate
+from experiments import reporting
 from experiments.compare import align, compare, join, summary, write_comparison
 
 COUNT = 300
@@ -101,20 +101,20 @@ def test_dumps_are_compared_without_running_a_model(tmp_path: pathlib.Path) -> N
     write_predictions(better(), theirs)
     write_predictions({key: column for key, column in first().items() if key != "p_female"}, ages)
     write_predictions({key: column for key, column in first().items() if key != "predicted_age"}, genders)
-    words = evaluate.run([], [ours, theirs, f"{ages}+{genders}"], tmp_path / "out", refuse)
+    words = reporting.report_on([], [ours, theirs, f"{ages}+{genders}"], tmp_path / "out", refuse)
     assert "Comparison:" in words and words.count("age MAE, years") == 3
     told = json.loads((tmp_path / "out" / "comparison.json").read_text())
     assert told["all"][f"{ages}+{genders}"]["differences"]["auc"]["value"] == 0
-    assert "Report:" in evaluate.run([], [f"{ages}+{genders}"], tmp_path / "one", refuse)
+    assert "Report:" in reporting.report_on([], [f"{ages}+{genders}"], tmp_path / "one", refuse)
     assert (tmp_path / "one" / "report.html").exists()
 
 
 def test_runs_are_evaluated_and_then_compared_beside_the_first(tmp_path: pathlib.Path) -> None:
     reports = {tmp_path / "a": ag.measure(first()), tmp_path / "b": ag.measure(better())}
-    words = evaluate.run([str(path) for path in reports], [], None, reports.__getitem__)
+    words = reporting.report_on([str(path) for path in reports], [], None, reports.__getitem__)
     assert str(tmp_path / "a" / "comparison" / "comparison.html") in words
 
 
 def test_a_report_that_belongs_to_no_run_needs_a_place(tmp_path: pathlib.Path) -> None:
     with pytest.raises(ValueError, match="--out must say"):
-        evaluate.run([], [str(tmp_path / "a.csv")], None, refuse)
+        reporting.report_on([], [str(tmp_path / "a.csv")], None, refuse)

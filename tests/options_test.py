@@ -1,7 +1,7 @@
 import numpy as np
 
 from experiments import config as configs
-from experiments import options
+from experiments import option_runs as options
 from experiments.configs import short_48
 
 NAMES = np.array([f"{index}.jpg" for index in range(4)])

@@ -1,0 +1,90 @@
+"""Short runs that differ in one field of the config, and the table that they give together."""
+
+import pathlib
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from agegender.groups import Table
+
+PLAIN: Final = "plain"
+OPTIONS: Final[Mapping[str, tuple[str, ...]]] = {
+    PLAIN: (),
+    "age only": ("heads=age",),
+    "gender only": ("heads=gender",),
+    "no batch norm": ("batch_norm=False", "learning_rate=3e-4"),
+    "distribution": ("age_head=distribution",),
+    "learned weights": ("learned_weights=True",),
+    "age density 0.5": ("age_density=0.5",),
+    "no conflicts": ("conflicts=False",),
+    "ema": ("ema=0.99",),
+    "mixup": ("mixup=0.2",),
+    "48 px throughout": ("sizes=", "epochs=2"),  # in about the same time
+    "half of the pictures": ("limit=50", "epochs=6", "sizes=4x32"),  # as many steps
+    "a quarter": ("limit=25", "epochs=12", "sizes=8x32"),
+}
+
+
+def run(option: str, seed: str, folder: pathlib.Path, config: str, data_dir: str | None) -> None:
+    """Trains one run and measures it on the validation split, in a process of its own."""
+    shutil.rmtree(folder, ignore_errors=True)
+    command = [sys.executable, "-m", "experiments.train", f"--config={config}", f"--workdir={folder}"]
+    command += ["--split=validation", f"--config.seed={seed}", *(f"--config.{field}" for field in OPTIONS[option])]
+    subprocess.run([*command, *([f"--data_dir={data_dir}"] if data_dir else [])], check=True)
+
+
+def table(runs: Mapping[str, Mapping[str, "Table"]]) -> str:
+    """The options beside the plain runs, averaged over the seeds that both have, differences with 95 % intervals.
+
+    Args:
+        runs: for each option and seed its table of predictions.
+    """
+    lines = [
+        "| option | seeds | age MAE, years | less plain | gender accuracy | less plain |",
+        "|---|---|---|---|---|---|",
+    ]
+    for option, of_option in runs.items():
+        seeds = sorted(set(of_option) & set(runs[PLAIN]))
+        cells = [option, ", ".join(seeds)]
+        for head, form, scale in (("age", "{:.2f}", 1), ("gender", "{:.1f} %", 100)):
+            cells += _cells([of_option[s] for s in seeds], [runs[PLAIN][s] for s in seeds], head, form, scale)
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _cells(ours: list["Table"], plain: list["Table"], head: str, form: str, scale: float) -> list[str]:
+    if not ours or {"age": "predicted_age", "gender": "p_female"}[head] not in ours[0]:
+        return ["", ""]
+    scores, base = ([scale * _score(one, head) for one in tables] for tables in (ours, plain))
+    each = " / ".join(form.format(score.mean()) for score in scores)
+    difference = np.mean(scores, axis=0) - np.mean(base, axis=0)
+    drawn = np.random.default_rng(0).choice(difference, (1000, len(difference))).mean(axis=1)
+    low, high = np.percentile(drawn, [2.5, 97.5])
+    return [each, f"{difference.mean():+.2f} ({low:+.2f} to {high:+.2f})"]
+
+
+def _score(one: "Table", head: str) -> np.ndarray:
+    """Of each picture the error in years, or whether the gender is right."""
+    order = np.argsort(one["file_name"])
+    if head == "age":
+        return np.abs(one["predicted_age"] - one["age"])[order]
+    return ((one["p_female"] >= 0.5) == (one["gender"] >= 0.5)).astype("float64")[order]
+
+
+def done(out: pathlib.Path, options: Iterable[str], seeds: Iterable[str]) -> dict[str, dict[str, "Table"]]:
+    from agegender.report import read_predictions
+
+    files = {o: {s: folder_of(out, o, s) / "evaluation-validation" / "predictions.csv" for s in seeds} for o in options}
+    found: dict[str, dict[str, Table]] = {
+        o: {s: read_predictions(f) for s, f in of.items() if f.is_file()} for o, of in files.items()
+    }
+    return {option: of for option, of in found.items() if of}
+
+
+def folder_of(out: pathlib.Path, option: str, seed: str) -> pathlib.Path:
+    return out / f"{option.replace(' ', '_')}-{seed}"
