@@ -13,7 +13,6 @@ to normalise. After training a normalisation is one factor and one term a channe
 it: the folded trunk is a VGG16 as published again, with the same answers, and nothing to pay when it predicts.
 """
 
-import itertools
 from typing import Any, Final
 
 import keras
@@ -45,13 +44,11 @@ def add_batch_norm(trunk: keras.Model) -> keras.Model:
             f"Received: the trunk {trunk.name!r}, which has none"
         )
     tensor = trunk.inputs[0]
-    for before, layer in itertools.pairwise([None, *chain]):
+    for before, layer, after in zip([None, *chain[:-1]], chain, [*chain[1:], None], strict=True):
         tensor = _copy(layer, **({"activation": "linear"} if _has_relu(layer) else {}))(tensor)
-        pooled = isinstance(layer, layers.MaxPooling2D)
-        following = chain[chain.index(layer) + 1 : chain.index(layer) + 2]
-        if pooled and _has_relu(before):
+        if isinstance(layer, layers.MaxPooling2D) and _has_relu(before):
             tensor = _normalise(tensor, before.name, gamma_constraint="non_neg")
-        elif _has_relu(layer) and not isinstance(next(iter(following), None), layers.MaxPooling2D):
+        elif _has_relu(layer) and not isinstance(after, layers.MaxPooling2D):
             tensor = _normalise(tensor, layer.name)
     return _with_weights(keras.Model(trunk.inputs[0], tensor, name=trunk.name), trunk)
 

@@ -146,8 +146,7 @@ def measure(
     """
     check_table(predictions)
     count = len(next(iter(predictions.values())))
-    units = predictions.get(GROUP, np.arange(count))
-    weights = metrics.resample(units, repetitions=repetitions, seed=seed)
+    weights, how = draw_bootstrap(predictions, repetitions=repetitions, seed=seed)
     whole, groups = measure_some(predictions, weights), by_group(predictions, weights)
     return Report(
         count=count,
@@ -159,14 +158,30 @@ def measure(
         gaps=find_gaps(groups),
         calibration=_calibration(predictions, weights, temperature),
         coverage=_coverage(predictions, weights, promised),
-        bootstrap={
-            "repetitions": repetitions,
-            "seed": seed,
-            "resampled": "photograph groups" if GROUP in predictions else "pictures",
-            "units": len(np.unique(units)),
-        },
+        bootstrap=how,
         predictions=predictions,
     )
+
+
+def draw_bootstrap(table: Table, *, repetitions: int, seed: int) -> tuple[NDArray[Any], dict[str, Any]]:
+    """Resamples the photographs of a table, or its pictures where nobody knows which share a photograph.
+
+    Args:
+        table: of predictions.
+        repetitions: how often.
+        seed: of the draw.
+
+    Returns:
+        How often each picture counts, [repetitions, pictures], and in words and numbers how that came about.
+    """
+    units = table.get(GROUP, np.arange(len(next(iter(table.values())))))
+    how = {
+        "repetitions": repetitions,
+        "seed": seed,
+        "resampled": "photograph groups" if GROUP in table else "pictures",
+        "units": len(np.unique(units)),
+    }
+    return metrics.resample(units, repetitions=repetitions, seed=seed), how
 
 
 def _constant(table: Table) -> dict[str, float | None]:

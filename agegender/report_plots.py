@@ -48,7 +48,8 @@ def draw_plots(report: Report, folder: pathlib.Path) -> dict[str, str]:
     return {name: words for name, (words, _) in plots.items()}
 
 
-def _figure(height: float, rows: int = 1, **options: Any) -> tuple[Figure, Any]:
+def new_figure(height: float, rows: int = 1, **options: Any) -> tuple[Figure, Any]:
+    """Begins a figure of the common width and `height` inches, with `rows` panels one below the other."""
     figure = Figure(figsize=(_WIDTH, height), layout="constrained")
     panels = figure.subplots(rows, 1, squeeze=False, **options)[:, 0]
     for axes in panels:
@@ -57,7 +58,7 @@ def _figure(height: float, rows: int = 1, **options: Any) -> tuple[Figure, Any]:
 
 
 def _ages(report: Report) -> Figure:
-    figure, (axes,) = _figure(5.4)
+    figure, (axes,) = new_figure(5.4)
     ages, predicted = report.predictions[AGE], report.predictions[PREDICTED_AGE]
     visible = min(0.5, 400 / len(ages) + 0.05)
     axes.scatter(ages, predicted, s=8, color=BLUE, alpha=visible, linewidths=0, label="a picture")
@@ -72,7 +73,7 @@ def _ages(report: Report) -> Figure:
 
 
 def _curve(report: Report) -> Figure:
-    figure, (axes,) = _figure(3.6)
+    figure, (axes,) = new_figure(3.6)
     years, shares = ([point[key] for point in report.curve] for key in ("years", "value"))
     axes.plot(years, shares, color=BLUE, marker="o", markersize=4)
     known = [(point["years"], *point["interval"]) for point in report.curve if point["interval"]]
@@ -87,7 +88,7 @@ def _curve(report: Report) -> Figure:
 
 def _errors(report: Report) -> Figure:
     """MAE above, bias below; the genders side by side where both are recorded."""
-    figure, panels = _figure(6.0, 2, sharex=True)
+    figure, panels = new_figure(6.0, 2, sharex=True)
     crossed = report.groups.get(f"{AGE} x {GENDER}", {})
     series = (
         {
@@ -127,7 +128,7 @@ def _series(axes: Axes, parts: dict[str, Measured], key: str, name: str, shift: 
 
 
 def _reliability(calibration: dict[str, Any]) -> Figure:
-    figure, (axes, counts) = _figure(5.6, 2, height_ratios=[3, 1], sharex=True)
+    figure, (axes, counts) = new_figure(5.6, 2, height_ratios=[3, 1], sharex=True)
     axes.plot([0, 1], [0, 1], color="black", linewidth=1, linestyle="--", label="means what it says")
     styles = {"before": (BLUE, "o", "-"), "after": (VERMILION, "s", "-.")}
     for stage, (colour, marker, dashes) in styles.items():
@@ -148,7 +149,7 @@ def _reliability(calibration: dict[str, Any]) -> Figure:
 
 
 def _coverage(coverage: dict[str, Any]) -> Figure:
-    figure, (axes,) = _figure(3.4)
+    figure, (axes,) = new_figure(3.4)
     for band, part in coverage["groups"][AGE].items():
         at, value, interval = BANDS.index(band), part["value"], part["interval"]
         bars = None if interval is None else [[max(0, value - interval[0])], [max(0, interval[1] - value)]]
@@ -167,7 +168,7 @@ def _coverage(coverage: dict[str, Any]) -> Figure:
 
 def _map(crossed: dict[str, Measured], key: str, colours: str) -> Figure:
     """Age bands down, races across; each cell its value and its count."""
-    figure, (axes,) = _figure(5.4)
+    figure, (axes,) = new_figure(5.4)
     values = np.full((len(BANDS), len(RACES)), np.nan)
     for (row, band), (column, race) in ((r, c) for r in enumerate(BANDS) for c in enumerate(RACES)):
         part = crossed.get(f"{band}, {race}")

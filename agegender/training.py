@@ -10,7 +10,6 @@ import contextlib
 import datetime
 import functools
 import importlib.metadata
-import importlib.util
 import itertools
 import json
 import math
@@ -103,7 +102,8 @@ def train(
     """Trains all heads of a model together and leaves models, numbers and curves in a folder.
 
     Args:
-        model: from `build_model`; its weights are changed in place and end as those of the last epoch.
+        model: from `build_model`; its weights are changed in place and end as those of the last epoch, or
+            their average where the optimizer keeps one.
         train: batches of (pictures, targets), as from `load_utkface(..., training=True)`.
         validation: the same, finite; without it the training loss chooses the best epoch.
         workdir: folder of the run, made if it is not there; must not hold another run.

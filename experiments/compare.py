@@ -22,6 +22,7 @@ from agegender.groups import (
     measure_some,
     partition,
 )
+from agegender.measuring import draw_bootstrap
 from agegender.report import write_json
 from agegender.report_story import NOT_FOR, Rows, Sections, definitions, show_difference, show_with_interval
 from agegender.schema import AGE, FILE_NAME, GENDER, GROUP, RACE
@@ -52,8 +53,7 @@ def compare(tables: Mapping[str, Table], *, repetitions: int = 1000, seed: int =
     first = tables[baseline]
     aligned = {baseline: first} | {name: align(first, tables[name], baseline, name) for name in others}
     count = len(first[next(iter(first))])
-    units = first.get(GROUP, np.arange(count))
-    weights = metrics.resample(units, repetitions=repetitions, seed=seed)
+    weights, how = draw_bootstrap(first, repetitions=repetitions, seed=seed)
     groups = {
         attribute: {name: _measure_all(aligned, weights, rows) for name, rows in parts.items()}
         for attribute, parts in partition(first).items()
@@ -62,12 +62,7 @@ def compare(tables: Mapping[str, Table], *, repetitions: int = 1000, seed: int =
     return {
         "baseline": baseline,
         "count": count,
-        "bootstrap": {
-            "repetitions": repetitions,
-            "seed": seed,
-            "resampled": "photograph groups" if GROUP in first else "pictures",
-            "units": len(np.unique(units)),
-        },
+        "bootstrap": how,
         "all": _measure_all(aligned, weights, None),
         "groups": groups,
     }

@@ -79,7 +79,7 @@ def _score(one: "Table", head: str) -> np.ndarray:
 def done(out: pathlib.Path, options: Iterable[str], seeds: Iterable[str]) -> dict[str, dict[str, "Table"]]:
     from agegender.report import read_predictions
 
-    files = {o: {s: folder_of(out, o, s) / "evaluation-validation" / "predictions.csv" for s in seeds} for o in options}
+    files = {o: {s: predictions_of(folder_of(out, o, s)) for s in seeds} for o in options}
     found: dict[str, dict[str, Table]] = {
         o: {s: read_predictions(f) for s, f in of.items() if f.is_file()} for o, of in files.items()
     }
@@ -88,3 +88,8 @@ def done(out: pathlib.Path, options: Iterable[str], seeds: Iterable[str]) -> dic
 
 def folder_of(out: pathlib.Path, option: str, seed: str) -> pathlib.Path:
     return out / f"{option.replace(' ', '_')}-{seed}"
+
+
+def predictions_of(folder: pathlib.Path) -> pathlib.Path:
+    """The last file that a run writes which counts here: with it, the run is done."""
+    return folder / "evaluation-validation" / "predictions.csv"

@@ -12,7 +12,7 @@ import sys
 
 from absl import app, flags
 
-from experiments.option_runs import OPTIONS, PLAIN, done, folder_of, run, table
+from experiments.option_runs import OPTIONS, PLAIN, done, folder_of, predictions_of, run, table
 
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "Where `tfds build` wrote; by default ~/tensorflow_datasets.")
 _OUT = flags.DEFINE_string("out", "runs/options", "Folder for the runs, one below it for each option and seed.")
@@ -29,7 +29,7 @@ def main(_: list[str]) -> None:
     for seed in seeds:
         for option in _ONLY.value:
             folder = folder_of(out, option, seed)
-            if not (folder / "evaluation-validation" / "predictions.csv").is_file():
+            if not predictions_of(folder).is_file():
                 print(f"\n== {option}, seed {seed}", flush=True)
                 run(option, seed, folder, _CONFIG.value, _DATA_DIR.value)
     runs = done(out, OPTIONS, seeds)

@@ -8,7 +8,6 @@ report on the test split, which shows faces, goes to WORKDIR/released.
 
 import dataclasses
 import json
-import os
 import pathlib
 import sys
 from collections.abc import Mapping
@@ -19,7 +18,7 @@ from absl import app, flags, logging
 from agegender.schema import BEST_MODEL, SPLITS
 from experiments.config import AugmentationConfig, Config
 from experiments.half_precision import store_in_half_precision
-from experiments.runs import build, calibrate_run, evaluate_run
+from experiments.runs import build, calibrate_run, evaluate_run, set_environment
 
 if TYPE_CHECKING:
     from agegender import Report
@@ -40,7 +39,7 @@ def release(workdir: pathlib.Path, out: pathlib.Path, data_dir: str | None = Non
         out: folder of the model to hand on.
         data_dir: where `tfds build` wrote.
     """
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    set_environment()
     import keras
 
     from agegender.batch_norm import fold_batch_norm

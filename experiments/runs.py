@@ -14,6 +14,12 @@ if TYPE_CHECKING:
     from agegender import Calibration, Report
 
 
+def set_environment() -> None:
+    """What TensorFlow reads when it is imported, where the user has not said it."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")  # take GPU memory as it is needed, not all of it
+
+
 def build(config: configs.Config) -> "keras.Model":
     """The model of a config, untrained or as another run left it."""
     import agegender as ag
@@ -54,8 +60,7 @@ def calibrate_run(
     Returns:
         What was written.
     """
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
+    set_environment()
     import agegender as ag
     from agegender.evaluation import predict_all
     from agegender.predict import load_model
@@ -88,8 +93,7 @@ def evaluate_run(
         flip: as in `evaluate`; by default as the run was calibrated, with which its intervals keep their promise.
         out: folder to write to.
     """
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
+    set_environment()
     import agegender as ag
     from agegender.calibration import load_calibration
     from agegender.input_pipeline import LABELS, find_prepared

@@ -10,7 +10,6 @@ Flags say where, the config says what. Any field can be changed on the command l
 
 import dataclasses
 import functools
-import os
 import pathlib
 import sys
 from typing import TYPE_CHECKING, Any
@@ -20,7 +19,7 @@ from ml_collections import config_flags
 
 from agegender.schema import BEST_MODEL
 from experiments import config as configs
-from experiments.runs import build, calibrate_run, evaluate_run
+from experiments.runs import build, calibrate_run, evaluate_run, set_environment
 
 if TYPE_CHECKING:
     import numpy as np
@@ -51,8 +50,7 @@ def train_and_evaluate(
         split: what to report on instead.
         profile: whether to trace up to `TRACED` steps in the middle of the first epoch.
     """
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")  # take GPU memory as it is needed, not all of it
+    set_environment()
     import keras
 
     import agegender as ag

@@ -5,14 +5,11 @@ import html
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
+from agegender.report_page import WARNING
 from agegender.schema import RACES
 from experiments.exploring.faces import Sheet, caption
 from experiments.exploring.table import Table
 
-WARNING: Final = (
-    "This page shows pictures of people. Pictures of UTKFace may not be published: not the picture, not a crop, not a "
-    "page or a plot that shows one. Keep it to yourself; the numbers may be passed on."
-)
 _STYLE: Final = """
 :root { color-scheme: light; }
 body { font: 16px/1.5 system-ui, sans-serif; color: #222; background: #fff; max-width: 60rem; margin: 0 auto;

@@ -5,7 +5,7 @@ stand in the order of the legend.
 """
 
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, Final
 
 import numpy as np
@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
+from agegender.report_plots import new_figure
 from agegender.schema import AGE, FOLD, GENDER, GENDERS, MAX_AGE, RACES, SPLITS
 from experiments.exploring.numbers import Groups
 from experiments.exploring.table import SPLIT, Table
@@ -24,7 +25,6 @@ BLUE, ORANGE, GREEN, VERMILION, PURPLE, SKY, GREY = (
 )
 GENDER_COLOURS: Final = {"male": BLUE, "female": ORANGE}
 LINES: Final = ((BLUE, "-"), (VERMILION, "--"), (GREEN, "-."), (PURPLE, ":"), (GREY, (0, (1, 1, 4, 1))))
-WIDTH: Final = 6.0  # inches; at 150 dots each the letters stay readable on a telephone
 _BIN: Final = 5  # years
 
 
@@ -50,16 +50,8 @@ def draw_plots(table: Table, groups: Groups, numbers: Mapping[str, Any], folder:
     return {name: words for name, (words, _) in figures.items()}
 
 
-def _figure(height: float, rows: int = 1, **options: Any) -> tuple[Figure, Sequence[Axes]]:
-    figure = Figure(figsize=(WIDTH, height), layout="constrained")
-    panels = figure.subplots(rows, 1, squeeze=False, **options)[:, 0]
-    for axes in panels:
-        axes.spines[["top", "right"]].set_visible(False)
-    return figure, panels
-
-
 def _ages(table: Table) -> Figure:
-    figure, (axes,) = _figure(3.6)
+    figure, (axes,) = new_figure(3.6)
     below = np.zeros(MAX_AGE + 1, int)
     for code, gender in enumerate(GENDERS):
         counts = np.bincount(table[AGE][table[GENDER] == code], minlength=MAX_AGE + 1)
@@ -75,7 +67,7 @@ def _ages(table: Table) -> Figure:
 
 
 def _labels(numbers: Mapping[str, Any]) -> Figure:
-    figure, panels = _figure(3.8, 2, height_ratios=[len(GENDERS), len(RACES)])
+    figure, panels = new_figure(3.8, 2, height_ratios=[len(GENDERS), len(RACES)])
     races = {race: sum(counts.values()) for race, counts in numbers["crossing"].items()}
     colours = [GENDER_COLOURS[gender] for gender in GENDERS]
     for axes, counts, colour in zip(panels, (numbers["all"]["genders"], races), (colours, SKY), strict=True):
@@ -90,7 +82,7 @@ def _labels(numbers: Mapping[str, Any]) -> Figure:
 
 
 def _crossing(numbers: Mapping[str, Any]) -> Figure:
-    figure, (axes,) = _figure(3.6)
+    figure, (axes,) = new_figure(3.6)
     counts = np.array([[numbers["crossing"][race][gender] for gender in GENDERS] for race in RACES])
     axes.imshow(counts, cmap="Blues", vmin=0, vmax=1.2 * counts.max(), aspect="auto")
     for (row, column), value in np.ndenumerate(counts):
@@ -106,7 +98,7 @@ def _crossing(numbers: Mapping[str, Any]) -> Figure:
 
 def _portions(table: Table, parts: list[tuple[str, NDArray[np.bool_]]], numbers: Mapping[str, Any]) -> Figure:
     """Densities of age over one another; below, the share of women and of each race side by side."""
-    figure, (ages, shares) = _figure(6.0, 2)
+    figure, (ages, shares) = new_figure(6.0, 2)
     edges = np.arange(0, MAX_AGE + 1 + _BIN, _BIN)
     names = ["female", *RACES]
     width = 0.8 / len(parts)
@@ -127,7 +119,7 @@ def _portions(table: Table, parts: list[tuple[str, NDArray[np.bool_]]], numbers:
 
 
 def _groups(numbers: Mapping[str, Any]) -> Figure:
-    figure, (axes,) = _figure(3.2)
+    figure, (axes,) = new_figure(3.2)
     by_size = {size: n for size, n in numbers["groups"]["by_size"].items() if size != "1"}
     axes.set(xlabel="pictures in the group", ylabel="groups")
     if not by_size:
@@ -139,7 +131,7 @@ def _groups(numbers: Mapping[str, Any]) -> Figure:
 
 
 def _conflicts(groups: Groups) -> Figure:
-    figure, (axes,) = _figure(3.2)
+    figure, (axes,) = new_figure(3.2)
     spreads = groups.spreads[groups.spreads > 0]
     axes.set(xlabel="years between the youngest and the oldest label of a group", ylabel="groups")
     if not len(spreads):
