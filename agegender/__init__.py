@@ -8,6 +8,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from agegender.answers import Face, Photograph
     from agegender.augment import Augmentation
     from agegender.calibration import Calibration, calibrate, load_calibration
     from agegender.devices import fastest_dtype
@@ -16,7 +17,8 @@ if TYPE_CHECKING:
     from agegender.losses import joint_loss
     from agegender.measuring import Report, measure
     from agegender.model import build_model
-    from agegender.predict import Face, Predictor
+    from agegender.pictures import PictureError, find_pictures, read_picture
+    from agegender.predict import Predictor
     from agegender.report import read_predictions, write_report
     from agegender.synthetic import draw_face, write_faces
     from agegender.training import make_optimizer, train
@@ -27,7 +29,9 @@ __version__ = "0.1.0"
 _ROOMS = {
     "Augmentation": "augment",
     "Calibration": "calibration",
-    "Face": "predict",
+    "Face": "answers",
+    "Photograph": "answers",
+    "PictureError": "pictures",
     "Predictor": "predict",
     "Report": "measuring",
     "build_model": "model",
@@ -35,11 +39,13 @@ _ROOMS = {
     "draw_face": "synthetic",
     "evaluate": "evaluation",
     "fastest_dtype": "devices",
+    "find_pictures": "pictures",
     "joint_loss": "losses",
     "load_calibration": "calibration",
     "load_utkface": "input_pipeline",
     "make_optimizer": "training",
     "measure": "measuring",
+    "read_picture": "pictures",
     "read_predictions": "report",
     "train": "training",
     "vggface_trunk": "vggface",
@@ -51,6 +57,8 @@ __all__ = [
     "Augmentation",
     "Calibration",
     "Face",
+    "Photograph",
+    "PictureError",
     "Predictor",
     "Report",
     "__version__",
@@ -59,11 +67,13 @@ __all__ = [
     "draw_face",
     "evaluate",
     "fastest_dtype",
+    "find_pictures",
     "joint_loss",
     "load_calibration",
     "load_utkface",
     "make_optimizer",
     "measure",
+    "read_picture",
     "read_predictions",
     "train",
     "vggface_trunk",

@@ -1,74 +1,63 @@
-"""From pictures of aligned faces to ages and genders."""
+"""From photographs to ages and genders: read, find the faces, cut them as the training pictures were cut, answer."""
 
 import dataclasses
 import os
-import pathlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, overload
 
 import keras
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
-# Registers the layers that a saved model is made of.
-from agegender import augment, vggface  # noqa: F401
-from agegender import model as heads  # noqa: F401
+from agegender.alignment import cut, turn
+from agegender.answers import Face, Photograph
 from agegender.calibration import Calibration, load_calibration
-from agegender.schema import AGE, BEST_MODEL, GENDER, GENDERS
+from agegender.drawing import draw_faces
+from agegender.faces import Detection, FaceDetector
+from agegender.loading import find_released, load_model
+from agegender.pictures import PictureError, each_picture, is_glob, name_of, read_picture
+from agegender.schema import AGE, GENDER
 
-_RELEASED = pathlib.Path(__file__).parent.parent / "models" / "utkface64"  # at the top of a checkout
-_VARIABLE = "AGEGENDER_MODEL"
-
-
-@dataclasses.dataclass(frozen=True)
-class Face:
-    """What the model guesses of one face.
-
-    Attributes:
-        box: left, top, right and bottom of the face in the picture, in pixels.
-        age: years; None if the model has no age head.
-        p_female: the probability of female, 0 to 1, calibrated if the model is; None if it has no gender head.
-        age_interval: years, from the youngest to the oldest that would be no surprise, with the coverage that the
-            model's calibration promises; None if the model has no age head or no calibration.
-    """
-
-    box: tuple[int, int, int, int]
-    age: float | None
-    p_female: float | None
-    age_interval: tuple[float, float] | None = None
-
-    @property
-    def gender(self) -> str | None:
-        """The more probable of "male" and "female"."""
-        return None if self.p_female is None else GENDERS[int(self.p_female >= 0.5)]
+SMALL_FACE = 40  # pixels: the model has seen no face that small
+TURNED = 0.28  # of the distance of the eyes: 99 in 100 faces of UTKFace are turned less
 
 
 class Predictor:
-    """Guesses age and gender from pictures that show one aligned face each, cut as UTKFace cuts them.
+    """Finds the faces of photographs and guesses age and gender of each.
 
     Args:
         model: a model, a `.keras` file, or the folder of a run (its `best.keras` is taken). A calibration.json beside
             the file is used. None is the released model: the file or folder that the environment variable
             AGEGENDER_MODEL names, or else models/utkface64 of the checkout that this package is run from.
-        batch_size: pictures a step.
-        flip: whether to answer with the mean over a picture and its mirror image, which takes twice as long; None does
+        batch_size: faces a step, and photographs that are waited for.
+        flip: whether to answer with the mean over a face and its mirror image, which takes twice as long; None does
             what the calibration was fitted with, and only then does it hold.
+        aligned: what calls do that do not say it: whether pictures show one face each, cut as UTKFace cuts them,
+            which is not looked for.
+        min_face: pixels, the side of the smallest face that is looked for, see `faces.FaceDetector`.
 
     Raises:
         FileNotFoundError: if there is no model.
-        ValueError: if its calibration is damaged.
+        ValueError: if its calibration is damaged, or a number is out of range.
 
     Example:
 
-    `Predictor("runs/1")("face.jpg")[0].age` is an age in years.
+    `for face in Predictor("runs/1")("party.jpg"): print(face.box, face.age, face.age_interval, face.gender)`
     """
 
     def __init__(
-        self, model: keras.Model | str | os.PathLike | None = None, *, batch_size: int = 64, flip: bool | None = None
+        self,
+        model: keras.Model | str | os.PathLike | None = None,
+        *,
+        batch_size: int = 64,
+        flip: bool | None = None,
+        aligned: bool = False,
+        min_face: int = 20,
     ) -> None:
         if batch_size < 1:
             raise ValueError(f"`batch_size` must be 1 or more. Received: batch_size={batch_size}")
         self.calibration: Calibration | None = None
+        self.detector = FaceDetector(min_face=min_face)
         if isinstance(model, keras.Model):
             self.model = model
         else:
@@ -76,119 +65,159 @@ class Predictor:
             self.model, self.calibration = load_model(path), load_calibration(path)
         self.batch_size = batch_size
         self.flip = (self.calibration is not None and self.calibration.flip) if flip is None else flip
+        self.aligned = aligned
 
     @overload
-    def __call__(self, pictures: str | os.PathLike) -> list[Face]: ...
+    def __call__(self, pictures: bytes | Image.Image, *, aligned: bool | None = None) -> Photograph: ...
     @overload
-    def __call__(self, pictures: list | tuple) -> list[list[Face]]: ...
+    def __call__(self, pictures: list | tuple, *, aligned: bool | None = None) -> list[Photograph | PictureError]: ...
     @overload
-    def __call__(self, pictures: np.ndarray) -> Any: ...
-    def __call__(self, pictures: Any) -> list[Face] | list[list[Face]]:
-        """Predicts one picture or many.
+    def __call__(self, pictures: str | os.PathLike | np.ndarray, *, aligned: bool | None = None) -> Any: ...
+    def __call__(self, pictures: Any, *, aligned: bool | None = None) -> Photograph | list[Photograph | PictureError]:
+        """Predicts one photograph or many.
 
         Args:
-            pictures: a path, or RGB values 0..255 as an array [height, width, 3] of any size; or a sequence of these,
-                or an array [batch, height, width, 3].
+            pictures: one photograph: a path, the bytes of a file, RGB values 0..255 as an array [height, width, 3]
+                of any size, or a Pillow image. Or many: a sequence of these, an array [batch, height, width, 3], a
+                folder, whose pictures and those below it are taken, or a glob.
+            aligned: whether each picture shows one face, cut as UTKFace cuts them; None is what `Predictor` was told.
 
         Returns:
-            For one picture its faces (of an aligned picture: one); for many, a list of such lists in the same order.
+            For one photograph its faces. For many a list in the same order, in which a `PictureError` stands for
+            each that cannot be used; those of a folder or glob are sorted by name, each knows its `source`.
 
         Raises:
-            FileNotFoundError: if a path is not there.
-            ValueError: if a file is no picture, or an array has another shape or range.
+            PictureError: if the one photograph cannot be used, or a folder or glob has none.
         """
-        alone = isinstance(pictures, str | os.PathLike) or (isinstance(pictures, np.ndarray) and pictures.ndim == 3)
-        listed = [pictures] if alone else list(pictures)
-        faces: list[list[Face]] = []
-        for start in range(0, len(listed), self.batch_size):
-            faces += self._predict(listed[start : start + self.batch_size])
-        return faces[0] if alone else faces
+        if _is_many(pictures):
+            return list(self.stream(each_picture(pictures), aligned=aligned))
+        (answer,) = self.stream([pictures], aligned=aligned)
+        if isinstance(answer, PictureError):
+            raise answer
+        return answer
 
-    def _predict(self, pictures: Sequence[Any]) -> list[list[Face]]:
-        images = [_read(picture) for picture in pictures]
+    def stream(self, pictures: Iterable[Any], *, aligned: bool | None = None) -> Iterator[Photograph | PictureError]:
+        """Predicts photographs one after the other, however many there are, in constant memory.
+
+        Args:
+            pictures: as for one photograph each; a `PictureError` is handed on.
+            aligned: as above.
+
+        Yields:
+            For each photograph, in order, its faces or what is wrong with it.
+        """
+        aligned = self.aligned if aligned is None else aligned
+        waiting: list[_Cut | PictureError] = []
+        faces = 0
+        for picture in pictures:
+            try:
+                photograph = self._cut(picture, aligned)
+            except PictureError as error:
+                waiting.append(error)
+            else:
+                waiting.append(photograph)
+                faces += len(photograph.crops)
+            if max(faces, len(waiting)) >= self.batch_size:
+                yield from self._answer(waiting)
+                waiting, faces = [], 0
+        yield from self._answer(waiting)
+
+    def draw(self, picture: Any, faces: Sequence[Face] | None = None) -> Image.Image:
+        """The photograph with a box, the guesses and the interval at each face.
+
+        Args:
+            picture: one, as above.
+            faces: what was predicted of it; by default it is predicted now.
+
+        Returns:
+            A new Pillow image of the photograph's size.
+
+        Raises:
+            PictureError: if it cannot be used.
+        """
+        image = read_picture(picture)
+        return draw_faces(image, self(image) if faces is None else faces)
+
+    def _cut(self, picture: Any, aligned: bool) -> "_Cut":
+        if isinstance(picture, PictureError):
+            raise picture
+        image = read_picture(picture)
+        found = [] if aligned else self.detector(np.asarray(image))
+        crops = [image] if aligned else [cut(image, face.landmarks) for face in found]
         height, width = self.model.input_shape[1:3]
-        batch = np.stack([np.asarray(_fit(image, width, height)) for image in images])
-        outputs = self._answer(batch)
+        fitted = [np.asarray(_fit(crop, width, height)) for crop in crops]
+        return _Cut(name_of(picture), image.size, fitted, found or [None] * len(crops))
+
+    def _answer(self, waiting: Sequence["_Cut | PictureError"]) -> Iterator[Photograph | PictureError]:
+        crops = [crop for each in waiting if isinstance(each, _Cut) for crop in each.crops]
+        guesses = iter(self._guess(crops))
+        for each in waiting:
+            if isinstance(each, PictureError):
+                yield each
+                continue
+            faces = [_face(found, each.size, next(guesses)) for found in each.found]
+            yield Photograph(faces, source=each.source, size=each.size)
+
+    def _guess(self, crops: list[np.ndarray]) -> list["_Guess"]:
+        guesses: list[_Guess] = []
+        for start in range(0, len(crops), self.batch_size):
+            guesses += self._guess_batch(np.stack(crops[start : start + self.batch_size]))
+        return guesses
+
+    def _guess_batch(self, batch: np.ndarray) -> list["_Guess"]:
+        outputs = self._outputs(batch)
         if self.flip:
-            mirrored = self._answer(batch[:, :, ::-1])
+            mirrored = self._outputs(batch[:, :, ::-1])
             outputs = {head: (values + mirrored[head]) / 2 for head, values in outputs.items()}
-        intervals = self._intervals(outputs)
+        none = [None] * len(batch)
+        intervals: Sequence[tuple[float, float] | None] = none
+        if AGE in outputs and self.calibration is not None and self.calibration.ages is not None:
+            low, high = self.calibration.intervals(outputs[AGE])
+            intervals = list(zip(low.tolist(), high.tolist(), strict=True))
         if GENDER in outputs and self.calibration is not None and self.calibration.temperature is not None:
             outputs[GENDER] = self.calibration.probabilities(outputs[GENDER])
-        return [
-            [Face((0, 0, *image.size), _float(outputs.get(AGE), i), _float(outputs.get(GENDER), i), intervals[i])]
-            for i, image in enumerate(images)
-        ]
+        ages, genders = (outputs[head].tolist() if head in outputs else none for head in (AGE, GENDER))
+        return list(zip(ages, genders, intervals, strict=True))
 
-    def _intervals(self, outputs: dict[str, np.ndarray]) -> Sequence[tuple[float, float] | None]:
-        if AGE not in outputs or self.calibration is None or self.calibration.ages is None:
-            return [None] * self.batch_size
-        low, high = self.calibration.intervals(outputs[AGE])
-        return list(zip(low.tolist(), high.tolist(), strict=True))
-
-    def _answer(self, batch: np.ndarray) -> dict[str, np.ndarray]:
+    def _outputs(self, batch: np.ndarray) -> dict[str, np.ndarray]:
         return {head: np.asarray(values).ravel() for head, values in self.model.predict_on_batch(batch).items()}
 
 
-def find_released() -> pathlib.Path:
-    """The place of the released model.
-
-    Raises:
-        FileNotFoundError: if it is not there; the words say how to get it.
-    """
-    named = os.environ.get(_VARIABLE)
-    path = pathlib.Path(named) if named else _RELEASED
-    if not (path / BEST_MODEL if path.is_dir() else path).is_file():
-        raise FileNotFoundError(
-            f"There is no released model at {path}{f', which {_VARIABLE} names' if named else ''}. It comes with a "
-            f"clone of the project, not with an installed package: copy the folder models/utkface64 of a clone, and "
-            f"give its path to `Predictor` or in the environment variable {_VARIABLE}."
-        )
-    return path
+_Guess = tuple[float | None, float | None, tuple[float, float] | None]
 
 
-def load_model(path: str | os.PathLike) -> keras.Model:
-    """Loads a trained model from a `.keras` file or from the folder of a run.
+@dataclasses.dataclass(frozen=True)
+class _Cut:
+    """A photograph of which nothing is kept but its faces, until there are enough for a batch."""
 
-    Raises:
-        FileNotFoundError: if there is none.
-    """
-    path = pathlib.Path(path)
-    file = path / BEST_MODEL if path.is_dir() else path
-    if not file.is_file():
-        raise FileNotFoundError(f"There is no trained model at {file}. `train` writes one; give its workdir or file.")
-    return keras.saving.load_model(file, compile=False)
+    source: str
+    size: tuple[int, int]
+    crops: list[np.ndarray]
+    found: Sequence[Detection | None]
 
 
-def _float(values: np.ndarray | None, index: int) -> float | None:
-    return None if values is None else float(values[index])
+def _is_many(pictures: Any) -> bool:
+    if isinstance(pictures, str | os.PathLike):
+        return os.path.isdir(pictures) or is_glob(pictures)
+    if isinstance(pictures, np.ndarray):
+        return pictures.ndim not in (2, 3)
+    return not isinstance(pictures, bytes | bytearray | memoryview | Image.Image)
+
+
+def _face(found: Detection | None, size: tuple[int, int], guess: _Guess) -> Face:
+    if found is None:
+        return Face((0, 0, *size), *guess)
+    return Face(found.box, *guess, landmarks=found.landmarks, score=found.score, note=_note(found))
+
+
+def _note(found: Detection) -> str | None:
+    left, top, right, bottom = found.box
+    side = min(right - left, bottom - top)
+    notes = [f"small: {side} pixels, below {SMALL_FACE}"] if side < SMALL_FACE else []
+    notes += ["turned from the camera"] if abs(turn(found.landmarks)) > TURNED else []
+    return ", ".join(notes) or None
 
 
 def _fit(image: Image.Image, width: int, height: int) -> Image.Image:
     # Bilinear with antialiasing, as the input pipeline resizes.
     return image if image.size == (width, height) else image.resize((width, height), Image.Resampling.BILINEAR)
-
-
-def _read(picture: Any) -> Image.Image:
-    if isinstance(picture, str | os.PathLike):
-        return _read_file(pathlib.Path(picture))
-    values = np.asarray(picture)
-    if values.ndim != 3 or values.shape[-1] != 3 or 0 in values.shape:
-        raise ValueError(f"A picture must have shape [height, width, 3]. Received: shape={values.shape}")
-    if not (np.issubdtype(values.dtype, np.number) and np.all((values >= 0) & (values <= 255))):
-        raise ValueError(
-            f"A picture must have values in 0..255. Received: {values.dtype}, {values.min()}..{values.max()}"
-        )
-    if np.issubdtype(values.dtype, np.floating) and 0 < values.max() <= 1:
-        raise ValueError("A picture must have values in 0..255; multiply by 255. Received: floats in 0..1")
-    return Image.fromarray(np.round(values).astype("uint8"))
-
-
-def _read_file(path: pathlib.Path) -> Image.Image:
-    try:
-        with Image.open(path) as image:
-            return ImageOps.exif_transpose(image).convert("RGB")
-    except FileNotFoundError:
-        raise FileNotFoundError(f"There is no picture at {path}") from None
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{path} cannot be read as a picture: {error}") from error

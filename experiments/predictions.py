@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from agegender import Face, Predictor
+from agegender import Predictor
+from agegender.drawing import describe
 from agegender.schema import AGE, GENDER, GENDERS
 
 
@@ -27,21 +28,15 @@ def draw_predictions(predictor: Predictor, dataset: Any, path: pathlib.Path, *, 
 
     pictures, targets = next(iter(dataset))
     pictures = np.asarray(pictures)[: rows * columns]
-    answers = predictor(list(pictures))
+    answers: Any = predictor(list(pictures), aligned=True)  # arrays can be used, so no error is among them
     figure = Figure(figsize=(1.5 * columns, 2.0 * rows), layout="constrained")
     for axes in figure.subplots(rows, columns).flat:
         axes.axis("off")
     for index, (axes, faces) in enumerate(zip(figure.axes, answers, strict=False)):
         axes.imshow(pictures[index])
-        axes.set_title(f"guess: {_guess(faces[0])}\nlabel: {_recorded(targets, index)}", fontsize=8)
+        axes.set_title(f"guess: {describe(faces[0])}\nlabel: {_recorded(targets, index)}", fontsize=8)
     figure.savefig(path, dpi=100)
     return path
-
-
-def _guess(face: Face) -> str:
-    interval = "" if face.age_interval is None else " ({:.0f}-{:.0f})".format(*face.age_interval)
-    parts = [] if face.age is None else [f"{face.age:.0f}{interval or ' years'}"]
-    return " ".join(parts + ([] if face.gender is None else [face.gender]))
 
 
 def _recorded(targets: Mapping[str, Any], index: int) -> str:

@@ -43,7 +43,7 @@ def release(workdir: pathlib.Path, out: pathlib.Path, data_dir: str | None = Non
     import keras
 
     from agegender.batch_norm import fold_batch_norm
-    from agegender.predict import load_model
+    from agegender.loading import load_model
 
     run = json.loads((workdir / "run.json").read_text())
     config = Config(**{**run["config"], "augmentation": AugmentationConfig(**run["config"]["augmentation"])})

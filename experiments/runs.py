@@ -1,10 +1,10 @@
 """The model of a run: built, and once trained calibrated and reported on. Without flags, for the scripts to share."""
 
 import functools
-import os
 import pathlib
 from typing import TYPE_CHECKING
 
+from agegender.environment import set_environment
 from agegender.schema import BEST_MODEL, FILE_NAME, PICTURE
 from experiments import config as configs
 
@@ -14,18 +14,12 @@ if TYPE_CHECKING:
     from agegender import Calibration, Report
 
 
-def set_environment() -> None:
-    """What TensorFlow reads when it is imported, where the user has not said it."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")  # take GPU memory as it is needed, not all of it
-
-
 def build(config: configs.Config) -> "keras.Model":
     """The model of a config, untrained or as another run left it."""
     import agegender as ag
     from agegender.batch_norm import add_batch_norm
     from agegender.callbacks import LAST_MODEL
-    from agegender.predict import load_model
+    from agegender.loading import load_model
 
     weights = None if config.weights == "none" else config.weights
     trainable = int(config.trainable) if config.trainable.isdigit() else config.trainable
@@ -63,7 +57,7 @@ def calibrate_run(
     set_environment()
     import agegender as ag
     from agegender.evaluation import predict_all
-    from agegender.predict import load_model
+    from agegender.loading import load_model
 
     model = load_model(workdir)
     validation = ag.load_utkface(
@@ -99,7 +93,7 @@ def evaluate_run(
     from agegender.input_pipeline import LABELS, find_prepared
     from experiments.predictions import draw_predictions
 
-    predictor = ag.Predictor(workdir)
+    predictor = ag.Predictor(workdir, aligned=True)
     labels = [label for label in LABELS if label in find_prepared(data_dir).info.features]  # an older one has fewer
     size = predictor.model.input_shape[1]
     load = functools.partial(ag.load_utkface, split, batch_size=batch_size, image_size=size, data_dir=data_dir)

@@ -8,6 +8,7 @@ import sys
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import keras
+import numpy as np
 import pytest
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -27,6 +28,24 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     done = subprocess.run(command, cwd=ROOT / "datasets", capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     return data
+
+
+def draw_people(*people: tuple[int, int, int, int], size: int = 120) -> np.ndarray:
+    """A photograph on which mtcnn finds as many faces as there are people: (age, gender, race, seed) of each."""
+    from agegender import draw_face
+
+    gap = size // 3
+    picture = np.full((size + 2 * gap, gap + len(people) * (size + gap), 3), 128, "uint8")
+    for number, (age, gender, race, seed) in enumerate(people):
+        left = gap + number * (size + gap)
+        picture[gap : gap + size, left : left + size] = draw_face(age, gender, race, seed=seed, size=size)
+    return picture
+
+
+@pytest.fixture(scope="session")
+def couple() -> np.ndarray:
+    """Uint8 RGB [200, 360, 3], two faces of 120 pixels."""
+    return draw_people((23, 1, 4, 39), (47, 0, 3, 36))
 
 
 @pytest.fixture

@@ -1,5 +1,8 @@
 import dataclasses
+import itertools
+import json
 import pathlib
+from collections.abc import Iterator
 
 import keras
 import numpy as np
@@ -7,7 +10,10 @@ import pytest
 from PIL import Image
 
 import agegender as ag
-from agegender import predict
+from agegender import loading
+from agegender.alignment import TEMPLATE, cut
+from agegender.faces import Detection
+from agegender.predict import _note
 from experiments.half_precision import store_in_half_precision
 
 SIZE = 24
@@ -22,7 +28,7 @@ def predictor(tiny_trunk: keras.Model) -> ag.Predictor:
     model, random = ag.build_model(tiny_trunk), np.random.default_rng(2)
     for weight in model.trainable_weights:  # new heads answer the same for every picture
         weight.assign(weight + random.normal(scale=0.02, size=weight.shape))
-    return ag.Predictor(model, batch_size=2)
+    return ag.Predictor(model, batch_size=2, aligned=True)
 
 
 def picture(seed: int, size: tuple[int, int] = (SIZE, SIZE)) -> np.ndarray:
@@ -59,17 +65,10 @@ def test_pictures_of_other_sizes_are_resized_and_the_box_is_theirs(predictor: ag
     assert predictor(picture(2, (40, 60)))[0].box == (0, 0, 60, 40)
 
 
-@pytest.mark.parametrize("mode", ["L", "RGBA", "CMYK", "P"])
-def test_other_colour_modes_are_read_as_rgb(predictor: ag.Predictor, tmp_path: pathlib.Path, mode: str) -> None:
-    suffix = "jpg" if mode == "CMYK" else "png"
-    Image.fromarray(picture(3)).convert(mode).save(tmp_path / f"face.{suffix}")
-    assert len(predictor(tmp_path / f"face.{suffix}")) == 1
-
-
 def test_the_model_of_a_run_is_found_by_folder_and_by_file(predictor: ag.Predictor, tmp_path: pathlib.Path) -> None:
     predictor.model.save(tmp_path / "best.keras")
     for path in (tmp_path, str(tmp_path / "best.keras")):
-        assert ag.Predictor(path)(picture(0))[0].age == pytest.approx(predictor(picture(0))[0].age)
+        assert ag.Predictor(path)(picture(0), aligned=True)[0].age == pytest.approx(predictor(picture(0))[0].age)
 
 
 @pytest.mark.parametrize("path", ["", "nothing", "nothing.keras"])
@@ -78,32 +77,22 @@ def test_a_missing_model_is_named(tmp_path: pathlib.Path, path: str) -> None:
         ag.Predictor(tmp_path / path)
 
 
-def test_a_missing_picture_is_named(predictor: ag.Predictor, tmp_path: pathlib.Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"no picture at .*gone\.jpg"):
-        predictor(tmp_path / "gone.jpg")
+def test_one_picture_that_cannot_be_used_is_an_error(predictor: ag.Predictor, tmp_path: pathlib.Path) -> None:
+    for aligned in (False, True):
+        with pytest.raises(ag.PictureError, match=r"gone\.jpg: there is no such file"):
+            predictor(tmp_path / "gone.jpg", aligned=aligned)
 
 
-@pytest.mark.parametrize("content", [b"", b"hello", b"\xff\xd8\xff\xe0 not really"])
-def test_a_file_that_is_no_picture_is_named(predictor: ag.Predictor, tmp_path: pathlib.Path, content: bytes) -> None:
-    (tmp_path / "broken.jpg").write_bytes(content)
-    with pytest.raises(ValueError, match=r"broken\.jpg cannot be read as a picture"):
-        predictor(tmp_path / "broken.jpg")
-
-
-@pytest.mark.parametrize(
-    ("values", "words"),
-    [
-        (np.zeros((4, 4)), r"\[height, width, 3\].*Received: shape=\(4, 4\)"),
-        (np.zeros((4, 4, 4)), r"Received: shape"),
-        (np.full((4, 4, 3), 256.0), r"0\.\.255"),
-        (np.full((4, 4, 3), -1), r"0\.\.255"),
-        (np.full((4, 4, 3), np.nan), r"0\.\.255"),
-        (np.full((4, 4, 3), 0.5), r"multiply by 255"),
-    ],
-)
-def test_arrays_that_are_no_pictures_are_named(predictor: ag.Predictor, values: np.ndarray, words: str) -> None:
-    with pytest.raises(ValueError, match=words):
-        predictor([values])
+def test_of_many_pictures_an_error_stands_in_place_and_the_rest_go_on(
+    predictor: ag.Predictor, tmp_path: pathlib.Path
+) -> None:
+    (tmp_path / "broken.jpg").write_text("text")
+    given = [picture(0), tmp_path / "broken.jpg", b"", picture(1), np.zeros((2, 2)) - 1, tmp_path, picture(2)]
+    answers = predictor(given)
+    assert [isinstance(answer, ag.PictureError) for answer in answers] == [0, 1, 1, 0, 1, 1, 0]
+    assert "broken.jpg" in answers[1].source and "0 bytes" in answers[2].source
+    for index in (0, 3, 6):
+        assert answers[index][0].age == pytest.approx(predictor(given[index])[0].age, rel=1e-5)
 
 
 def test_a_batch_of_none_is_refused(tiny_trunk: keras.Model) -> None:
@@ -115,7 +104,7 @@ def test_a_batch_of_none_is_refused(tiny_trunk: keras.Model) -> None:
 def calibrated(predictor: ag.Predictor, tmp_path: pathlib.Path) -> ag.Predictor:
     predictor.model.save(tmp_path / "best.keras")
     STEPS.save(tmp_path)
-    return ag.Predictor(tmp_path)
+    return ag.Predictor(tmp_path, aligned=True)
 
 
 def test_a_model_without_a_calibration_gives_no_interval(predictor: ag.Predictor) -> None:
@@ -125,8 +114,8 @@ def test_a_model_without_a_calibration_gives_no_interval(predictor: ag.Predictor
 def test_the_calibration_beside_a_model_gives_intervals_and_probabilities(
     calibrated: ag.Predictor, tmp_path: pathlib.Path
 ) -> None:
-    (plain,) = ag.Predictor(calibrated.model, flip=True)(picture(0))
-    for predictor in (calibrated, ag.Predictor(tmp_path / "best.keras")):
+    (plain,) = ag.Predictor(calibrated.model, flip=True)(picture(0), aligned=True)
+    for predictor in (calibrated, ag.Predictor(tmp_path / "best.keras", aligned=True)):
         (face,) = predictor(picture(0))
         assert face.age == pytest.approx(plain.age) and face.gender == plain.gender
         assert face.age_interval == pytest.approx((0.8 * plain.age, 10 + 1.06 * plain.age), rel=1e-5)
@@ -141,14 +130,14 @@ def test_a_calibration_of_one_head_leaves_the_other_as_it_is(
     predictor.model.save(tmp_path / "best.keras")
     without = {"ages": None, "low": None, "high": None} if head == "gender" else {"temperature": None}
     dataclasses.replace(STEPS, flip=False, **without).save(tmp_path)
-    (face,), (plain,) = ag.Predictor(tmp_path)(picture(0)), predictor(picture(0))
+    (face,), (plain,) = ag.Predictor(tmp_path)(picture(0), aligned=True), predictor(picture(0))
     assert (face.age_interval is None) == (head == "gender")
     assert (face.p_female == pytest.approx(plain.p_female)) == (head == "age")
 
 
 def test_flip_answers_with_the_mean_over_a_picture_and_its_mirror_image(predictor: ag.Predictor) -> None:
     here, there = predictor([picture(0), picture(0)[:, ::-1]])
-    (face,) = ag.Predictor(predictor.model, flip=True)(picture(0))
+    (face,) = ag.Predictor(predictor.model, flip=True)(picture(0), aligned=True)
     assert here[0].age != there[0].age
     assert face.age == pytest.approx((here[0].age + there[0].age) / 2, rel=1e-5)
     assert face.p_female == pytest.approx((here[0].p_female + there[0].p_female) / 2, rel=1e-5)
@@ -163,21 +152,21 @@ def test_the_released_model_is_found_in_the_checkout_and_in_the_folder_that_the_
     calibrated: ag.Predictor, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("AGEGENDER_MODEL", raising=False)
-    assert predict._RELEASED.relative_to(pathlib.Path(__file__).parent.parent) == pathlib.Path("models/utkface64")
-    monkeypatch.setattr(predict, "_RELEASED", tmp_path)
+    assert loading._RELEASED.relative_to(pathlib.Path(__file__).parent.parent) == pathlib.Path("models/utkface64")
+    monkeypatch.setattr(loading, "_RELEASED", tmp_path)
     expected = calibrated(picture(0))
-    assert ag.Predictor()(picture(0)) == expected
-    monkeypatch.setattr(predict, "_RELEASED", tmp_path / "none")
+    assert ag.Predictor(aligned=True)(picture(0)) == expected
+    monkeypatch.setattr(loading, "_RELEASED", tmp_path / "none")
     for path in (tmp_path, tmp_path / "best.keras"):
         monkeypatch.setenv("AGEGENDER_MODEL", str(path))
-        assert ag.Predictor()(picture(0)) == expected
+        assert ag.Predictor(aligned=True)(picture(0)) == expected
 
 
 @pytest.mark.parametrize("named", [False, True])
 def test_without_the_released_model_the_words_say_how_to_get_it(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, named: bool
 ) -> None:
-    monkeypatch.setattr(predict, "_RELEASED", tmp_path / "models" / "utkface64")
+    monkeypatch.setattr(loading, "_RELEASED", tmp_path / "models" / "utkface64")
     monkeypatch.delenv("AGEGENDER_MODEL", raising=False)
     if named:
         monkeypatch.setenv("AGEGENDER_MODEL", str(tmp_path / "gone"))
@@ -192,6 +181,108 @@ def test_a_file_with_float16_weights_gives_a_float32_model_that_predicts_the_sam
     store_in_half_precision(predictor.model, tmp_path / "best.keras")
     predictor.model.save(tmp_path / "full.keras")
     assert (tmp_path / "best.keras").stat().st_size < 0.8 * (tmp_path / "full.keras").stat().st_size
-    loaded = ag.Predictor(tmp_path)
+    loaded = ag.Predictor(tmp_path, aligned=True)
     assert {weight.dtype for weight in loaded.model.weights} == {"float32"}
     assert loaded(picture(0))[0].age == pytest.approx(predictor(picture(0))[0].age, rel=0.01)
+
+
+# From here on with photographs, in which faces are found.
+
+
+@pytest.fixture
+def finder(predictor: ag.Predictor) -> ag.Predictor:
+    return ag.Predictor(predictor.model, batch_size=3)
+
+
+def test_each_face_of_a_photograph_has_its_place_and_what_the_model_says_of_its_crop(
+    finder: ag.Predictor, couple: np.ndarray
+) -> None:
+    faces = finder(couple)
+    assert len(faces) == 2 and faces.size == (360, 200)
+    for face, left in zip(faces, (40, 200), strict=True):
+        assert left - 20 < face.box[0] < face.box[2] < left + 140
+        assert len(face.landmarks) == 5 and 0.8 < face.score <= 1 and face.note is None
+        (again,) = finder(cut(Image.fromarray(couple), face.landmarks), aligned=True)
+        assert face.age == pytest.approx(again.age, rel=1e-5)
+        assert face.p_female == pytest.approx(again.p_female, rel=1e-5)
+    assert faces[0].age != faces[1].age
+
+
+def test_a_photograph_without_faces_gives_an_empty_list(finder: ag.Predictor) -> None:
+    for empty in (np.full((90, 120, 3), 128, "uint8"), picture(0), np.zeros((1, 1, 3), "uint8")):
+        assert finder(empty) == [] and finder(empty).size == empty.shape[1::-1]
+
+
+def test_faces_of_many_photographs_share_batches_and_come_back_to_their_photographs(
+    finder: ag.Predictor, couple: np.ndarray
+) -> None:
+    one, none = couple[:, :180], np.full_like(couple, 128)
+    sizes = []
+    finder.model.predict_on_batch, ask = (
+        lambda batch: (sizes.append(len(batch)), ask(batch))[1],
+        (finder.model.predict_on_batch),
+    )
+    answers = finder([couple, none, one, b"no picture", couple, one])
+    assert [len(answer) if isinstance(answer, list) else None for answer in answers] == [2, 0, 1, None, 2, 1]
+    assert sizes == [3, 3]  # six faces by threes
+    assert answers[2][0].age == pytest.approx(answers[0][0].age, rel=0.01)
+
+
+def test_a_folder_and_a_glob_are_answered_by_name(
+    finder: ag.Predictor, couple: np.ndarray, tmp_path: pathlib.Path
+) -> None:
+    Image.fromarray(couple).save(tmp_path / "b.png")
+    Image.fromarray(couple[:, 180:]).save(tmp_path / "a.png")
+    (tmp_path / "c.jpg").touch()
+    for pattern in (tmp_path, tmp_path / "*.*g"):
+        answers = finder(pattern)
+        assert [pathlib.Path(answer.source).name for answer in answers] == ["a.png", "b.png", "c.jpg"]
+        assert [len(answer) for answer in answers[:2]] == [1, 2] and isinstance(answers[2], ag.PictureError)
+    with pytest.raises(ag.PictureError, match="matches no file"):
+        finder(str(tmp_path / "*.webp"))
+
+
+def test_a_stream_is_answered_without_waiting_for_its_end(predictor: ag.Predictor) -> None:
+    asked = []
+
+    def pictures() -> Iterator[np.ndarray]:
+        for seed in itertools.count():
+            asked.append(seed)
+            yield picture(seed)
+
+    answers = list(itertools.islice(predictor.stream(pictures()), 5))
+    assert len(answers) == 5 and len(asked) <= 6
+
+
+def test_an_answer_is_ready_for_json(finder: ag.Predictor, calibrated: ag.Predictor, couple: np.ndarray) -> None:
+    answer = json.loads(json.dumps(finder(couple).to_dict()))
+    assert (answer["width"], answer["height"]) == (360, 200)
+    face = answer["faces"][0]
+    assert set(face) == {*("box", "age", "p_female", "age_interval", "landmarks", "score", "note", "gender")}
+    assert face["gender"] in ("male", "female") and len(face["landmarks"]) == 5
+    aligned = json.loads(json.dumps(calibrated(couple).to_dict()))["faces"][0]
+    assert aligned["box"] == [0, 0, 360, 200] and len(aligned["age_interval"]) == 2
+
+
+def test_a_small_or_turned_face_has_a_note(finder: ag.Predictor, couple: np.ndarray) -> None:
+    small = np.asarray(Image.fromarray(couple).resize((108, 60), Image.Resampling.LANCZOS))
+    assert [face.note for face in finder(small)] == [face.note for face in finder(small) if "small: " in face.note]
+    assert finder(small)
+    left, right, _, *mouth = TEMPLATE
+    for nose, note in ((98, None), (70, "turned from the camera"), (125, "turned from the camera")):
+        assert _note(Detection((0, 0, 200, 200), (left, right, (nose, 104), *mouth), 1.0)) == note
+
+
+def test_drawing_marks_the_faces_and_leaves_the_picture_alone(finder: ag.Predictor, couple: np.ndarray) -> None:
+    before = couple.copy()
+    faces = finder(couple)
+    drawn = np.asarray(finder.draw(couple, faces))
+    assert drawn.shape == couple.shape and np.array_equal(couple, before)
+    changed = np.argwhere(np.any(drawn != couple, axis=-1))
+    left, top, right, bottom = faces[0].box
+    assert np.any(drawn[(top + bottom) // 2, left] != couple[(top + bottom) // 2, left])
+    assert np.array_equal(
+        drawn[(top + bottom) // 2, (left + right) // 2], couple[(top + bottom) // 2, (left + right) // 2]
+    )
+    assert len(changed) < 0.5 * couple.shape[0] * couple.shape[1]
+    assert np.array_equal(np.asarray(finder.draw(couple)), drawn)

@@ -344,7 +344,7 @@ def test_pictures_reach_the_device_as_uint8(
     assert reached == {"train_step": {"uint8"}, "test_step": {"uint8"}}
     ag.evaluate(model, faces(8))
     assert reached.pop("predict_step") == {"uint8"}
-    ag.Predictor(ag.build_model(make_tiny_trunk()))(np.zeros((2, 30, 30, 3)))
+    ag.Predictor(ag.build_model(make_tiny_trunk()))(np.zeros((2, 30, 30, 3)), aligned=True)
     assert reached["predict_step"] == {"uint8"}
 
 

@@ -21,6 +21,8 @@ from typing import Any
 
 from absl import app, flags, logging
 
+from agegender.environment import set_environment
+
 Row = Mapping[str, str | float | int | None]
 _PACKAGES = ("keras", "tensorflow", "jax", "numpy")
 _FLAGS: Mapping[type, Callable[..., Any]] = {
@@ -179,8 +181,7 @@ def main(measure: Callable[..., Result]) -> None:
 
     def run(_: list[str]) -> None:
         logging.set_verbosity(logging.WARNING)  # TFDS tells of each file it opens
-        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-        os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
+        set_environment()
         result = measure(data_dir.value, **{name: flag.value for name, flag in options.items()})
         print(f"\n{result}", flush=True)
         if out.value:

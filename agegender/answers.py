@@ -1,0 +1,63 @@
+"""What is answered of a photograph: its faces, and of each the guesses and how far to trust them."""
+
+import dataclasses
+from collections.abc import Iterable
+from typing import Any
+
+from agegender.schema import GENDERS
+
+
+@dataclasses.dataclass(frozen=True)
+class Face:
+    """One face, and what the model guesses of it.
+
+    Attributes:
+        box: left, top, right and bottom of the face in the photograph, in pixels.
+        age: years; None if the model has no age head.
+        p_female: the probability of female, 0 to 1, calibrated if the model is; None if it has no gender head.
+        age_interval: years, from the youngest to the oldest that would be no surprise, with the coverage that the
+            model's calibration promises; None if the model has no age head or no calibration.
+        landmarks: x and y in pixels of the eyes, nose and ends of the mouth, as in `faces.Detection`; None for a
+            picture that was given as aligned.
+        score: how sure the detector is that this is a face, 0 to 1; None likewise.
+        note: why the guess should not be trusted, in words; None if nothing speaks against it.
+    """
+
+    box: tuple[int, int, int, int]
+    age: float | None
+    p_female: float | None
+    age_interval: tuple[float, float] | None = None
+    landmarks: tuple[tuple[float, float], ...] | None = None
+    score: float | None = None
+    note: str | None = None
+
+    @property
+    def gender(self) -> str | None:
+        """The more probable of "male" and "female"."""
+        return None if self.p_female is None else GENDERS[int(self.p_female >= 0.5)]
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON: all attributes and the gender."""
+        return {**dataclasses.asdict(self), "gender": self.gender}
+
+
+class Photograph(list[Face]):
+    """The faces of one photograph, from left to right: a list, empty if there is none.
+
+    Attributes:
+        source: its path, or what else it was, in words.
+        size: width and height in pixels, after turning it upright.
+    """
+
+    def __init__(self, faces: Iterable[Face] = (), *, source: str = "", size: tuple[int, int] = (0, 0)) -> None:
+        super().__init__(faces)
+        self.source, self.size = source, size
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {
+            "picture": self.source,
+            "width": self.size[0],
+            "height": self.size[1],
+            "faces": [face.to_dict() for face in self],
+        }

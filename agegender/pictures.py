@@ -1,0 +1,183 @@
+"""Any picture to upright RGB pixels: files, encoded bytes, arrays; whatever the format, the mode or the orientation."""
+
+import glob
+import io
+import os
+import pathlib
+from collections.abc import Iterator
+from typing import Any, Final
+
+import numpy as np
+from PIL import Image, ImageOps
+
+# A telephone of 2026 makes 48 or 50 million. Detection keeps about 25 bytes for each, so this is a gigabyte and a bit;
+# a file of a few kilobytes may claim billions, so its header is asked before anything is decoded.
+MAX_PIXELS: Final = 64_000_000
+SUFFIXES: Final = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+_GLOB: Final = frozenset("*?[")
+_SIXTEEN_TO_EIGHT: Final = 257  # 65,535 becomes 255
+
+
+class PictureError(ValueError):
+    """A picture that cannot be used.
+
+    Attributes:
+        source: its path, or what else it was, in words.
+        reason: what is wrong with it.
+    """
+
+    def __init__(self, source: str, reason: str) -> None:
+        super().__init__(f"{source}: {reason}")
+        self.source, self.reason = source, reason
+
+    def __reduce__(self) -> tuple:
+        return type(self), (self.source, self.reason)
+
+    def to_dict(self) -> dict[str, str]:
+        """For JSON."""
+        return {"picture": self.source, "error": self.reason}
+
+
+def name_of(picture: Any) -> str:
+    """What to call a picture in an answer: its path, or what it is."""
+    if isinstance(picture, str | os.PathLike):
+        return os.fspath(picture)
+    if isinstance(picture, bytes | bytearray | memoryview):
+        return f"{len(picture)} bytes"
+    return f"{type(picture).__name__}{getattr(picture, 'shape', getattr(picture, 'size', ''))}"
+
+
+def read_picture(picture: Any, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """Reads one picture, as a viewer would show it.
+
+    Turned as its EXIF orientation says; transparent parts are white; of an animation the first frame; 16 bits a channel
+    become 8; grey, palette and CMYK become RGB.
+
+    Args:
+        picture: a path; the bytes of a file; RGB or grey values 0..255 as an array [height, width, 3], [height,
+            width, 1] or [height, width]; or a Pillow image.
+        max_pixels: width times height of the largest picture that is decoded.
+
+    Returns:
+        A Pillow image of mode "RGB".
+
+    Raises:
+        PictureError: if there is none, it cannot be read, or it is too large.
+    """
+    source = name_of(picture)
+    try:
+        if isinstance(picture, str | os.PathLike):
+            return _open(picture, max_pixels)
+        if isinstance(picture, bytes | bytearray | memoryview):
+            return _open(io.BytesIO(picture), max_pixels)
+        image = picture if isinstance(picture, Image.Image) else _from_values(np.asarray(picture))
+        return _upright_rgb(image, max_pixels)
+    except PictureError as error:
+        raise PictureError(source, error.reason) from None
+    except FileNotFoundError:
+        raise PictureError(source, "there is no such file") from None
+    except IsADirectoryError:
+        raise PictureError(source, "is a folder; a picture is wanted here") from None
+    except Image.UnidentifiedImageError:
+        empty = picture == b"" or (isinstance(picture, str | os.PathLike) and not os.path.getsize(picture))
+        reason = "is empty" if empty else "is no picture, or of a format that Pillow does not know"
+        raise PictureError(source, reason) from None
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):  # the second where warnings are errors
+        raise PictureError(source, f"has too many pixels. {_too_large(max_pixels)}") from None
+    except (OSError, SyntaxError, ValueError, TypeError, EOFError, MemoryError) as error:
+        # Pillow's readers raise all of these for files that are cut short or damaged.
+        raise PictureError(source, f"cannot be read as a picture: {error}") from None
+
+
+def find_pictures(pattern: str | os.PathLike) -> list[pathlib.Path]:
+    """The picture files that a path stands for, by name.
+
+    Args:
+        pattern: a file, itself; a folder, all files below it whose suffix is that of a picture; or a glob, in which
+            `**` is any number of folders.
+
+    Returns:
+        Paths, sorted.
+
+    Raises:
+        PictureError: if there is none.
+    """
+    text = os.fspath(pattern)
+    path = pathlib.Path(text)
+    if path.is_dir():
+        found = sorted(each for each in path.rglob("*") if _is_picture(each))
+        reason = f"has no pictures in it: no file ends in {', '.join(SUFFIXES)}"
+    elif is_glob(pattern):
+        found = sorted(map(pathlib.Path, glob.glob(text, recursive=True)))
+        found = [each for each in found if each.is_file()]
+        reason = "matches no file"
+    else:
+        found, reason = [path] if path.is_file() else [], "there is no such file or folder"
+    if not found:
+        raise PictureError(text, reason)
+    return found
+
+
+def is_glob(pattern: str | os.PathLike) -> bool:
+    """Whether a path has wildcards, and is not the name of a file that has them in it."""
+    return bool(_GLOB & set(os.fspath(pattern))) and not os.path.exists(pattern)
+
+
+def _is_picture(path: pathlib.Path) -> bool:
+    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
+
+
+def _open(file: Any, max_pixels: int) -> Image.Image:
+    with Image.open(file) as image:
+        return _upright_rgb(image, max_pixels)
+
+
+def _upright_rgb(image: Image.Image, max_pixels: int) -> Image.Image:
+    if image.width * image.height > max_pixels:
+        raise PictureError("", f"has {image.width} x {image.height} pixels. {_too_large(max_pixels)}")
+    image.load()  # of an animation the first frame
+    return _rgb(ImageOps.exif_transpose(image))
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I") or image.mode == "F":
+        image = _eight_bits(np.asarray(image))
+    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        background = Image.new("RGBA", image.size, "white")
+        background.alpha_composite(image)
+        image = background
+    return image.convert("RGB")
+
+
+def _eight_bits(values: np.ndarray) -> Image.Image:
+    """Grey of 16 bits, which Pillow would clip at 255; or of 32, if they hold no more than 16."""
+    if np.issubdtype(values.dtype, np.floating) or values.min() < 0 or values.max() > 65_535:
+        raise PictureError("", f"must have pixels of 8 or 16 bits. Received: {values.dtype}")
+    return Image.fromarray((values // _SIXTEEN_TO_EIGHT).astype("uint8"))
+
+
+def _from_values(values: np.ndarray) -> Image.Image:
+    if values.ndim == 2:
+        values = values[..., None]
+    if values.ndim != 3 or values.shape[-1] not in (1, 3) or 0 in values.shape:
+        raise PictureError("", f"must have shape [height, width, 3]. Received: shape={values.shape}")
+    if not (np.issubdtype(values.dtype, np.number) and np.all((values >= 0) & (values <= 255))):
+        raise PictureError("", f"must have values in 0..255. Received: {values.dtype}, {_range(values)}")
+    if np.issubdtype(values.dtype, np.floating) and 0 < values.max() <= 1:
+        raise PictureError("", "must have values in 0..255; multiply by 255. Received: floats in 0..1")
+    values = values if values.dtype == np.uint8 else np.round(values).astype("uint8")
+    return Image.fromarray(np.ascontiguousarray(np.broadcast_to(values, (*values.shape[:2], 3))))
+
+
+def _range(values: np.ndarray) -> str:
+    return f"{values.min()}..{values.max()}" if np.issubdtype(values.dtype, np.number) else "no numbers"
+
+
+def _too_large(max_pixels: int) -> str:
+    return f"The limit is {max_pixels / 1e6:.0f} million, for the memory that detection needs: reduce the picture"
+
+
+def each_picture(pictures: Any) -> Iterator[Any]:
+    """The pictures one by one, of anything that stands for several: a folder, a glob, a list, an array of arrays."""
+    yield from find_pictures(pictures) if isinstance(pictures, str | os.PathLike) else pictures

@@ -1,0 +1,215 @@
+import io
+import pathlib
+import pickle
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from agegender.pictures import PictureError, find_pictures, is_glob, read_picture
+
+LEFT_RED = np.zeros((4, 6, 3), "uint8")
+LEFT_RED[:, :3, 0] = 200
+LEFT_RED[:, 3:, 2] = 200
+
+
+def encode(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
+    file = io.BytesIO()
+    image.save(file, kind, **options)
+    return file.getvalue()
+
+
+def test_paths_bytes_arrays_and_images_give_the_same_pixels(tmp_path: pathlib.Path) -> None:
+    image = Image.fromarray(LEFT_RED)
+    image.save(tmp_path / "a.png")
+    given = [tmp_path / "a.png", str(tmp_path / "a.png"), encode(image), bytearray(encode(image)), LEFT_RED, image]
+    for picture in [*given, LEFT_RED.astype("float64"), LEFT_RED.astype("int64")]:
+        read = read_picture(picture)
+        assert read.mode == "RGB" and np.array_equal(np.asarray(read), LEFT_RED)
+
+
+@pytest.mark.parametrize(
+    ("orientation", "turned"),
+    [
+        (1, LEFT_RED),
+        (2, LEFT_RED[:, ::-1]),
+        (3, LEFT_RED[::-1, ::-1]),
+        (4, LEFT_RED[::-1]),
+        (5, LEFT_RED.transpose(1, 0, 2)),
+        (6, np.rot90(LEFT_RED, -1)),
+        (7, LEFT_RED[::-1, ::-1].transpose(1, 0, 2)),
+        (8, np.rot90(LEFT_RED)),
+    ],
+)
+def test_a_picture_is_turned_as_its_exif_says(orientation: int, turned: np.ndarray) -> None:
+    image = Image.fromarray(LEFT_RED)
+    exif = image.getexif()
+    exif[0x0112] = orientation
+    assert np.array_equal(np.asarray(read_picture(encode(image, exif=exif))), turned)
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "PA"])
+def test_what_is_transparent_is_white_whatever_colour_hides_there(mode: str) -> None:
+    image = Image.new("RGBA", (3, 1), (200, 0, 0, 0))
+    image.putpixel((1, 0), (0, 0, 0, 255))
+    image.putpixel((2, 0), (0, 0, 0, 128))
+    kind = "TIFF" if mode == "PA" else "PNG"
+    pixels = np.asarray(read_picture(image.convert(mode) if mode == "PA" else encode(image.convert(mode), kind)))
+    assert pixels[0, 0].tolist() == [255, 255, 255] and pixels[0, 1].max() < 5
+    assert mode == "PA" or abs(int(pixels[0, 2, 0]) - 127) <= 1
+
+
+def test_a_palette_with_a_transparent_colour_is_white_there() -> None:
+    image = Image.new("P", (2, 1))
+    image.putpalette([10, 20, 30, 40, 50, 60])
+    image.putpixel((1, 0), 1)
+    pixels = np.asarray(read_picture(encode(image, transparency=0)))
+    assert pixels[0].tolist() == [[255, 255, 255], [40, 50, 60]]
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "P", "CMYK", "YCbCr"])
+def test_other_colour_modes_become_rgb(mode: str) -> None:
+    image = Image.new("RGB", (8, 8), (255, 255, 255)).convert(mode)
+    kind = "JPEG" if mode in ("CMYK", "YCbCr") else "PNG"
+    assert np.asarray(read_picture(encode(image, kind))).min() >= 250
+
+
+def test_sixteen_bits_become_eight_and_are_not_clipped() -> None:
+    values = np.array([[0, 257, 128 * 257, 65535]], "uint16")
+    pixels = np.asarray(read_picture(encode(Image.fromarray(values))))
+    assert pixels[0, :, 0].tolist() == [0, 1, 128, 255]
+
+
+def test_sixteen_bits_of_three_colours_become_eight() -> None:
+    row = struct.pack(">6H", 0, 128 * 257, 65535, 257, 257, 257)
+    chunks = [
+        (b"IHDR", struct.pack(">2I5B", 2, 1, 16, 2, 0, 0, 0)),
+        (b"IDAT", zlib.compress(b"\0" + row)),
+        (b"IEND", b""),
+    ]
+    file = b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in chunks
+    )
+    assert np.asarray(read_picture(file))[0].tolist() == [[0, 128, 255], [1, 1, 1]]
+
+
+def test_of_an_animation_the_first_frame_is_taken() -> None:
+    frames = [Image.new("RGB", (4, 4), colour) for colour in ("red", "blue", "lime")]
+    for kind in ("GIF", "WEBP", "PNG"):
+        animation = encode(frames[0], kind, save_all=True, append_images=frames[1:], lossless=True)
+        assert np.asarray(read_picture(animation))[0, 0].tolist() == [255, 0, 0]
+
+
+def claims(width: int, height: int) -> bytes:
+    """A PNG that says it is that large, and holds one pixel."""
+    file = bytearray(encode(Image.new("L", (1, 1))))
+    file[16:24] = struct.pack(">II", width, height)
+    file[29:33] = struct.pack(">I", zlib.crc32(bytes(file[12:29])))
+    return bytes(file)
+
+
+@pytest.mark.parametrize("side", [8_001, 10_000, 20_000, 100_000])
+@pytest.mark.filterwarnings("default")  # Pillow's own warning of 90 million pixels is an error in these tests
+def test_a_picture_of_too_many_pixels_is_refused_before_it_is_decoded(side: int) -> None:
+    with pytest.raises(PictureError, match=r"too many pixels|\d+ x \d+ pixels") as error:
+        read_picture(claims(side, side))
+    assert "The limit is 64 million" in str(error.value)
+
+
+def test_the_limit_on_pixels_is_the_callers() -> None:
+    assert read_picture(LEFT_RED, max_pixels=24).size == (6, 4)
+    with pytest.raises(PictureError, match=r"array|ndarray.*6 x 4 pixels"):
+        read_picture(LEFT_RED, max_pixels=23)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"hello, this is text", b"\xff\xd8\xff\xe0 not really", encode(Image.fromarray(LEFT_RED))[:50], claims(9, 9)],
+)
+def test_a_file_that_is_no_picture_is_named_with_what_is_wrong(tmp_path: pathlib.Path, content: bytes) -> None:
+    (tmp_path / "broken.jpg").write_bytes(content)
+    words = "is no picture|cannot be read as a picture" if content else "is empty"
+    with pytest.raises(PictureError, match=rf"broken\.jpg: ({words})") as error:
+        read_picture(tmp_path / "broken.jpg")
+    assert error.value.source == str(tmp_path / "broken.jpg") and error.value.reason
+
+
+@pytest.mark.parametrize("path", ["gone.jpg", "."])
+def test_a_path_without_a_picture_is_named(tmp_path: pathlib.Path, path: str) -> None:
+    with pytest.raises(PictureError, match="no such file" if path == "gone.jpg" else "is a folder"):
+        read_picture(tmp_path / path)
+
+
+def test_a_float_picture_is_refused_not_clipped() -> None:
+    with pytest.raises(PictureError, match="8 or 16 bits"):
+        read_picture(encode(Image.fromarray(np.full((2, 2), 0.5, "float32")), "TIFF"))
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        (np.zeros((4,)), r"\[height, width, 3\].*Received: shape=\(4,\)"),
+        (np.zeros((4, 4, 4)), "Received: shape"),
+        (np.zeros((0, 4, 3)), "Received: shape"),
+        (np.full((4, 4, 3), 256.0), r"0\.\.255"),
+        (np.full((4, 4, 3), -1), r"0\.\.255"),
+        (np.full((4, 4, 3), np.nan), r"0\.\.255"),
+        (np.full((4, 4, 3), "a"), r"0\.\.255"),
+        (np.full((4, 4, 3), 0.5), "multiply by 255"),
+        (None, "Received: shape"),
+        ({"a": 1}, "Received: shape"),
+    ],
+)
+def test_values_that_are_no_picture_are_named(values: object, words: str) -> None:
+    with pytest.raises(PictureError, match=words):
+        read_picture(values)
+
+
+def test_grey_arrays_are_pictures_too() -> None:
+    for values in (np.full((2, 3), 7), np.full((2, 3, 1), 7)):
+        assert np.asarray(read_picture(values)).tolist() == np.full((2, 3, 3), 7).tolist()
+
+
+def test_an_error_survives_pickling_and_is_ready_for_json() -> None:
+    error = pickle.loads(pickle.dumps(PictureError("a.jpg", "is no picture")))
+    assert str(error) == "a.jpg: is no picture"
+    assert error.to_dict() == {"picture": "a.jpg", "error": "is no picture"}
+
+
+@pytest.fixture
+def album(tmp_path: pathlib.Path) -> pathlib.Path:
+    for name in ("b.JPG", "a.png", "deep/er/c.webp", "notes.txt", ".hidden.jpg", "odd[1].jpg"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("pattern", "names"),
+    [
+        ("", ["a.png", "b.JPG", "deep/er/c.webp", "odd[1].jpg"]),
+        ("*.png", ["a.png"]),
+        ("**/*.webp", ["deep/er/c.webp"]),
+        ("[ab].*", ["a.png", "b.JPG"]),
+        ("odd[1].jpg", ["odd[1].jpg"]),  # a name, not a pattern
+        ("notes.txt", ["notes.txt"]),  # asked for by name: reading it will tell
+    ],
+)
+def test_a_folder_a_glob_and_a_file_stand_for_pictures(album: pathlib.Path, pattern: str, names: list[str]) -> None:
+    assert [str(path.relative_to(album)) for path in find_pictures(album / pattern)] == names
+
+
+@pytest.mark.parametrize(
+    ("pattern", "words"), [("gone", "no such file or folder"), ("*.tif", "matches no file"), ("none", "no pictures in")]
+)
+def test_nothing_found_is_said(album: pathlib.Path, pattern: str, words: str) -> None:
+    (album / "none").mkdir()
+    with pytest.raises(PictureError, match=words):
+        find_pictures(album / pattern)
+
+
+def test_only_what_has_wildcards_and_is_no_file_is_a_glob(album: pathlib.Path) -> None:
+    assert is_glob("*.jpg") and is_glob(album / "?.png")
+    assert not is_glob("a.jpg") and not is_glob(album / "odd[1].jpg")
