@@ -1,0 +1,276 @@
+"""The `agegender` command: predict, evaluate, export, demo, info.
+
+Nothing heavy is imported before it is known what is wanted: `agegender --help` answers at once.
+"""
+
+import argparse
+import itertools
+import os
+import pathlib
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+from agegender import __version__
+from agegender.environment import set_environment
+
+if TYPE_CHECKING:
+    from agegender import Photograph, PictureError, Predictor
+
+UNREADABLE: Final = 1  # some pictures could not be used; the others were
+WRONG: Final = 2  # nothing was done, as for a wrong option
+EXPORTS: Final = {  # formats, and what a file of each is called where nothing else is said
+    "saved_model": "saved_model",
+    "onnx": "model.onnx",
+    "litert-float16": "model-float16.tflite",
+    "litert-int8": "model-int8.tflite",
+}
+_NOT_FOR: Final = (
+    "It guesses from looks and is often wrong. Not for deciding about people. Models trained on UTKFace or from "
+    "VGGFace weights are for non-commercial research only."
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command.
+
+    Args:
+        arguments: as in a shell, without the command's name; by default those of this process.
+
+    Returns:
+        The exit code: 0 if all went well, 1 if some pictures could not be used, 2 if nothing could be done.
+    """
+    asked = _parser().parse_args(arguments)
+    set_environment()
+    try:
+        return asked.run(asked)
+    except BrokenPipeError:  # as behind `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except KeyboardInterrupt:
+        return 130
+    except (OSError, ValueError, ImportError, RuntimeError) as error:
+        print(f"agegender {asked.command}: {error}", file=sys.stderr)  # the words say it all
+        return WRONG
+
+
+def predict(asked: argparse.Namespace) -> int:
+    """Answers for every picture, in order, as they come."""
+    from agegender.pictures import PictureError
+    from agegender.writing import WRITERS
+
+    pictures = list(_pictures(asked.pictures))
+    predictor = _predictor(asked)
+    if asked.draw:
+        asked.draw.mkdir(parents=True, exist_ok=True)
+    failed = 0
+
+    def answers() -> Iterator["Photograph | PictureError"]:
+        nonlocal failed
+        streamed = predictor.stream(pictures, aligned=asked.aligned)
+        for picture, answer in zip(pictures, _progress(streamed, len(pictures)), strict=True):
+            if isinstance(picture, bytes):
+                answer.source = "standard input"
+            if isinstance(answer, PictureError):
+                failed += 1
+                print(f"agegender predict: {answer.source}: {answer.reason}", file=sys.stderr)
+            elif asked.draw:
+                predictor.draw(picture, answer).save(_place(asked.draw, answer.source))
+            yield answer
+
+    WRITERS[asked.form](answers(), sys.stdout)
+    if failed:
+        print(f"{failed} of {len(pictures)} could not be used.", file=sys.stderr)
+    return UNREADABLE if failed else 0
+
+
+def evaluate(asked: argparse.Namespace) -> int:
+    """The report of a model on a split of a prepared data set."""
+    import agegender as ag
+    from agegender.input_pipeline import LABELS, find_prepared
+
+    predictor = _predictor(asked)
+    labels = [label for label in LABELS if label in find_prepared(asked.data_dir).info.features]
+    dataset = ag.load_utkface(
+        asked.split,
+        batch_size=asked.batch_size,
+        image_size=predictor.model.input_shape[1],
+        data_dir=asked.data_dir,
+        labels=labels,
+    )
+    report = ag.evaluate(
+        predictor.model, dataset, calibration=predictor.calibration, flip=predictor.flip, verbose=sys.stderr.isatty()
+    )
+    print(report)
+    if asked.out:
+        print(f"\nReport: {ag.write_report(report, asked.out, title=f'{asked.model} on {asked.split}')}")
+    return 0
+
+
+def export(asked: argparse.Namespace) -> int:
+    """The model as a file for other programs."""
+    from agegender.export import export_model
+    from agegender.loading import find_released
+    from agegender.pictures import each_picture, read_picture
+
+    pictures = [read_picture(each) for each in each_picture(asked.pictures)] if asked.pictures else None
+    model = pathlib.Path(asked.model or find_released())
+    out = asked.out or (model if model.is_dir() else model.parent) / EXPORTS[asked.format]
+    print(export_model(model, out, format=asked.format, flip=asked.flip, pictures=pictures))
+    return 0
+
+
+def demo(asked: argparse.Namespace) -> int:
+    """The web page, until it is stopped."""
+    from agegender.demo import launch
+
+    launch(asked.model, host=asked.host, port=asked.port)
+    return 0
+
+
+def info(asked: argparse.Namespace) -> int:
+    """What there is to work with, one line each."""
+    import keras
+
+    import agegender as ag
+    from agegender.devices import list_devices
+
+    print(f"agegender {__version__}, Keras {keras.__version__} on {keras.backend.backend()}")
+    print(f"devices   {', '.join(list_devices())}")
+    print(f"dtype     {ag.fastest_dtype()} is the fastest here")
+    print(f"model     {_first_line(lambda: _about_model(asked))}")
+    print(f"data      {_first_line(lambda: _about_data(asked.data_dir))}")
+    return 0
+
+
+def _about_model(asked: argparse.Namespace) -> str:
+    from agegender.loading import find_released
+
+    predictor = _predictor(asked)
+    side = predictor.model.input_shape[1]
+    promise = predictor.calibration and f"age intervals of {predictor.calibration.coverage:.0%}"
+    return (
+        f"{asked.model or find_released()}: {', '.join(sorted(predictor.model.output))} from {side} x {side} pixels, "
+        f"{predictor.model.count_params():,} weights, {promise or 'not calibrated'}"
+        f"{', mean over mirror images' if predictor.flip else ''}"
+    )
+
+
+def _about_data(data_dir: str | None) -> str:
+    from agegender.input_pipeline import find_prepared
+
+    found = find_prepared(data_dir).info
+    counts = ", ".join(f"{name} {split.num_examples:,}" for name, split in found.splits.items())
+    return f"{found.full_name} in {found.data_dir}: {counts}"
+
+
+def _first_line(say: Callable[[], str]) -> str:
+    try:
+        return say()
+    except (OSError, ValueError) as error:
+        return f"none: {str(error).splitlines()[0]}"
+
+
+def _predictor(asked: argparse.Namespace) -> "Predictor":
+    import agegender as ag
+
+    options = {name: getattr(asked, name) for name in ("batch_size", "flip", "min_face") if hasattr(asked, name)}
+    return ag.Predictor(asked.model, **options)
+
+
+def _pictures(patterns: Iterable[str]) -> Iterator[Any]:
+    """Paths, what is wrong with a pattern, or the bytes of standard input."""
+    from agegender.pictures import PictureError, find_pictures
+
+    for pattern in patterns:
+        if pattern == "-":
+            yield sys.stdin.buffer.read()
+            continue
+        try:
+            yield from find_pictures(pattern)
+        except PictureError as error:
+            yield error
+
+
+def _progress(answers: Iterable[Any], count: int) -> Iterable[Any]:
+    """With a bar, on a terminal that does not show the answers themselves."""
+    import tqdm
+
+    quiet = count < 2 or sys.stdout.isatty() or not sys.stderr.isatty()
+    return tqdm.tqdm(answers, total=count, unit="picture", disable=quiet)
+
+
+def _place(folder: pathlib.Path, source: str) -> pathlib.Path:
+    """A new file for a drawn photograph; what lies there already stays."""
+    stem = f"{pathlib.Path(source).stem}-faces"
+    names = itertools.chain([stem], (f"{stem}-{number}" for number in itertools.count(2)))
+    return next(path for path in (folder / f"{name}.jpg" for name in names) if not path.exists())
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        "agegender", description="Guesses age and recorded gender from faces.", epilog=_NOT_FOR, allow_abbrev=False
+    )
+    parser.add_argument("--version", action="version", version=f"agegender {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    asked = _command(commands, "predict", predict, "find the faces of photographs, guess age and gender of each")
+    asked.add_argument("pictures", nargs="+", metavar="PICTURE", help="file, folder, glob in quotes, or - for stdin")
+    _add_model(asked, "--model")
+    form = asked.add_mutually_exclusive_group()
+    form.add_argument(
+        "--json", dest="form", action="store_const", const="json", help="one JSON array, a picture a line"
+    )
+    form.add_argument("--csv", dest="form", action="store_const", const="csv", help="a table, a face a row")
+    asked.add_argument("--draw", type=pathlib.Path, metavar="FOLDER", help="also write the photographs with boxes here")
+    asked.add_argument("--aligned", action="store_true", help="each picture is one face, cut as UTKFace cuts them")
+    asked.add_argument("--min-face", type=int, default=20, metavar="PIXELS", help="smallest face to look for (20)")
+    asked.set_defaults(form="words")
+
+    asked = _command(commands, "evaluate", evaluate, "measure a model on a prepared data set")
+    _add_model(asked, "model")
+    asked.add_argument("--data-dir", metavar="FOLDER", help="where `tfds build` wrote (~/tensorflow_datasets)")
+    asked.add_argument(
+        "--split", default="test", help="train, validation or test, or a slice such as test[:20%%] (test)"
+    )
+    asked.add_argument("--out", type=pathlib.Path, metavar="FOLDER", help="write the report here, one HTML page")
+
+    asked = _command(commands, "export", export, "write a model for other programs")
+    _add_model(asked, "model", batches=False)
+    asked.add_argument("--out", type=pathlib.Path, metavar="PATH", help="what to write (beside the model)")
+    asked.add_argument("--format", choices=EXPORTS, default="saved_model", help="(saved_model)")
+    asked.add_argument("--pictures", metavar="FOLDER", help="aligned faces, which litert-int8 takes its ranges from")
+
+    asked = _command(commands, "demo", demo, "a web page that answers for pictures; needs the extra [demo]")
+    _add_model(asked, "model", batches=False, flips=False)
+    asked.add_argument("--host", default="127.0.0.1", help="address to listen on (127.0.0.1: this machine only)")
+    asked.add_argument("--port", type=int, default=7860, help="(7860)")
+
+    asked = _command(commands, "info", info, "devices, dtype, model and data that are found")
+    _add_model(asked, "model", batches=False, flips=False)
+    asked.add_argument("--data-dir", metavar="FOLDER", help="where `tfds build` wrote (~/tensorflow_datasets)")
+    return parser
+
+
+def _command(commands: Any, name: str, run: Callable[[Any], int], words: str) -> argparse.ArgumentParser:
+    asked = commands.add_parser(name, help=words, description=f"{words[0].upper()}{words[1:]}.", epilog=_NOT_FOR)
+    asked.set_defaults(run=run)
+    return asked
+
+
+def _add_model(asked: argparse.ArgumentParser, name: str, *, batches: bool = True, flips: bool = True) -> None:
+    optional: dict[str, Any] = {} if name.startswith("-") else {"nargs": "?"}
+    words = "folder of a run or .keras file (the released model, in a clone)"
+    asked.add_argument(name, metavar="MODEL", help=words, **optional)
+    if batches:
+        asked.add_argument("--batch-size", type=int, default=64, metavar="N", help="faces a step (64)")
+    if flips:
+        asked.add_argument(
+            "--flip",
+            action=argparse.BooleanOptionalAction,
+            help="answer with the mean over each face and its mirror image (as the model was calibrated)",
+        )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

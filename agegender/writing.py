@@ -1,0 +1,63 @@
+"""Answers of a `Predictor` as text: words, one JSON array, or a CSV table, written while they come."""
+
+import csv
+import json
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Final, TextIO
+
+from agegender.answers import Photograph
+from agegender.drawing import describe
+from agegender.pictures import PictureError
+
+Answers = Iterable[Photograph | PictureError]
+COLUMNS: Final = (
+    *("picture", "face", "left", "top", "right", "bottom", "age", "age_low", "age_high", "gender", "p_female"),
+    *("score", "note", "error"),
+)
+
+
+def write_words(answers: Answers, out: TextIO) -> None:
+    """A line a photograph and a line a face; nothing for pictures that could not be used."""
+    for answer in answers:
+        if isinstance(answer, PictureError):
+            continue
+        count = f"{len(answer) or 'no'} {'face' if len(answer) == 1 else 'faces'}"
+        print(f"{answer.source}: {count}", file=out, flush=True)
+        for face in answer:
+            note = f"  ({face.note})" if face.note else ""
+            print(f"  {','.join(map(str, face.box))}  {describe(face)}{note}", file=out, flush=True)
+
+
+def write_json(answers: Answers, out: TextIO) -> None:
+    """One array, an object a line, each written when it is known."""
+    separator = "["
+    for answer in answers:
+        print(f"{separator}{json.dumps(answer.to_dict(), ensure_ascii=False)}", end="", file=out, flush=True)
+        separator = ",\n"
+    print("]" if separator != "[" else "[]", file=out)
+
+
+def write_csv(answers: Answers, out: TextIO) -> None:
+    """A row a face; one without a face for a photograph that has none, or that could not be used."""
+    table = csv.DictWriter(out, COLUMNS)
+    table.writeheader()
+    for answer in answers:
+        if isinstance(answer, PictureError):
+            table.writerow({"picture": answer.source, "error": answer.reason})
+            continue
+        if not answer:
+            table.writerow({"picture": answer.source})
+        for number, face in enumerate(answer, 1):
+            values: dict[str, Any] = dict(zip(("left", "top", "right", "bottom"), face.box, strict=True))
+            low, high = face.age_interval or (None, None)
+            values |= {"age": face.age, "age_low": low, "age_high": high, "gender": face.gender}
+            values |= {"p_female": face.p_female, "score": face.score, "note": face.note}
+            table.writerow({"picture": answer.source, "face": number, **values})
+        out.flush()
+
+
+WRITERS: Final[Mapping[str, Callable[[Answers, TextIO], None]]] = {
+    "words": write_words,
+    "json": write_json,
+    "csv": write_csv,
+}

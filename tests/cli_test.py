@@ -1,0 +1,200 @@
+import csv
+import io
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import time
+
+import keras
+import numpy as np
+import pytest
+from PIL import Image
+
+import agegender as ag
+from agegender import cli, loading
+from tests.conftest import make_tiny_trunk
+
+ROOT = pathlib.Path(__file__).parent.parent
+COMMAND = pathlib.Path(sys.executable).with_name("agegender")
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = tmp_path_factory.mktemp("model")
+    keras.utils.set_random_seed(3)
+    ag.build_model(make_tiny_trunk()).save(folder / "best.keras")
+    ag.Calibration(coverage=0.9, ages=(0, 100), low=(0, 80), high=(10, 116), temperature=2.0, count=500).save(folder)
+    return str(folder)
+
+
+@pytest.fixture
+def album(tmp_path: pathlib.Path, couple: np.ndarray) -> pathlib.Path:
+    """Two faces, one face, none, and a text."""
+    folder = tmp_path / "album"
+    folder.mkdir()
+    Image.fromarray(couple).save(folder / "couple.png")
+    Image.fromarray(couple[:, :180]).save(folder / "one.png")
+    Image.new("RGB", (80, 60), "gray").save(folder / "wall.png")
+    (folder / "text.jpg").write_text("no picture")
+    return folder
+
+
+def test_words_say_the_faces_of_each_picture(
+    model: str, album: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["predict", "--model", model, str(album)]) == 1
+    out, err = capsys.readouterr()
+    counts = [line.split(": ")[1] for line in out.splitlines() if line.startswith(str(album))]
+    assert counts == ["2 faces", "1 face", "no faces"]
+    assert len([line for line in out.splitlines() if line.startswith("  ")]) == 3
+    assert "text.jpg: is no picture" in err and "1 of 4 could not be used" in err
+
+
+def test_json_is_one_array_in_order_with_the_error_in_place(
+    model: str, album: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["predict", "--json", "--model", model, str(album)]) == 1
+    answers = json.loads(capsys.readouterr().out)
+    assert [pathlib.Path(answer["picture"]).name for answer in answers] == [
+        *("couple.png", "one.png", "text.jpg", "wall.png"),
+    ]
+    assert [len(answer["faces"]) if "faces" in answer else None for answer in answers] == [2, 1, None, 0]
+    expected = [face.to_dict() for face in ag.Predictor(model)(album / "couple.png")]
+    assert answers[0]["faces"][0]["age"] == pytest.approx(expected[0]["age"], rel=1e-5)
+    assert answers[0]["faces"][0]["age_interval"] == pytest.approx(expected[0]["age_interval"], rel=1e-5)
+
+
+def test_csv_has_a_row_a_face(model: str, album: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["predict", "--csv", "--model", model, str(album / "*.png"), str(album / "text.jpg")]) == 1
+    rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    names = [pathlib.Path(row["picture"]).name for row in rows]
+    assert names == ["couple.png", "couple.png", "one.png", "wall.png", "text.jpg"]
+    assert [row["face"] for row in rows] == ["1", "2", "1", "", ""]
+    assert rows[4]["error"].startswith("is no picture") and rows[3]["age"] == rows[3]["error"] == ""
+    assert 0 <= float(rows[0]["age_low"]) <= float(rows[0]["age"]) <= float(rows[0]["age_high"]) <= 116
+    assert rows[0]["gender"] in ("male", "female") and 0 <= float(rows[0]["p_female"]) <= 1
+    assert int(rows[0]["left"]) < int(rows[0]["right"])
+
+
+def test_all_is_well_without_a_broken_file(model: str, album: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["predict", "--aligned", "--model", model, str(album / "one.png")]) == 0
+    out, err = capsys.readouterr()
+    assert "one.png: 1 face\n  0,0,180,200  " in out and "could not" not in err
+
+
+def test_drawn_photographs_are_new_files_and_nothing_is_overwritten(
+    model: str, album: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = {path: path.read_bytes() for path in album.iterdir()}
+    for _ in range(2):
+        assert cli.main(["predict", "--draw", str(album), "--model", model, str(album / "couple.png")]) == 0
+    new = sorted(path.name for path in set(album.iterdir()) - set(before))
+    assert new == ["couple-faces-2.jpg", "couple-faces.jpg"]
+    assert all(path.read_bytes() == content for path, content in before.items())
+    with Image.open(album / "couple-faces.jpg") as drawn:
+        assert drawn.size == (360, 200)
+
+
+def test_a_picture_comes_from_standard_input(model: str, album: pathlib.Path) -> None:
+    environ = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
+    command = [COMMAND, "predict", "--json", "--aligned", "--model", model, "-"]
+    done = subprocess.run(command, input=(album / "one.png").read_bytes(), capture_output=True, env=environ, cwd=album)
+    (answer,) = json.loads(done.stdout)
+    assert done.returncode == 0 and answer["picture"] == "standard input" and len(answer["faces"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("pictures", "words"),
+    [
+        (["gone.jpg"], "there is no such file or folder"),
+        (["empty"], "has no pictures in it"),
+        (["*.tiff"], "matches no file"),
+        (["huge.png"], "pixels"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+def test_what_cannot_be_used_is_named_and_the_exit_code_is_one(
+    model: str, album: pathlib.Path, capsys: pytest.CaptureFixture[str], pictures: list[str], words: str
+) -> None:
+    from tests.pictures_test import claims
+
+    (album / "empty").mkdir()
+    (album / "huge.png").write_bytes(claims(20_000, 20_000))
+    paths = [str(album / picture) for picture in pictures]
+    assert cli.main(["predict", "--json", "--model", model, *paths]) == 1
+    out, err = capsys.readouterr()
+    assert words in err and words in json.loads(out)[0]["error"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["predict", "--model", "{album}", "{album}"], "no trained model at"),
+        (["predict", "--model", "{album}/text.jpg", "{album}"], "text.jpg"),
+        (["predict", "{album}"], "There is no released model"),
+        (["predict", "--model", "{model}", "--min-face", "3", "{album}"], "`min_face` must be 20"),
+        (["predict", "--model", "{model}", "--batch-size", "0", "{album}"], "`batch_size` must be 1 or more"),
+        (["evaluate", "{model}", "--data-dir", "{album}"], "tfds build"),
+        (["export", "{album}"], "no trained model at"),
+    ],
+)
+def test_where_nothing_can_be_done_one_line_says_why_and_the_exit_code_is_two(
+    model: str,
+    album: pathlib.Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: list[str],
+    words: str,
+) -> None:
+    monkeypatch.setattr(loading, "_RELEASED", album / "none")
+    monkeypatch.delenv("AGEGENDER_MODEL", raising=False)
+    assert cli.main([argument.format(album=album, model=model) for argument in arguments]) == 2
+    out, err = capsys.readouterr()
+    assert words in err and f"agegender {arguments[0]}: " in err and "Traceback" not in err and not out
+
+
+@pytest.mark.parametrize(
+    "arguments", [[], ["predict"], ["guess"], ["predict", "--jason", "a.jpg"], ["export", "--format=x"]]
+)
+def test_wrong_words_are_answered_with_the_usage(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(arguments)
+    assert stopped.value.code == 2 and "usage: agegender" in capsys.readouterr().err
+
+
+def test_evaluate_reports_on_a_prepared_split(
+    model: str, prepared: pathlib.Path, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["evaluate", model, "--data-dir", str(prepared), "--out", str(tmp_path / "report")]) == 0
+    assert "MAE" in capsys.readouterr().out and (tmp_path / "report" / "report.html").is_file()
+
+
+def test_info_says_what_is_found_and_what_is_not(
+    model: str, prepared: pathlib.Path, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["info", model, "--data-dir", str(prepared)]) == 0
+    words = capsys.readouterr().out
+    for expected in ("cpu:0", "float", "age, gender from 24 x 24 pixels", "age intervals of 90%", "train", "utkface"):
+        assert expected in words
+    assert cli.main(["info", str(tmp_path), "--data-dir", str(tmp_path)]) == 0
+    words = capsys.readouterr().out
+    assert "model     none: There is no trained model" in words and "data      none: " in words
+
+
+def test_help_answers_in_well_under_a_second() -> None:
+    seconds = []
+    for arguments in (["--help"], ["predict", "--help"], ["--help"]):
+        before = time.perf_counter()
+        done = subprocess.run([COMMAND, *arguments], capture_output=True, text=True)
+        seconds.append(time.perf_counter() - before)
+        assert done.returncode == 0 and "usage: agegender" in done.stdout and "not for deciding" in done.stdout.lower()
+    assert min(seconds) < 0.7
+
+
+def test_a_reader_that_stops_reading_is_no_error(model: str, album: pathlib.Path) -> None:
+    environ = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
+    shell = f"{COMMAND} predict --json --aligned --model {model} {album} 2>err.txt | head -c 1"
+    done = subprocess.run(["bash", "-c", shell], capture_output=True, text=True, env=environ, cwd=album)
+    assert done.stdout == "[" and "Traceback" not in (album / "err.txt").read_text()
