@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from agegender.calibration import Calibration, calibrate, load_calibration
     from agegender.devices import fastest_dtype
     from agegender.evaluation import evaluate
+    from agegender.export import export_model
     from agegender.input_pipeline import load_utkface
     from agegender.losses import joint_loss
     from agegender.measuring import Report, measure
@@ -38,6 +39,7 @@ _ROOMS = {
     "calibrate": "calibration",
     "draw_face": "synthetic",
     "evaluate": "evaluation",
+    "export_model": "export",
     "fastest_dtype": "devices",
     "find_pictures": "pictures",
     "joint_loss": "losses",
@@ -66,6 +68,7 @@ __all__ = [
     "calibrate",
     "draw_face",
     "evaluate",
+    "export_model",
     "fastest_dtype",
     "find_pictures",
     "joint_loss",

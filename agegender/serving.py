@@ -1,0 +1,150 @@
+"""What a `Predictor` answers, as one graph that other runtimes can run: from bytes or pictures to calibrated answers.
+
+    bytes -> decode -> resize -> picture -> model (and its mirror image) -> temperature, interval -> answers
+
+Every step is one that the Predictor takes in Python, and gives the same numbers.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+import keras
+import numpy as np
+from keras import ops
+
+from agegender.batch_norm import fold_batch_norm
+from agegender.calibration import Calibration
+from agegender.schema import AGE, GENDER, PICTURE
+
+AGE_LOW: Final = "age_low"  # float32 [batch, 1], years, with a calibration of the age only
+AGE_HIGH: Final = "age_high"
+_SMALLEST: Final = 1e-7  # of a probability, as in `Calibration.probabilities`
+
+
+def answering_model(model: keras.Model, calibration: Calibration | None = None, *, flip: bool = False) -> keras.Model:
+    """Joins a model and its calibration into one model, which computes in float32.
+
+    Args:
+        model: from `build_model`, with one or both heads.
+        calibration: of that model; None for the model's own answers.
+        flip: whether to answer with the mean over a picture and its mirror image.
+
+    Returns:
+        A model from pictures uint8 [batch, height, width, 3], RGB, 0..255, to a dictionary of float32 [batch, 1]: "age"
+        in years, "gender" as the probability of female, and, where the calibration has them, "age_low" and "age_high",
+        the ends of the interval in years.
+
+    Example:
+
+    >>> from agegender.model import build_model
+    >>> trunk = keras.Sequential([keras.Input((64, 64, 3)), keras.layers.GlobalAveragePooling2D()])
+    >>> sorted(answering_model(build_model(trunk)).output)
+    ['age', 'gender']
+    """
+    plain = _in_float32(fold_batch_norm(model))
+    pictures = keras.Input(model.input_shape[1:], dtype="uint8", name=PICTURE)
+    answers = dict(_with_mirror_image(plain, pictures) if flip else plain(pictures))
+    if calibration is not None and calibration.ages is not None and AGE in answers:
+        for name, ends in ((AGE_LOW, calibration.low), (AGE_HIGH, calibration.high)):
+            answers[name] = _interpolate(answers[AGE], calibration.ages, ends)
+    if calibration is not None and calibration.temperature is not None and GENDER in answers:
+        answers[GENDER] = _cooled(answers[GENDER], calibration.temperature)
+    return keras.Model(pictures, answers, name="agegender_answers")
+
+
+def decode_pictures(encoded: Any, height: int, width: int) -> Any:
+    """Decodes and resizes pictures as a `Predictor` does, within a TensorFlow graph.
+
+    A file's EXIF orientation is not looked at: TensorFlow does not read it.
+
+    Args:
+        encoded: a tensor of strings [batch], each the bytes of a JPEG or PNG file, in colour or grey. Behind what
+            is transparent is white.
+        height: pixels, of what is returned.
+        width: the same.
+
+    Returns:
+        A tensor uint8 [batch, height, width, 3], RGB.
+
+    Raises:
+        tensorflow.errors.InvalidArgumentError: when the graph runs, if bytes are no picture.
+    """
+    import tensorflow as tf
+
+    def decode(one: Any) -> Any:
+        is_png = tf.strings.substr(one, 0, 4) == b"\x89PNG"
+        # The accurate transform is Pillow's; with TensorFlow's own choice two values in three are another.
+        picture = tf.cond(
+            is_png,
+            lambda: _over_white(tf.io.decode_png(one, channels=4)),
+            lambda: tf.io.decode_jpeg(one, channels=3, dct_method="INTEGER_ACCURATE"),
+        )
+        return resize_pictures(picture, height, width)
+
+    return tf.map_fn(decode, encoded, fn_output_signature=tf.TensorSpec((height, width, 3), tf.uint8))
+
+
+def resize_pictures(pictures: Any, height: int, width: int) -> Any:
+    """Resizes as Pillow does, bilinear with antialiasing, but for a grey level here and there; in a TensorFlow graph.
+
+    Args:
+        pictures: a tensor uint8 [..., height, width, 3] of three or four dimensions, of any size.
+        height: pixels, of what is returned.
+        width: the same.
+
+    Returns:
+        A tensor uint8 [..., height, width, 3].
+    """
+    import tensorflow as tf
+
+    # Pillow resizes the rows, rounds to whole grey levels, and then the columns. In one pass a tenth and more of the
+    # values would be another grey level, and not a hundredth.
+    for size in ((tf.shape(pictures)[-3], width), (height, width)):
+        resized = tf.image.resize(pictures, size, method="bilinear", antialias=True)
+        pictures = tf.cast(tf.floor(tf.clip_by_value(resized, 0, 255) + 0.5), tf.uint8)
+    return pictures
+
+
+def _over_white(picture: Any) -> Any:
+    """What shows of a picture [height, width, 4] with transparent parts, uint8, as `pictures.read_picture` has it."""
+    import tensorflow as tf
+
+    colours, opacity = tf.cast(picture[..., :3], tf.float32), tf.cast(picture[..., 3:], tf.float32) / 255
+    return tf.cast(tf.floor(colours * opacity + 255 * (1 - opacity) + 0.5), tf.uint8)
+
+
+def _in_float32(model: keras.Model) -> keras.Model:
+    """The model, or a copy if it computes in half precision, which few other runtimes have."""
+
+    def copy(layer: keras.layers.Layer) -> keras.layers.Layer:
+        return type(layer).from_config({**layer.get_config(), "dtype": "float32"} if _is_half(layer) else
+                                       layer.get_config())  # fmt: skip
+
+    if not any(map(_is_half, model._flatten_layers())):
+        return model
+    full = keras.models.clone_model(model, clone_function=copy, recursive=True)
+    full.set_weights(model.get_weights())
+    return full
+
+
+def _is_half(layer: keras.layers.Layer) -> bool:
+    return getattr(layer, "compute_dtype", None) in ("float16", "bfloat16")
+
+
+def _with_mirror_image(model: keras.Model, pictures: keras.KerasTensor) -> dict[str, keras.KerasTensor]:
+    # One pass over twice the pictures: two passes would put the model twice into some formats.
+    both = model(ops.concatenate([pictures, pictures[:, :, ::-1]], axis=0))
+    return {head: ops.mean(ops.reshape(values, (2, -1, 1)), axis=0) for head, values in both.items()}
+
+
+def _interpolate(tensor: keras.KerasTensor, places: Sequence[float], values: Sequence[float] | None) -> Any:
+    """`np.interp`, as a sum over the pieces: each runtime has what that takes."""
+    at, of = np.asarray(places, "float32"), np.asarray(values, "float32")
+    width = np.diff(at)
+    passed = ops.minimum(ops.relu(tensor - at[:-1]), width)  # [batch, pieces], how much of each piece lies below
+    return ops.matmul(passed, (np.diff(of) / width)[:, None]) + of[0]
+
+
+def _cooled(probabilities: keras.KerasTensor, temperature: float) -> Any:
+    yes, no = (ops.log(ops.maximum(p, _SMALLEST)) for p in (probabilities, 1 - probabilities))
+    return ops.sigmoid((yes - no) / temperature)

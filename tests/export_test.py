@@ -1,0 +1,324 @@
+"""Every format, read by its own runtime, answers as the `Predictor` does."""
+
+import io
+import json
+import pathlib
+import zipfile
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import tensorflow as tf
+from ai_edge_litert.interpreter import Interpreter
+from conftest import SIZE, make_tiny_trunk
+from PIL import Image
+
+from agegender import Calibration, Predictor, build_model, draw_face, export
+from agegender.batch_norm import add_batch_norm
+from agegender.serving import answering_model, decode_pictures, resize_pictures
+
+# How far an answer may be from the Predictor's: in years or in probability, and as a share of how far these differ
+# among the faces. Measured at this size: 1e-5 in float32, 0.001 and 0.17 of the range for the others.
+WITHIN = {"saved_model": 1e-3, "onnx": 1e-3}
+WITHIN_SHARE = {"litert-float16": 0.005, "litert-int8": 0.3}
+AGES = tuple(np.arange(0, 116.5, 0.5).tolist())
+CALIBRATION = Calibration(
+    coverage=0.9,
+    ages=AGES,
+    low=tuple(age * 0.7 for age in AGES),
+    high=tuple(min(116.0, age + 3 + age**0.5) for age in AGES),
+    temperature=1.7,
+    count=500,
+    flip=True,
+)
+Runner = Callable[[np.ndarray], dict[str, np.ndarray]]
+
+
+def faces(count: int = 100, size: int = SIZE) -> np.ndarray:
+    return np.stack([draw_face(i % 90, i % 2, i % 5, seed=i, size=size) for i in range(count)])
+
+
+def make_model(**options: Any) -> keras.Model:
+    """A model whose heads do not answer the same for all: an untrained one's start at zero."""
+    keras.utils.set_random_seed(1)
+    model = build_model(make_tiny_trunk(), units=(32,), age_dropout=(0,), gender_dropout=(0,), **options)
+    for layer in model.layers:
+        if layer.name in ("gender", "age_distribution", "age_deviations"):
+            kernel, bias = layer.get_weights()
+            layer.set_weights([keras.random.normal(kernel.shape, stddev=0.5, seed=2), bias])
+    return model
+
+
+def open_saved_model(path: pathlib.Path, signature: str = "pictures") -> Runner:
+    loaded = tf.saved_model.load(path)
+    return lambda pictures: {
+        name: values.numpy() for name, values in loaded.signatures[signature](picture=tf.constant(pictures)).items()
+    }
+
+
+def open_onnx(path: pathlib.Path) -> Runner:
+    session = onnxruntime.InferenceSession(path)
+    names = [output.name for output in session.get_outputs()]
+    return lambda pictures: dict(zip(names, session.run(None, {"picture": pictures}), strict=True))
+
+
+def open_litert(path: pathlib.Path) -> Runner:
+    runner = Interpreter(str(path)).get_signature_runner()
+    return lambda pictures: runner(picture=pictures)
+
+
+OPEN: dict[str, Callable[[pathlib.Path], Runner]] = {
+    "saved_model": open_saved_model,
+    "onnx": open_onnx,
+    "litert-float16": open_litert,
+    "litert-int8": open_litert,
+}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    """The folder of a calibrated run that flips."""
+    folder = tmp_path_factory.mktemp("run")
+    make_model(age_head="distribution").save(folder / "best.keras")
+    CALIBRATION.save(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def exported(run: pathlib.Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, pathlib.Path]:
+    folder = tmp_path_factory.mktemp("exported")
+    return {format: write(run, folder / format, format) for format in export.FORMATS}
+
+
+def write(model: Any, path: pathlib.Path, format: str, **options: Any) -> pathlib.Path:
+    pictures = faces() if format == "litert-int8" else None
+    return export.export_model(model, path, format=format, pictures=pictures, **options)
+
+
+def of_predictor(model: Any, pictures: Any, **options: Any) -> dict[str, np.ndarray]:
+    """What the Predictor says, under the names that the exported files use."""
+    answers: Any = Predictor(model, aligned=True, **options)(list(pictures))
+    told = [photograph[0] for photograph in answers]
+    columns: dict[str, Any] = {"age": [face.age for face in told], "gender": [face.p_female for face in told]}
+    if told[0].age_interval is not None:
+        columns["age_low"], columns["age_high"] = zip(*(face.age_interval for face in told), strict=True)
+    return {name: np.array(values)[:, None] for name, values in columns.items() if values[0] is not None}
+
+
+def assert_same(got: dict[str, np.ndarray], want: dict[str, np.ndarray], format: str) -> None:
+    assert set(got) == set(want)
+    for name, values in want.items():
+        assert np.ptp(values) > 1e-2  # else the same answer for all faces would do
+        within = WITHIN[format] if format in WITHIN else WITHIN_SHARE[format] * np.ptp(values)
+        np.testing.assert_allclose(got[name], values, rtol=0, atol=within, err_msg=name)
+
+
+@pytest.mark.parametrize("format", export.FORMATS)
+def test_a_calibrated_model_that_flips_answers_in_its_own_runtime_as_the_predictor(
+    format: str, exported: dict[str, pathlib.Path], run: pathlib.Path
+) -> None:
+    answer = OPEN[format](exported[format])
+    want = of_predictor(run, faces(40))
+    assert sorted(want) == ["age", "age_high", "age_low", "gender"]
+    assert_same(answer(faces(40)), want, format)
+    one = answer(faces(1))  # a batch of any length
+    assert {values.shape for values in one.values()} == {(1, 1)}
+
+
+@pytest.mark.parametrize(
+    ("format", "head"),
+    [("saved_model", "age"), ("onnx", "gender"), ("litert-float16", "gender"), ("litert-int8", "age")],
+)
+def test_a_model_with_one_head_and_no_calibration_has_one_answer(
+    format: str, head: str, tmp_path: pathlib.Path
+) -> None:
+    model = make_model(heads=[head])
+    answers = OPEN[format](write(model, tmp_path / "it", format))(faces(40))
+    assert_same(answers, of_predictor(model, faces(40)), format)
+
+
+def test_flip_can_be_said_otherwise_than_calibrated(run: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    answers = open_onnx(write(run, tmp_path / "it.onnx", "onnx", flip=False))(faces(5))
+    plain, flipped = (of_predictor(run, faces(5), flip=flip) for flip in (False, True))
+    assert_same(answers, plain, "onnx")
+    assert np.abs(plain["age"] - flipped["age"]).max() > 0.01
+
+
+def test_int8_takes_its_ranges_from_pictures_of_any_size_and_kind(tmp_path: pathlib.Path) -> None:
+    model = make_model()
+    drawn = [Image.fromarray(face) for face in faces(size=40)]
+    path = export.export_model(model, tmp_path / "it", format="litert-int8", pictures=drawn)
+    assert_same(open_litert(path)(faces(40)), of_predictor(model, faces(40)), "litert-int8")
+
+
+def encode(picture: np.ndarray, format: str, mode: str = "RGB", size: tuple[int, int] | None = None) -> bytes:
+    image = Image.fromarray(picture).convert(mode)
+    file = io.BytesIO()
+    (image.resize(size) if size else image).save(file, format)
+    return file.getvalue()
+
+
+@pytest.fixture(scope="module")
+def serve(exported: dict[str, pathlib.Path]) -> Callable[[list[bytes]], dict[str, np.ndarray]]:
+    loaded = tf.saved_model.load(exported["saved_model"])
+    signature = loaded.signatures["serving_default"]
+    return lambda files: {name: values.numpy() for name, values in signature(encoded=tf.constant(files)).items()}
+
+
+def test_the_default_signature_answers_the_same_on_the_bytes_of_files(
+    serve: Any, run: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    forms = [("JPEG", "RGB"), ("JPEG", "L"), ("PNG", "RGB"), ("PNG", "L"), ("PNG", "RGBA"), ("PNG", "P")]
+    files = [encode(face, *form) for face, form in zip(faces(6), forms, strict=True)]
+    paths = [tmp_path / f"{i}" for i in range(6)]
+    for path, content in zip(paths, files, strict=True):
+        path.write_bytes(content)
+    assert_same(serve(files), of_predictor(run, paths), "saved_model")
+
+
+def test_pictures_of_other_sizes_are_resized_as_the_predictor_does(
+    serve: Any, exported: dict[str, pathlib.Path], run: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    files = [encode(face, "PNG", size=(70 + i, 50)) for i, face in enumerate(faces(6, size=64))]
+    paths = [tmp_path / f"{i}.png" for i in range(6)]
+    for path, content in zip(paths, files, strict=True):
+        path.write_bytes(content)
+    got, want = serve(files), of_predictor(run, paths)
+    assert np.abs(got["age"] - want["age"]).max() < 0.1  # a grey level here and there; measured: 0.023
+    larger = faces(6, size=64)
+    got, want = open_saved_model(exported["saved_model"])(larger), of_predictor(run, larger)
+    assert np.abs(got["age"] - want["age"]).max() < 0.1
+
+
+@pytest.mark.parametrize("size", [(24, 24), (57, 31), (200, 180)])
+def test_resizing_is_pillows_but_for_a_grey_level_here_and_there(size: tuple[int, int]) -> None:
+    pictures = faces(4, size=64)
+    want = [np.asarray(Image.fromarray(each).resize(size, Image.Resampling.BILINEAR)) for each in pictures]
+    off = np.abs(resize_pictures(pictures, size[1], size[0]).numpy().astype(int) - np.stack(want).astype(int))
+    assert off.max() <= 2 and np.mean(off > 0) < 0.02  # in one pass a tenth and more are off
+
+
+def test_decoding_is_pillows_to_the_bit() -> None:
+    files = [encode(face, "JPEG") for face in faces(4, size=64)]
+    want = np.stack([np.asarray(Image.open(io.BytesIO(file))) for file in files])
+    np.testing.assert_array_equal(decode_pictures(tf.constant(files), 64, 64), want)
+
+
+@pytest.mark.parametrize(
+    "broken", [b"", b"no picture", encode(faces(1)[0], "JPEG")[:200], encode(faces(1)[0], "PNG")[:200]]
+)
+def test_broken_bytes_are_an_error_and_the_next_ones_are_not(serve: Any, broken: bytes) -> None:
+    good = encode(faces(1)[0], "PNG")
+    with pytest.raises(tf.errors.InvalidArgumentError):
+        serve([good, broken])
+    assert serve([good])["age"].shape == (1, 1)
+
+
+def test_normalisation_is_folded_and_half_precision_left_behind() -> None:
+    from agegender import vggface_trunk
+
+    keras.utils.set_random_seed(0)
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        trunk = add_batch_norm(vggface_trunk("vgg16", image_size=48, weights=None, trainable="all", seed=0))
+        model = build_model(trunk)
+    finally:
+        keras.config.set_dtype_policy("float32")
+    answering = answering_model(model, CALIBRATION, flip=True)
+    layers = answering._flatten_layers()
+    assert not [layer.name for layer in layers if layer.name.endswith("_batch_norm") and layer.name[0] == "c"]
+    assert {layer.compute_dtype for layer in layers} <= {"float32", "uint8"}
+    got, want = answering.predict_on_batch(faces(2, size=48)), model.predict_on_batch(faces(2, size=48))
+    np.testing.assert_allclose(got["age"], want["age"], atol=0.5)
+
+
+def test_interpolation_and_temperature_are_those_of_the_calibration_at_the_ends_too() -> None:
+    years, shares = keras.Input((1,)), keras.Input((1,))
+    from agegender import serving
+
+    interpolated = keras.Model(years, serving._interpolate(years, CALIBRATION.ages or (), CALIBRATION.high))
+    ages = np.array([[-5.0], [0.0], [0.3], [33.33], [80.0], [116.0], [130.0]], "float32")
+    np.testing.assert_allclose(interpolated(ages), CALIBRATION.intervals(ages)[1], atol=1e-4)
+    cooled = keras.Model(shares, serving._cooled(shares, 1.7))
+    probabilities = np.array([[0.0], [1e-6], [0.3], [0.5], [0.999], [1.0]], "float32")
+    np.testing.assert_allclose(cooled(probabilities), CALIBRATION.probabilities(probabilities), atol=1e-5)
+
+
+def test_each_file_says_what_goes_in_and_comes_out(exported: dict[str, pathlib.Path]) -> None:
+    told = {"saved_model": json.loads((exported["saved_model"] / "assets.extra" / export.FACTS).read_text())}
+    told["onnx"] = {each.key: each.value for each in onnx.load(exported["onnx"]).metadata_props}
+    for format in ("litert-float16", "litert-int8"):
+        told[format] = json.loads(zipfile.ZipFile(exported[format]).read(export.FACTS))
+    for format, facts in told.items():
+        assert {"picture", "age", "gender", "age_low", "age_high", "flip", "licence"} <= set(facts), format
+        assert "coverage 0.9" in facts["age_low"] and "Research only" in facts["licence"]
+
+
+def types_of(path: pathlib.Path) -> dict[str, set[str]]:
+    """The dtypes of all tensors, and of what each kind of operation puts out."""
+    interpreter = Interpreter(str(path))
+    names = {detail["index"]: np.dtype(detail["dtype"]).name for detail in interpreter.get_tensor_details()}
+    types: dict[str, set[str]] = {"all": set(names.values())}
+    for operation in interpreter._get_ops_details():
+        if len(operation["outputs"]):
+            types.setdefault(operation["op_name"], set()).add(names[operation["outputs"][0]])
+    return types
+
+
+def test_litert_files_hold_what_their_names_say(exported: dict[str, pathlib.Path]) -> None:
+    int8 = types_of(exported["litert-int8"])
+    assert int8["CONV_2D"] == {"int8"} and int8["FULLY_CONNECTED"] == {"float32"}
+    assert "float16" in types_of(exported["litert-float16"])["all"]
+
+
+def test_nothing_is_overwritten(exported: dict[str, pathlib.Path], run: pathlib.Path) -> None:
+    for format, path in exported.items():
+        with pytest.raises(FileExistsError, match=str(path)):
+            write(run, path, format)
+
+
+def test_what_cannot_be_exported_is_refused_in_words(run: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    path = tmp_path / "it"
+    with pytest.raises(ValueError, match=r"`format` must be one of .*Received: format='coreml'"):
+        export.export_model(run, path, format="coreml")
+    for format, pictures in (("litert-int8", None), ("litert-int8", faces(99)), ("onnx", faces())):
+        with pytest.raises(ValueError, match="`pictures` must be 100 aligned faces or more for 'litert-int8'"):
+            export.export_model(run, path, format=format, pictures=pictures)
+    with pytest.raises(ValueError, match=r"values in 0\.\.255"):
+        export.export_model(run, path, format="litert-int8", pictures=[*faces(99), -faces(1)[0].astype("float32")])
+    with pytest.raises(FileNotFoundError, match="no trained model"):
+        export.export_model(tmp_path, path, format="onnx")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("format", "package"), [("onnx", "tf2onnx"), ("onnx", "onnx"), ("litert-int8", "ai_edge_quantizer")]
+)
+def test_a_missing_converter_is_named_with_the_extra_that_brings_it(
+    format: str, package: str, run: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(__import__("sys").modules, package, None)  # as if it were not installed
+    with pytest.raises(ModuleNotFoundError, match=rf"{package}.*pip install 'agegender\[export\]'"):
+        write(run, tmp_path / "it", format)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("format", export.FORMATS)
+def test_a_conversion_that_fails_leaves_nothing_behind(format: str, tmp_path: pathlib.Path) -> None:
+    @keras.saving.register_keras_serializable(package="test")
+    class Unconvertible(keras.layers.Layer):
+        def call(self, tensor: Any) -> Any:
+            raise RuntimeError("no format has this")
+
+        def compute_output_shape(self, shape: Any) -> Any:
+            return shape
+
+    trunk = make_tiny_trunk()
+    model = build_model(keras.Sequential([keras.Input((SIZE, SIZE, 3)), Unconvertible(), *trunk.layers]))
+    with pytest.raises(RuntimeError, match="no format has this"):
+        write(model, tmp_path / "it", format)
+    assert list(tmp_path.iterdir()) == []
