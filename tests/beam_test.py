@@ -1,0 +1,321 @@
+import json
+import os
+import pathlib
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+
+import apache_beam as beam
+import keras
+import numpy as np
+import pytest
+from apache_beam.io.filesystem import FileMetadata
+from apache_beam.io.localfilesystem import LocalFileSystem
+from apache_beam.metrics.metric import MetricsFilter
+from apache_beam.testing.util import assert_that, equal_to
+from PIL import Image
+
+import agegender as ag
+from agegender import beam as scoring
+from agegender.pictures import PictureError
+from tests.conftest import SIZE, make_tiny_trunk
+
+ROOT = pathlib.Path(__file__).parent.parent
+COUNT = 40
+BROKEN = ("cut short.jpg", "empty.jpg", "text.jpg")
+STEPS = ag.Calibration(
+    coverage=0.9, ages=(0.0, 100.0), low=(0.0, 80.0), high=(10.0, 116.0), temperature=2.0, count=500, flip=True
+)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    """The folder of a run: a tiny model, whose answers differ from face to face, and a calibration with mirroring."""
+    folder = tmp_path_factory.mktemp("run")
+    keras.utils.set_random_seed(2)
+    model, random = ag.build_model(make_tiny_trunk()), np.random.default_rng(2)
+    for weight in model.trainable_weights:
+        weight.assign(weight + random.normal(scale=0.05, size=weight.shape))
+    model.save(folder / "best.keras")
+    STEPS.save(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    """Faces, and files that are none; the names of two are not for every program."""
+    folder = tmp_path_factory.mktemp("pictures")
+    ag.write_faces(folder, COUNT, size=SIZE, seed=4)
+    first, second, third = sorted(folder.iterdir())[:3]
+    first.rename(folder / "a name, with [wildcards]* and blanks.jpg")
+    second.rename(folder / "élève 学生.jpg")
+    (folder / BROKEN[0]).write_bytes(third.read_bytes()[:200])
+    (folder / BROKEN[1]).write_bytes(b"")
+    (folder / BROKEN[2]).write_text("This is no picture.")
+    return folder
+
+
+def read(folder: pathlib.Path, name: str) -> dict[str, dict]:
+    """The rows of all shards, by picture."""
+    lines = [line for shard in folder.glob(f"{name}-*-of-*.jsonl") for line in shard.read_text().splitlines()]
+    rows = {row["picture"]: row for row in map(json.loads, lines)}
+    assert len(rows) == len(lines)  # none twice
+    return rows
+
+
+def assert_as_the_predictor(out: pathlib.Path, run: pathlib.Path, pictures: pathlib.Path) -> None:
+    answers = ag.Predictor(run, aligned=True)(pictures)
+    faces, unreadable = read(out, "faces"), read(out, "unreadable")
+    expected = [each for each in answers if not isinstance(each, PictureError)]
+    assert set(faces) == {each.source for each in expected}
+    for each in expected:
+        row, wanted = faces[each.source]["faces"][0], each[0].to_dict()
+        for number in ("age", "p_female", "age_interval"):
+            assert row.pop(number) == pytest.approx(wanted.pop(number), rel=1e-5)
+        assert row == json.loads(json.dumps(wanted))
+    reasons = {each.source: each.reason for each in answers if isinstance(each, PictureError)}
+    assert {name: row["error"] for name, row in unreadable.items()} == reasons
+
+
+# One command, killed in the middle and given again.
+
+
+def command(pictures: pathlib.Path, run: pathlib.Path, out: pathlib.Path) -> list[str]:
+    flags = [f"--pictures={pictures}/*", f"--model={run}", f"--out={out}", "--aligned", "--batch_size=4"]
+    workers = ["--direct_num_workers=2", "--direct_running_mode=multi_processing"]
+    return [sys.executable, "-m", "experiments.score_pictures", *flags, "--", *workers]
+
+
+@pytest.fixture(scope="module")
+def killed(
+    pictures: pathlib.Path, run: pathlib.Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[pathlib.Path, list[str]]:
+    """Where the command wrote, and what it left there: killed while one of its workers read a pipe without an end."""
+    out = tmp_path_factory.mktemp("scored") / "out"
+    pipe = pictures / "pipe.jpg"
+    os.mkfifo(pipe)
+    running = subprocess.Popen(command(pictures, run, out), cwd=ROOT, start_new_session=True, stderr=subprocess.DEVNULL)
+    try:
+        until = time.monotonic() + 300
+        while not list(out.glob("beam-temp-faces-*/*")):  # the other worker has begun to write
+            assert running.poll() is None and time.monotonic() < until
+            time.sleep(0.05)
+    finally:
+        os.killpg(running.pid, signal.SIGKILL)
+        running.wait()
+        pipe.unlink()
+    return out, [path.name for path in out.iterdir()]
+
+
+@pytest.fixture(scope="module")
+def again(
+    killed: tuple[pathlib.Path, list[str]], pictures: pathlib.Path, run: pathlib.Path
+) -> tuple[pathlib.Path, subprocess.CompletedProcess]:
+    """Where the same command has written, and what it said."""
+    out, _ = killed
+    return out, subprocess.run(command(pictures, run, out), cwd=ROOT, capture_output=True, text=True)
+
+
+def test_a_killed_run_leaves_nothing_that_looks_finished(killed: tuple[pathlib.Path, list[str]]) -> None:
+    _, left = killed
+    assert left and all(name.startswith("beam-temp-") for name in left)
+
+
+def test_the_same_command_again_gives_all_that_the_predictor_gives(
+    again: tuple[pathlib.Path, subprocess.CompletedProcess], pictures: pathlib.Path, run: pathlib.Path
+) -> None:
+    out, done = again
+    assert done.returncode == 0, done.stderr
+    assert_as_the_predictor(out, run, pictures)
+    assert len(list(out.glob("faces-*-of-00002.jsonl"))) == 2  # a shard of each worker
+
+
+def test_its_counts_add_up_and_are_what_was_written(
+    again: tuple[pathlib.Path, subprocess.CompletedProcess],
+) -> None:
+    out, done = again
+    counts = json.loads(done.stdout)
+    unreadable = len(BROKEN)
+    expected = {"photographs": COUNT + unreadable, "answered": COUNT, "without_a_face": 0, "faces": COUNT}
+    assert counts == {**expected, "unreadable": unreadable}
+    assert counts == json.loads((out / "counts.json").read_text())
+    assert (len(read(out, "faces")), len(read(out, "unreadable"))) == (COUNT, unreadable)
+
+
+def test_each_of_its_two_processes_loads_the_model_once(
+    again: tuple[pathlib.Path, subprocess.CompletedProcess],
+) -> None:
+    loads = re.findall(r"INFO:agegender.beam:process (\d+) has loaded the model", again[1].stderr)
+    assert len(loads) == len(set(loads)) == 2
+
+
+# In this process, which is faster.
+
+
+def test_threads_share_one_model_and_answer_as_the_predictor(
+    pictures: pathlib.Path, run: pathlib.Path, tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    options = ["--direct_num_workers=2", "--direct_running_mode=multi_threading"]
+    with caplog.at_level("INFO", logger="agegender.beam"):
+        scoring.score_pictures(f"{pictures}/*", tmp_path, model=run, batch_size=4, aligned=True, options=options)
+    assert_as_the_predictor(tmp_path, run, pictures)
+    assert len([each for each in caplog.messages if "has loaded the model" in each]) == 1
+
+
+def test_flip_is_the_callers_before_it_is_the_calibrations(
+    pictures: pathlib.Path, run: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(pictures)
+    scoring.score_pictures("*学生.jpg", tmp_path, model=run, aligned=True, flip=False)
+    ((path, row),) = read(tmp_path, "faces").items()
+    once, both = (ag.Predictor(run, flip=flip, aligned=True)(path)[0].age for flip in (False, None))
+    assert row["faces"][0]["age"] == pytest.approx(once, rel=1e-5)
+    assert both != pytest.approx(once, rel=1e-5)
+
+
+def test_photographs_without_a_face_are_answered_and_counted(run: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    Image.new("RGB", (60, 40), "white").save(tmp_path / "blank.png")
+    counts = scoring.score_pictures(f"{tmp_path}/*.png", tmp_path / "out", model=run)
+    assert counts == {"photographs": 1, "answered": 1, "without_a_face": 1, "faces": 0, "unreadable": 0}
+    assert read(tmp_path / "out", "faces") == {
+        f"{tmp_path}/blank.png": {"picture": f"{tmp_path}/blank.png", "width": 60, "height": 40, "faces": []}
+    }
+    assert read(tmp_path / "out", "unreadable") == {}
+
+
+def score_one(path: pathlib.Path | str, out: pathlib.Path, run: pathlib.Path) -> dict[str, int]:
+    return scoring.score_pictures(path, out, model=run, aligned=True)
+
+
+def test_a_file_that_has_wildcards_in_its_name_is_itself(
+    pictures: pathlib.Path, run: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    path = pictures / "a name, with [wildcards]* and blanks.jpg"
+    assert score_one(path, tmp_path, run)["answered"] == 1
+    assert list(read(tmp_path, "faces")) == [str(path)]
+
+
+@pytest.fixture(scope="module")
+def odd(run: pathlib.Path, tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    """Where the answers are to a folder of files that are hard to read."""
+    folder, out = tmp_path_factory.mktemp("odd"), tmp_path_factory.mktemp("odd_out")
+    face = Image.fromarray(ag.draw_face(30, 0, 1, size=SIZE, seed=1))
+    for name in (b"caf\xe9", b"face.gz"):
+        with open(os.path.join(os.fsencode(folder), name), "wb") as file:
+            face.save(file, "PNG")
+    (folder / "broken").symlink_to("/proc/self/mem")  # whose first bytes nobody may read
+    with open(folder / "long", "wb") as file:
+        file.truncate(scoring.MAX_BYTES + 1)
+    score_one(f"{folder}/*", out, run)
+    return out
+
+
+def test_a_name_that_is_no_text_does_not_stop_the_pipeline(odd: pathlib.Path) -> None:
+    assert "caf\\xe9" in {pathlib.Path(name).name for name in read(odd, "faces")}
+
+
+def test_a_picture_is_read_as_it_is_whatever_its_suffix_says(odd: pathlib.Path) -> None:
+    assert "face.gz" in {pathlib.Path(name).name for name in read(odd, "faces")}
+
+
+def test_files_that_cannot_be_read_or_are_too_long_are_unreadable(odd: pathlib.Path) -> None:
+    reasons = {pathlib.Path(name).name: row["error"] for name, row in read(odd, "unreadable").items()}
+    assert set(reasons) == {"broken", "long"}
+    assert reasons["broken"].startswith("cannot be read: ")
+    assert reasons["long"] == "has more than 400 million bytes"
+
+
+class Shelf(LocalFileSystem):
+    """A file system that is elsewhere, for all that Beam knows: shelf://folder/file."""
+
+    @classmethod
+    def scheme(cls) -> str:
+        return "shelf"
+
+    def _path_open(self, path: str, *arguments: object) -> object:
+        return super()._path_open(path.removeprefix("shelf:/"), *arguments)
+
+    def _list(self, folder: str) -> Iterator[FileMetadata]:
+        for each in super()._list(folder.removeprefix("shelf:/")):
+            yield FileMetadata(f"shelf:/{each.path}", each.size_in_bytes)
+
+    def exists(self, path: str) -> bool:
+        return super().exists(path.removeprefix("shelf:/"))
+
+    def split(self, path: str) -> tuple[str, str]:
+        return os.path.split(path)
+
+
+@pytest.mark.parametrize("named", ["", "/other.keras"])
+def test_pictures_and_model_may_lie_in_any_file_system_that_beam_knows(
+    named: str, pictures: pathlib.Path, run: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    (run / "other.keras").write_bytes((run / "best.keras").read_bytes())  # to which the calibration does not belong
+    counts = score_one(f"shelf:/{pictures}/a name*", tmp_path, f"shelf:/{run}{named}")
+    ((path, row),) = read(tmp_path, "faces").items()
+    assert counts["answered"] == 1 and path.startswith("shelf://")
+    assert (row["faces"][0]["age_interval"] is None) == (named == "/other.keras")
+
+
+def test_the_parts_join_other_pipelines_and_count_for_their_runners(pictures: pathlib.Path, run: pathlib.Path) -> None:
+    pipeline = beam.Pipeline("FnApiRunner")
+    scored = pipeline | scoring.ReadPictures(f"{pictures}/[!0-9]*") | scoring.ScorePictures(run, aligned=True)
+    names = ["a name, with [wildcards]* and blanks.jpg", "élève 学生.jpg"]
+    for output, expected in ((scored.faces, names), (scored.unreadable, BROKEN)):
+        found = output | f"names {expected}" >> beam.Map(lambda row: pathlib.Path(row["picture"]).name)
+        assert_that(found, equal_to(list(expected)), label=f"{expected}")
+    result = pipeline.run()
+    result.wait_until_finish()
+    counters = result.metrics().query(MetricsFilter().with_namespace("agegender"))["counters"]
+    counts = {each.key.metric.name: each.committed for each in counters}
+    assert counts == {"photographs": 5, "answered": 2, "without_a_face": 0, "faces": 2, "unreadable": 3}
+
+
+# What is wrong is said before anything runs.
+
+
+@pytest.mark.parametrize(
+    ("pattern", "words"),
+    [
+        ("*.tiff", "must match a file or more. Received"),
+        ("album [2019]/*", "for a [ in the name of a folder write ?"),
+        ("", "for all of a folder write"),
+    ],
+)
+def test_a_pattern_without_files_is_an_error(
+    pattern: str, words: str, pictures: pathlib.Path, run: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    with pytest.raises(ValueError, match=re.escape(words)):
+        score_one(f"{pictures}/{pattern}", tmp_path / "out", run)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_finished_run_is_not_written_over(pictures: pathlib.Path, run: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    (tmp_path / "counts.json").write_text("{}")
+    with pytest.raises(ValueError, match="`out` must not hold a finished run"):
+        score_one(f"{pictures}/*", tmp_path, run)
+
+
+def test_a_folder_for_the_answers_has_no_wildcards(pictures: pathlib.Path, run: pathlib.Path) -> None:
+    with pytest.raises(ValueError, match="`out` must have none of"):
+        score_one(f"{pictures}/*", pathlib.Path("runs/[1]"), run)
+
+
+def test_a_model_in_memory_or_no_batch_is_an_error(tiny_trunk: keras.Model) -> None:
+    with pytest.raises(ValueError, match="`model` must be a path or None"):
+        scoring.ScorePictures(tiny_trunk)
+    with pytest.raises(ValueError, match="`batch_size` must be 1 or more"):
+        scoring.ScorePictures(batch_size=0)
+
+
+def test_missing_photographs_fail_the_pipeline(
+    pictures: pathlib.Path, run: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    process = scoring._Score.process
+    monkeypatch.setattr(scoring._Score, "process", lambda score, batch: list(process(score, batch))[1:])
+    with pytest.raises(RuntimeError, match="answered and unreadable must add up to photographs"):
+        score_one(f"{pictures}/*", tmp_path, run)
+    assert not (tmp_path / "counts.json").exists()
