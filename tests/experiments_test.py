@@ -57,6 +57,7 @@ def run(prepared: pathlib.Path, tmp_path_factory: pytest.TempPathFactory) -> pat
         f"--workdir={workdir}",
         f"--data_dir={prepared}",
         "--config.epochs=1",
+        "--config.sizes=",
         "--config.steps_per_epoch=2",
         "--profile",
         "--config.augmentation.erasing=0.5",

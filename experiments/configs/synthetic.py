@@ -8,9 +8,11 @@ def get_config() -> Config:
         image_size=48,
         weights="none",
         trainable="all",
+        batch_norm=True,
         batch_size=32,
-        epochs=5,
+        epochs=4,
+        sizes="3x32",
         steps_per_epoch=50,  # one pass over the drawn faces; on real pictures the same time, not one pass
-        learning_rate=5e-4,
+        learning_rate=1e-3,
         augmentation=AugmentationConfig(width_shift=0.05, height_shift=0.05, zoom=0.05, erasing=0.0),
     )
