@@ -4,7 +4,7 @@ import glob
 import io
 import os
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final
 
 import numpy as np
@@ -179,5 +179,13 @@ def _too_large(max_pixels: int) -> str:
 
 
 def each_picture(pictures: Any) -> Iterator[Any]:
-    """The pictures one by one, of anything that stands for several: a folder, a glob, a list, an array of arrays."""
-    yield from find_pictures(pictures) if isinstance(pictures, str | os.PathLike) else pictures
+    """The pictures one by one of what stands for several: a folder, a glob, a list or another iterable of pictures.
+
+    Raises:
+        PictureError: if it is none of these, or a folder or glob without pictures.
+    """
+    if isinstance(pictures, str | os.PathLike):
+        return iter(find_pictures(pictures))
+    if isinstance(pictures, Mapping) or not isinstance(pictures, Iterable):
+        raise PictureError(name_of(pictures), "is neither a picture nor a sequence of pictures")
+    return iter(pictures)

@@ -23,6 +23,19 @@ def test_the_faces_of_a_photograph_are_found_from_left_to_right_with_their_landm
         assert left + 40 < x < left + 80 and 0 <= face.box[1] < face.box[3] <= 200
 
 
+def test_photographs_that_are_looked_at_together_have_the_faces_that_they_have_alone(couple: np.ndarray) -> None:
+    one, wall = couple[:, :180], np.full_like(couple, 128)
+    photographs = [couple, wall, one, couple[:, ::-1], np.zeros((5, 5, 3), "uint8"), couple]
+    find = FaceDetector()
+    together = find.find(photographs)
+    assert [len(of_one) for of_one in together] == [2, 0, 1, 2, 0, 2]
+    for of_one, photograph in zip(together, photographs, strict=True):
+        for face, alone in zip(of_one, find(np.ascontiguousarray(photograph)), strict=True):
+            np.testing.assert_allclose(face.landmarks, alone.landmarks, atol=0.01)
+            assert face.score == pytest.approx(alone.score, rel=1e-4)
+    assert find.find([]) == [] and find.find([wall, wall]) == [[], []]
+
+
 def test_a_face_is_found_at_the_size_of_its_picture(couple: np.ndarray) -> None:
     (first, _), (large, _) = (
         FaceDetector()(np.asarray(Image.fromarray(couple).resize((360 * times, 200 * times)))) for times in (1, 2)

@@ -83,6 +83,12 @@ def test_one_picture_that_cannot_be_used_is_an_error(predictor: ag.Predictor, tm
             predictor(tmp_path / "gone.jpg", aligned=aligned)
 
 
+@pytest.mark.parametrize("given", [None, 5, {"a.jpg": 1}])
+def test_what_is_neither_a_picture_nor_several_is_named(predictor: ag.Predictor, given: object) -> None:
+    with pytest.raises(ag.PictureError, match="is neither a picture nor a sequence of pictures"):
+        predictor(given)
+
+
 def test_of_many_pictures_an_error_stands_in_place_and_the_rest_go_on(
     predictor: ag.Predictor, tmp_path: pathlib.Path
 ) -> None:
