@@ -30,22 +30,12 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     return data
 
 
-def draw_people(*people: tuple[int, int, int, int], size: int = 120) -> np.ndarray:
-    """A photograph on which mtcnn finds as many faces as there are people: (age, gender, race, seed) of each."""
-    from agegender import draw_face
-
-    gap = size // 3
-    picture = np.full((size + 2 * gap, gap + len(people) * (size + gap), 3), 128, "uint8")
-    for number, (age, gender, race, seed) in enumerate(people):
-        left = gap + number * (size + gap)
-        picture[gap : gap + size, left : left + size] = draw_face(age, gender, race, seed=seed, size=size)
-    return picture
-
-
 @pytest.fixture(scope="session")
 def couple() -> np.ndarray:
     """Uint8 RGB [200, 360, 3], two faces of 120 pixels."""
-    return draw_people((23, 1, 4, 39), (47, 0, 3, 36))
+    from agegender.synthetic import draw_people
+
+    return draw_people([(23, 1, 4, 39), (47, 0, 3, 36)])
 
 
 @pytest.fixture

@@ -16,16 +16,17 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
-from conftest import ROOT, draw_people, make_tiny_trunk
+from conftest import ROOT, make_tiny_trunk
 from PIL import Image
 
 import agegender as ag
 from agegender.answers import Face, Photograph
 from agegender.demo import build_demo, launch, start
 from agegender.demo.guard import MAX_BYTES
-from agegender.demo.page import _EXAMPLES, _draw
+from agegender.demo.page import _EXAMPLES
 from agegender.demo.wording import _table, answer, decode
 from agegender.pictures import PictureError
+from agegender.synthetic import draw_people
 from experiments.benchmarks.clients import ask_at_once
 
 if importlib.util.find_spec("gradio") is None:
@@ -50,7 +51,7 @@ except OSError as error:
 for _ in sys.stdin:
     print(len(page.state_holder.session_data), flush=True)
 """
-COUPLE = draw_people((23, 1, 4, 39), (47, 0, 3, 36))
+COUPLE = draw_people([(23, 1, 4, 39), (47, 0, 3, 36)])
 
 
 def file_of(pixels: np.ndarray, form: str = "PNG") -> bytes:
@@ -218,7 +219,7 @@ def test_many_clients_at_once_all_get_the_right_answer(page: Page, predictor: ag
 
 
 def test_each_drawn_example_shows_the_faces_that_were_drawn(predictor: ag.Predictor) -> None:
-    found = {name: len(predictor(_draw(people))) for name, people in _EXAMPLES.items()}
+    found = {name: len(predictor(draw_people(people))) for name, people in _EXAMPLES.items()}
     assert found == {name: len(people) for name, people in _EXAMPLES.items()}
 
 

@@ -2,17 +2,16 @@
 
 import os
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
-import numpy as np
 from PIL import Image
 
 from agegender.demo.guard import MAX_BYTES, Guard, forbid_files
 from agegender.demo.wording import answer, data_url, decode
 from agegender.pictures import PictureError
 from agegender.predict import Predictor
-from agegender.synthetic import draw_face
+from agegender.synthetic import draw_people
 
 if TYPE_CHECKING:
     import gradio
@@ -64,7 +63,10 @@ def build_demo(predictor: Predictor) -> "gradio.Blocks":
             html_template=_read("picker.html"),
             js_on_load=_read("picker.js"),
             elem_id="picker",
-            examples=[{"name": name, "url": data_url(_draw(people))} for name, people in _EXAMPLES.items()],
+            examples=[
+                {"name": name, "url": data_url(Image.fromarray(draw_people(people)))}
+                for name, people in _EXAMPLES.items()
+            ],
             max_megabytes=MAX_BYTES // 1_000_000,
         )
         aligned = gr.Checkbox(label="This is one face already, cut as UTKFace cuts them")
@@ -147,7 +149,7 @@ def launch(model: str | os.PathLike | None = None, *, host: str = "127.0.0.1", p
         OSError: if the port is taken.
     """
     page = build_demo(predictor := Predictor(model))
-    predictor(_draw(_EXAMPLES["two drawn people"]))  # loads the detector now and not for the first visitor
+    predictor(draw_people(_EXAMPLES["two drawn people"]))  # loads the detector now and not for the first visitor
     print(f"The page is at {start(page, host=host, port=port)} (Ctrl-C ends it)", flush=True)
     page.block_thread()
 
@@ -163,14 +165,8 @@ def _endpoint(predictor: Predictor) -> Callable[..., dict[str, Any]]:
     return predict
 
 
-def _draw(people: tuple[tuple[int, int, int, int], ...], *, size: int = 120) -> Image.Image:
-    """People side by side on grey, with the room around each face that the detector wants."""
-    gap = size // 3
-    picture = np.full((size + 2 * gap, gap + len(people) * (size + gap), 3), 128, "uint8")
-    for number, (age, gender, race, seed) in enumerate(people):
-        left = gap + number * (size + gap)
-        picture[gap : gap + size, left : left + size] = draw_face(age, gender, race, seed=seed, size=size)
-    return Image.fromarray(picture)
+def _example(people: Sequence[tuple[int, int, int, int]]) -> str:
+    return data_url(Image.fromarray(draw_people(people)))
 
 
 def _read(name: str) -> str:

@@ -64,16 +64,14 @@ def ask_at_once(
 
 def draw_photographs(count: int) -> list[bytes]:
     """Files of photographs with two drawn people each."""
-    import numpy as np
     from PIL import Image
 
-    from agegender import draw_face
+    from agegender.synthetic import draw_people
 
     def draw(seed: int) -> bytes:
-        picture, file = np.full((200, 360, 3), 128, "uint8"), io.BytesIO()
-        for left, gender in ((40, 0), (200, 1)):
-            picture[40:160, left : left + 120] = draw_face(20 + seed % 40, gender, seed % 5, seed=seed, size=120)
-        Image.fromarray(picture).save(file, "PNG")
+        file = io.BytesIO()
+        people = [(20 + seed % 40, gender, seed % 5, seed) for gender in (0, 1)]
+        Image.fromarray(draw_people(people)).save(file, "PNG")
         return file.getvalue()
 
     return [draw(seed) for seed in range(count)]
