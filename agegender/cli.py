@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from agegender import __version__
-from agegender.environment import set_environment
+from agegender.environment import load_backend
 
 if TYPE_CHECKING:
     from agegender import Photograph, PictureError, Predictor
@@ -41,8 +41,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit code: 0 if all went well, 1 if some pictures could not be used, 2 if nothing could be done.
     """
     asked = _parser().parse_args(arguments)
-    set_environment()
     try:
+        load_backend()
         return asked.run(asked)
     except BrokenPipeError:  # as behind `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,6 +1,10 @@
 """What TensorFlow reads from the environment when it is imported, for commands; the library itself sets nothing."""
 
+import contextlib
 import os
+import sys
+import tempfile
+from collections.abc import Iterator
 
 
 def set_environment() -> None:
@@ -10,3 +14,30 @@ def set_environment() -> None:
     # oneDNN's convolutions, which TensorFlow takes by itself on chips with AVX512-VNNI or newer only: 1.7 times as fast
     # on one with AVX2 (BENCHMARKS.md).
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
+
+
+def load_backend() -> None:
+    """Imports Keras and starts its backend, whose libraries write lines about themselves that no setting silences."""
+    set_environment()
+    with _silent():
+        import keras
+
+        keras.ops.zeros(1)
+
+
+@contextlib.contextmanager
+def _silent() -> Iterator[None]:
+    """Holds back what is written to standard error, and lets it out if there is an error."""
+    sys.stderr.flush()
+    standard_error = os.dup(2)
+    with tempfile.TemporaryFile() as held:
+        os.dup2(held.fileno(), 2)
+        try:
+            yield
+        except BaseException:
+            held.seek(0)
+            os.write(standard_error, held.read())
+            raise
+        finally:
+            os.dup2(standard_error, 2)
+            os.close(standard_error)

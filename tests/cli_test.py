@@ -98,11 +98,12 @@ def test_drawn_photographs_are_new_files_and_nothing_is_overwritten(
 
 
 def test_a_picture_comes_from_standard_input(model: str, album: pathlib.Path) -> None:
-    environ = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
+    environ = {name: value for name, value in os.environ.items() if not name.startswith("TF_")}
     command = [COMMAND, "predict", "--json", "--aligned", "--model", model, "-"]
     done = subprocess.run(command, input=(album / "one.png").read_bytes(), capture_output=True, env=environ, cwd=album)
     (answer,) = json.loads(done.stdout)
     assert done.returncode == 0 and answer["picture"] == "standard input" and len(answer["faces"]) == 1
+    assert done.stderr == b""  # nothing of what the libraries say of themselves
 
 
 @pytest.mark.parametrize(
