@@ -87,16 +87,15 @@ def predict(asked: argparse.Namespace) -> int:
 def evaluate(asked: argparse.Namespace) -> int:
     """The report of a model on a split of a prepared data set."""
     import agegender as ag
-    from agegender.input_pipeline import LABELS, find_prepared
+    from agegender.input_pipeline import known_labels
 
     predictor = _predictor(asked)
-    labels = [label for label in LABELS if label in find_prepared(asked.data_dir).info.features]
     dataset = ag.load_utkface(
         asked.split,
         batch_size=asked.batch_size,
         image_size=predictor.model.input_shape[1],
         data_dir=asked.data_dir,
-        labels=labels,
+        labels=known_labels(asked.data_dir),
     )
     report = ag.evaluate(
         predictor.model, dataset, calibration=predictor.calibration, flip=predictor.flip, verbose=sys.stderr.isatty()
@@ -110,12 +109,12 @@ def evaluate(asked: argparse.Namespace) -> int:
 def export(asked: argparse.Namespace) -> int:
     """The model as a file for other programs."""
     from agegender.export import export_model
-    from agegender.loading import find_released
+    from agegender.loading import find_released, model_file
     from agegender.pictures import each_picture, read_picture
 
     pictures = [read_picture(each) for each in each_picture(asked.pictures)] if asked.pictures else None
-    model = pathlib.Path(asked.model or find_released())
-    out = asked.out or (model if model.is_dir() else model.parent) / EXPORTS[asked.format]
+    model = asked.model or find_released()
+    out = asked.out or model_file(model).parent / EXPORTS[asked.format]
     print(export_model(model, out, format=asked.format, flip=asked.flip, pictures=pictures))
     return 0
 

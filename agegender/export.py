@@ -22,9 +22,8 @@ from typing import Any, Final
 
 import keras
 import numpy as np
-from PIL import Image
 
-from agegender.pictures import read_picture
+from agegender.pictures import fit_picture, read_picture
 from agegender.predict import Predictor
 from agegender.schema import AGE, GENDER, PICTURE
 from agegender.serving import AGE_HIGH, AGE_LOW, answering_model, decode_pictures, resize_pictures
@@ -206,7 +205,7 @@ def _facts(predictor: Predictor, model: keras.Model, format: str) -> dict[str, s
 
 def _fit(pictures: Sequence[Any] | np.ndarray | None, height: int, width: int) -> list[np.ndarray]:
     images = map(read_picture, () if pictures is None else pictures)
-    return [np.asarray(image.resize((width, height), Image.Resampling.BILINEAR)) for image in images]
+    return [np.asarray(fit_picture(image, width, height)) for image in images]
 
 
 def _check(path: pathlib.Path, format: str, pictures: Sequence[Any] | np.ndarray | None) -> None:

@@ -201,6 +201,12 @@ def find_prepared(data_dir: str | os.PathLike | None) -> "tfds.core.DatasetBuild
         ) from error
 
 
+def known_labels(data_dir: str | os.PathLike | None) -> tuple[str, ...]:
+    """Those of `LABELS` that a prepared data set has; an older one has fewer. For `find_prepared`'s `data_dir`."""
+    features = find_prepared(data_dir).info.features
+    return tuple(label for label in LABELS if label in features)
+
+
 def read_encoded(builder: "tfds.core.DatasetBuilder", split: str, keys: Iterable[str]) -> tf.data.Dataset:
     """Reads the features at `keys` of a split's examples, in a fixed order; a picture comes as its JPEG bytes."""
     keys = tuple(keys)

@@ -22,7 +22,7 @@ def find_released() -> pathlib.Path:
     """
     named = os.environ.get(_VARIABLE)
     path = pathlib.Path(named) if named else _RELEASED
-    if not (path / BEST_MODEL if path.is_dir() else path).is_file():
+    if not model_file(path).is_file():
         raise FileNotFoundError(
             f"There is no released model at {path}{f', which {_VARIABLE} names' if named else ''}. It comes with a "
             f"clone of the project, not with an installed package: copy the folder models/utkface64 of a clone, and "
@@ -31,14 +31,19 @@ def find_released() -> pathlib.Path:
     return path
 
 
+def model_file(path: str | os.PathLike) -> pathlib.Path:
+    """The `.keras` file that a path stands for: itself, or the best model of a run's folder. It need not be there."""
+    path = pathlib.Path(path)
+    return path / BEST_MODEL if path.is_dir() else path
+
+
 def load_model(path: str | os.PathLike) -> keras.Model:
     """Loads a trained model from a `.keras` file or from the folder of a run.
 
     Raises:
         FileNotFoundError: if there is none.
     """
-    path = pathlib.Path(path)
-    file = path / BEST_MODEL if path.is_dir() else path
+    file = model_file(path)
     if not file.is_file():
         raise FileNotFoundError(f"There is no trained model at {file}. `train` writes one; give its workdir or file.")
     return keras.saving.load_model(file, compile=False)

@@ -15,7 +15,7 @@ from agegender.calibration import Calibration, load_calibration
 from agegender.drawing import draw_faces
 from agegender.faces import Detection, FaceDetector
 from agegender.loading import find_released, load_model
-from agegender.pictures import PictureError, each_picture, is_glob, name_of, read_picture
+from agegender.pictures import PictureError, each_picture, fit_picture, is_glob, name_of, read_picture
 from agegender.schema import AGE, GENDER
 
 _TOGETHER = 16  # photographs, at most, that are looked at together
@@ -164,7 +164,7 @@ class Predictor:
             source, image = each
             found = next(every)
             crops = [image if face is None else cut(image, face.landmarks) for face in found]
-            yield _Cut(source, image.size, [np.asarray(_fit(crop, width, height)) for crop in crops], found)
+            yield _Cut(source, image.size, [np.asarray(fit_picture(crop, width, height)) for crop in crops], found)
 
     def _answer(self, waiting: Sequence["_Cut | PictureError"]) -> Iterator[Photograph | PictureError]:
         crops = [crop for each in waiting if isinstance(each, _Cut) for crop in each.crops]
@@ -235,8 +235,3 @@ def _note(found: Detection) -> str | None:
     notes = [f"small: {side} pixels, below {SMALL_FACE}"] if side < SMALL_FACE else []
     notes += ["turned from the camera"] if abs(turn(found.landmarks)) > TURNED else []
     return ", ".join(notes) or None
-
-
-def _fit(image: Image.Image, width: int, height: int) -> Image.Image:
-    # Bilinear with antialiasing, as the input pipeline resizes.
-    return image if image.size == (width, height) else image.resize((width, height), Image.Resampling.BILINEAR)

@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 from absl import app, flags, logging
 
+from agegender.environment import set_environment
 from agegender.schema import BEST_MODEL, SPLITS
 from experiments.config import AugmentationConfig, Config
 from experiments.half_precision import store_in_half_precision
-from experiments.runs import build, calibrate_run, evaluate_run, set_environment
+from experiments.runs import build, calibrate_run, evaluate_run
 
 if TYPE_CHECKING:
     from agegender import Report

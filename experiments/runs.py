@@ -90,11 +90,10 @@ def evaluate_run(
     set_environment()
     import agegender as ag
     from agegender.calibration import load_calibration
-    from agegender.input_pipeline import LABELS, find_prepared
+    from agegender.input_pipeline import known_labels
     from experiments.predictions import draw_predictions
 
     predictor = ag.Predictor(workdir, aligned=True)
-    labels = [label for label in LABELS if label in find_prepared(data_dir).info.features]  # an older one has fewer
     size = predictor.model.input_shape[1]
     load = functools.partial(ag.load_utkface, split, batch_size=batch_size, image_size=size, data_dir=data_dir)
     calibration = load_calibration(workdir)
@@ -102,7 +101,9 @@ def evaluate_run(
     if calibration and calibration.flip != flip:
         print(f"The run was calibrated {'with' if calibration.flip else 'without'} --flip: that is not measured here.")
         calibration = None
-    report = ag.evaluate(predictor.model, load(labels=labels), calibration=calibration, flip=flip, verbose=1)
+    report = ag.evaluate(
+        predictor.model, load(labels=known_labels(data_dir)), calibration=calibration, flip=flip, verbose=1
+    )
     folder = out or _folder(workdir, split, flip)
     pictures = _read_worst(report, split, data_dir)
     page = ag.write_report(report, folder, title=_title(workdir, split, flip), pictures=pictures)

@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING, Any
 from absl import app, flags, logging
 from ml_collections import config_flags
 
+from agegender.environment import set_environment
 from agegender.schema import BEST_MODEL
 from experiments import config as configs
-from experiments.runs import build, calibrate_run, evaluate_run, set_environment
+from experiments.runs import build, calibrate_run, evaluate_run
 
 if TYPE_CHECKING:
     import numpy as np

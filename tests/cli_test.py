@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 import agegender as ag
-from agegender import cli, loading
+from agegender import cli, export, loading
 from tests.conftest import make_tiny_trunk
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -182,6 +182,10 @@ def test_info_says_what_is_found_and_what_is_not(
     assert cli.main(["info", str(tmp_path), "--data-dir", str(tmp_path)]) == 0
     words = capsys.readouterr().out
     assert "model     none: There is no trained model" in words and "data      none: " in words
+
+
+def test_the_formats_of_the_command_are_those_of_the_library() -> None:
+    assert tuple(cli.EXPORTS) == export.FORMATS
 
 
 def test_help_answers_in_well_under_a_second() -> None:

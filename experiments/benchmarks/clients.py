@@ -10,7 +10,6 @@ import base64
 import concurrent.futures
 import io
 import json
-import os
 import statistics
 import sys
 import time
@@ -18,6 +17,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from absl import app, flags, logging
+
+from agegender.environment import set_environment
 
 _MODEL = flags.DEFINE_string("model", None, "A run or .keras file; by default VGG16 with random weights.")
 _CLIENTS = flags.DEFINE_integer("clients", 50, "How many ask at once.", lower_bound=1)
@@ -79,7 +80,7 @@ def draw_photographs(count: int) -> list[bytes]:
 
 def main(_: list[str]) -> None:
     logging.set_verbosity(logging.WARNING)  # each request of a client is told
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    set_environment()
     from agegender import Predictor
     from agegender.demo import build_demo, start
 
