@@ -76,6 +76,7 @@ def vggface_trunk(
     image_size: int = schema.IMAGE_SIZE,
     weights: str | os.PathLike[str] | None = "vggface",
     trainable: str | int = "last_block",
+    width: float = 1.0,
     seed: int | None = None,
     name: str | None = None,
 ) -> keras.Model:
@@ -94,12 +95,14 @@ def vggface_trunk(
         trainable: which layers learn: "all"; "last_block", those whose names begin with "conv5_"; "none"; or a number
             n >= 0 for the last n of `trunk.layers`, poolings and activations counted (5 is the last block of vgg16 with
             its two poolings). The batch normalisation of the other layers keeps its statistics.
+        width: of each convolution, as a share of its published number of filters, from 1/64 to 1. Less than 1 is for
+            vgg16 from a random start: arithmetic and weights fall with its square.
         seed: makes the random start repeatable; it has no effect on published weights.
         name: of the model, "vggface_<architecture>" if not given.
 
     Returns:
         A model from pictures [batch, image_size, image_size, 3], uint8 or float32, RGB, 0..255, to features [batch,
-        512] (vgg16) or [batch, 2048].
+        512 * width] (vgg16) or [batch, 2048].
 
     Raises:
         ValueError: if an argument is not as above, or the file of weights does not fit the architecture. The file is
@@ -112,8 +115,11 @@ def vggface_trunk(
         (None, 512)
     """
     _check_arguments(architecture, image_size, trainable, seed)
+    _check_width(width, architecture, weights)
     path = _weights_path(architecture, weights)
     trunk = _build(architecture, image_size, name or f"vggface_{architecture}")
+    if width < 1:
+        trunk = keras.models.clone_model(trunk, clone_function=functools.partial(_narrowed, width=width))
     if path is None:
         _initialize(trunk, seed)
     else:
@@ -141,6 +147,16 @@ def _check_arguments(architecture: object, image_size: object, trainable: object
         raise ValueError(f"keras.config.image_data_format() must be 'channels_last'. Received: {received!r}")
 
 
+def _check_width(width: object, architecture: str, weights: object) -> None:
+    if isinstance(width, bool) or not isinstance(width, (int, float)) or not 1 / 64 <= width <= 1:
+        raise ValueError(f"`width` must be a number in [1/64, 1]. Received: {width=}")
+    if width < 1 and (architecture != "vgg16" or weights is not None):
+        raise ValueError(
+            "`width` below 1 is for architecture='vgg16' with weights=None: the published weights have one width. "
+            f"Received: {width=}, {architecture=}, {weights=}"
+        )
+
+
 def _is_int(value: object, *, minimum: int = 0) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= minimum
 
@@ -152,6 +168,13 @@ def _build(architecture: str, image_size: int, name: str) -> keras.Model:
         include_top=False, model=architecture, weights=None, input_tensor=normalized, pooling="avg"
     )
     return keras.Model(picture, built.output, name=name)
+
+
+def _narrowed(layer: keras.layers.Layer, *, width: float) -> keras.layers.Layer:
+    config = layer.get_config()
+    if isinstance(layer, keras.layers.Conv2D):
+        config["filters"] = round(width * config["filters"])
+    return type(layer).from_config(config)
 
 
 def _initialize(trunk: keras.Model, seed: int | None) -> None:

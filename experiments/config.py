@@ -31,6 +31,7 @@ class Config:
     Attributes:
         heads: "age", "gender" or both, separated by a comma.
         architecture: "vgg16", "resnet50" or "senet50".
+        width: of VGG16's convolutions, as a share of the published number of filters; below 1 for random weights only.
         weights: "vggface", the path of such a file, or "none" for random ones.
         trainable: "all", "last_block", "none" or a number of last layers.
         dtype: a Keras dtype policy, or "auto" for the fastest one of the machine.
@@ -53,6 +54,7 @@ class Config:
 
     heads: str = "age,gender"
     architecture: str = "vgg16"
+    width: float = 1.0
     image_size: int = IMAGE_SIZE
     weights: str = "vggface"
     trainable: str = "last_block"

@@ -24,9 +24,11 @@ OPTIONS: Final[Mapping[str, tuple[str, ...]]] = {
     "no conflicts": ("conflicts=False",),
     "ema": ("ema=0.99",),
     "mixup": ("mixup=0.2",),
-    "48 px throughout": ("sizes=", "epochs=2"),  # in about the same time
-    "half of the pictures": ("limit=50", "epochs=6", "sizes=4x32"),  # as many steps
-    "a quarter": ("limit=25", "epochs=12", "sizes=8x32"),
+    "32 px first": ("sizes=4x32", "epochs=6"),  # in about the same time
+    "64 px": ("image_size=64", "epochs=2"),
+    "three eighths of the width": ("width=0.375", "epochs=2"),
+    "half of the pictures": ("limit=50", "epochs=8"),  # as many steps
+    "a quarter": ("limit=25", "epochs=16"),
 }
 
 

@@ -73,8 +73,8 @@ def _card(name: str, config: Config, command: list[str], report: "Report", data_
     sections = {
         "What it is": [
             f"It guesses age and recorded gender from an aligned face of {config.image_size} x {config.image_size} "
-            "pixels, cut as UTKFace cuts them: the VGG16 of keras-vggface with two heads, trained from random "
-            "weights, its weights stored in half precision. `agegender.Predictor()` finds it in a checkout.",
+            f"pixels, cut as UTKFace cuts them: {_trunk(config)} with two heads, trained from random weights, which "
+            "are stored in half precision. `agegender.Predictor()` finds it in a checkout.",
         ],
         "What it is not for": [
             NOT_FOR,
@@ -95,6 +95,11 @@ def _card(name: str, config: Config, command: list[str], report: "Report", data_
         **{title: told[title] for title in (*_SHOWN, *_SHOWN_LAST) if title in told},
     }
     return markdown(name, sections)
+
+
+def _trunk(config: Config) -> str:
+    width = "" if config.width == 1 else f", its convolutions {config.width:.3g} times as wide,"
+    return f"the {config.architecture.upper()} of keras-vggface{width}"
 
 
 def main(_: list[str]) -> None:

@@ -24,7 +24,12 @@ def build(config: configs.Config) -> "keras.Model":
     weights = None if config.weights == "none" else config.weights
     trainable = int(config.trainable) if config.trainable.isdigit() else config.trainable
     trunk = ag.vggface_trunk(
-        config.architecture, image_size=config.image_size, weights=weights, trainable=trainable, seed=config.seed
+        config.architecture,
+        image_size=config.image_size,
+        weights=weights,
+        trainable=trainable,
+        width=config.width,
+        seed=config.seed,
     )
     if config.batch_norm:
         trunk = add_batch_norm(trunk)

@@ -265,6 +265,16 @@ def test_the_same_seed_gives_the_same_start_and_another_another(vgg16: keras.Mod
     assert not np.allclose(first, other)
 
 
+def test_a_narrow_trunk_has_the_same_layers_with_a_share_of_the_filters(vgg16: keras.Model) -> None:
+    narrow = trunk_of(width=0.25, trainable="all")
+    assert [type(layer) for layer in narrow.layers] == [type(layer) for layer in vgg16.layers]
+    assert narrow.name == vgg16.name
+    for name in VGG16_CONVOLUTIONS:
+        assert 4 * narrow.get_layer(name).filters == vgg16.get_layer(name).filters
+    assert narrow.output_shape == (None, 128)
+    assert np.std(narrow.predict(pictures_of(48), verbose=0)) > 1, "the start must be He's, for the width it has"
+
+
 # ---- files of weights
 
 
@@ -435,6 +445,11 @@ def test_a_published_file_that_does_not_fit_is_not_remembered(server: Path, vgg1
         ({"trainable": -1}, r"`trainable` must be .*Received: trainable=-1"),
         ({"seed": "one"}, r"`seed` must be .*Received: seed='one'"),
         ({"weights": 3}, r"`weights` must be .*Received: weights=3"),
+        ({"width": 0}, r"`width` must be a number in \[1/64, 1\]. Received: width=0"),
+        ({"width": 1.5}, r"`width` must be .*Received: width=1.5"),
+        ({"width": True}, r"`width` must be .*Received: width=True"),
+        ({"width": 0.5, "architecture": "resnet50"}, r"for architecture='vgg16' .*Received: .*'resnet50'"),
+        ({"width": 0.5, "weights": "vggface"}, r"`width` below 1 is for .*weights=None.*Received: .*'vggface'"),
     ],
 )
 def test_a_wrong_argument_is_refused(options: dict, message: str) -> None:

@@ -1,4 +1,4 @@
-"""The released model: a joint VGG16 at 64 px from random weights."""
+"""The released model: a joint VGG16 of three eighths of the width, at 64 px, from random weights."""
 
 from experiments.config import AugmentationConfig, Config
 
@@ -6,15 +6,18 @@ from experiments.config import AugmentationConfig, Config
 def get_config() -> Config:
     return Config(
         image_size=64,
+        width=0.375,
         weights="none",
         trainable="all",
         batch_norm=True,
         age_head="distribution",
         batch_size=64,
         epochs=18,
-        sizes="8x32,6x48",
-        learning_rate=1e-3,
-        weight_decay=0.05,
+        sizes="6x48",
+        learning_rate=2e-3,
+        weight_decay=0.03,
         flip=True,
-        augmentation=AugmentationConfig(width_shift=0.08, height_shift=0.08, zoom=0.1, shear=5.0, erasing=0.1),
+        augmentation=AugmentationConfig(
+            rotation=8.0, width_shift=0.06, height_shift=0.06, zoom=0.1, shear=3.0, erasing=0.1
+        ),
     )
