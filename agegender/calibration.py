@@ -54,6 +54,10 @@ class Calibration:
             _check_tables(*(np.asarray(table, "float64") for table in tables))
         if self.temperature is not None and not 0 < self.temperature < math.inf:
             raise ValueError(f"`temperature` must be positive. Received: temperature={self.temperature}")
+        if not isinstance(self.flip, bool):
+            raise ValueError(f"`flip` must be True or False. Received: flip={self.flip!r}")
+        if isinstance(self.count, bool) or not isinstance(self.count, int) or self.count < 1:
+            raise ValueError(f"`count` must be a number of pictures. Received: count={self.count!r}")
 
     def intervals(self, ages: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
         """The interval of each predicted age.

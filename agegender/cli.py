@@ -7,24 +7,27 @@ import argparse
 import itertools
 import os
 import pathlib
+import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from agegender import __version__
 from agegender.environment import load_backend
+from agegender.schema import AGE
 
 if TYPE_CHECKING:
     from agegender import Photograph, PictureError, Predictor
 
 UNREADABLE: Final = 1  # some pictures could not be used; the others were
-WRONG: Final = 2  # nothing was done, as for a wrong option
+WRONG: Final = 2  # nothing could be done, as for a wrong option, or no picture could be used
 EXPORTS: Final = {  # formats, and what a file of each is called where nothing else is said
     "saved_model": "saved_model",
     "onnx": "model.onnx",
     "litert-float16": "model-float16.tflite",
     "litert-int8": "model-int8.tflite",
 }
+_LONGEST: Final = 200  # bytes: most file systems take names of 255
 _NOT_FOR: Final = (
     "It guesses from looks and is often wrong. Not for deciding about people. Models trained on UTKFace or from "
     "VGGFace weights are for non-commercial research only."
@@ -50,38 +53,47 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     except (OSError, ValueError, ImportError, RuntimeError) as error:
-        print(f"agegender {asked.command}: {error}", file=sys.stderr)  # the words say it all
+        print(f"agegender {asked.command}: {_words(error)}", file=sys.stderr)
         return WRONG
 
 
 def predict(asked: argparse.Namespace) -> int:
     """Answers for every picture, in order, as they come."""
     from agegender.pictures import PictureError
-    from agegender.writing import WRITERS
+    from agegender.writing import WRITERS, printable
 
-    pictures = list(_pictures(asked.pictures))
+    if asked.draw and asked.draw.exists() and not asked.draw.is_dir():
+        raise ValueError(f"--draw must be a folder, there already or not. Received: {asked.draw}, a file")
+    pictures = list(_pictures(asked.pictures, asked.draw))
     predictor = _predictor(asked)
+    if AGE in predictor.model.output and (predictor.calibration is None or predictor.calibration.ages is None):
+        _say("The model is not calibrated: no age intervals. `python -m experiments.calibrate` fits them.")
     if asked.draw:
         asked.draw.mkdir(parents=True, exist_ok=True)
-    failed = 0
+    failed, drawn = 0, 0
 
     def answers() -> Iterator["Photograph | PictureError"]:
-        nonlocal failed
+        nonlocal failed, drawn
         streamed = predictor.stream(pictures, aligned=asked.aligned)
         for picture, answer in zip(pictures, _progress(streamed, len(pictures)), strict=True):
             if isinstance(picture, bytes):
                 answer.source = "standard input"
             if isinstance(answer, PictureError):
                 failed += 1
-                print(f"agegender predict: {answer.source}: {answer.reason}", file=sys.stderr)
+                _say(f"agegender predict: {printable(answer.source)}: {answer.reason}")
             elif asked.draw:
                 predictor.draw(picture, answer).save(_place(asked.draw, answer.source))
+                drawn += 1
             yield answer
 
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a name of a file need not be text
     WRITERS[asked.form](answers(), sys.stdout)
+    if asked.draw:
+        _say(f"{drawn} drawn, in {asked.draw}")
     if failed:
-        print(f"{failed} of {len(pictures)} could not be used.", file=sys.stderr)
-    return UNREADABLE if failed else 0
+        _say(f"{failed} of {len(pictures)} could not be used.")
+    return (WRONG if failed == len(pictures) else UNREADABLE) if failed else 0
 
 
 def evaluate(asked: argparse.Namespace) -> int:
@@ -177,8 +189,21 @@ def _predictor(asked: argparse.Namespace) -> "Predictor":
     return ag.Predictor(asked.model, **options)
 
 
-def _pictures(patterns: Iterable[str]) -> Iterator[Any]:
-    """Paths, what is wrong with a pattern, or the bytes of standard input."""
+def _words(error: Exception) -> str:
+    """What went wrong, without the number that a system error has."""
+    if isinstance(error, OSError) and error.strerror:
+        return ": ".join(str(part) for part in (error.filename, error.strerror) if part is not None)
+    return str(error)
+
+
+def _say(words: str) -> None:
+    import tqdm
+
+    tqdm.tqdm.write(words, file=sys.stderr)  # above the bar, if there is one
+
+
+def _pictures(patterns: Iterable[str], drawn: pathlib.Path | None) -> Iterator[Any]:
+    """Paths, what is wrong with a pattern, or the bytes of standard input; of a folder not what was drawn into it."""
     from agegender.pictures import PictureError, find_pictures
 
     for pattern in patterns:
@@ -186,7 +211,8 @@ def _pictures(patterns: Iterable[str]) -> Iterator[Any]:
             yield sys.stdin.buffer.read()
             continue
         try:
-            yield from find_pictures(pattern)
+            found = find_pictures(pattern)
+            yield from (path for path in found if len(found) == 1 or not _is_drawn(path, drawn))
         except PictureError as error:
             yield error
 
@@ -199,9 +225,14 @@ def _progress(answers: Iterable[Any], count: int) -> Iterable[Any]:
     return tqdm.tqdm(answers, total=count, unit="picture", disable=quiet)
 
 
+def _is_drawn(path: pathlib.Path, folder: pathlib.Path | None) -> bool:
+    named = re.search(r"-faces(-\d+)?\.jpg\Z", path.name)
+    return bool(folder and named and folder.is_dir() and path.parent.samefile(folder))
+
+
 def _place(folder: pathlib.Path, source: str) -> pathlib.Path:
     """A new file for a drawn photograph; what lies there already stays."""
-    stem = f"{pathlib.Path(source).stem}-faces"
+    stem = os.fsdecode(os.fsencode(pathlib.Path(source).stem)[:_LONGEST]) + "-faces"
     names = itertools.chain([stem], (f"{stem}-{number}" for number in itertools.count(2)))
     return next(path for path in (folder / f"{name}.jpg" for name in names) if not path.exists())
 
@@ -214,7 +245,12 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     asked = _command(commands, "predict", predict, "find the faces of photographs, guess age and gender of each")
-    asked.add_argument("pictures", nargs="+", metavar="PICTURE", help="file, folder, glob in quotes, or - for stdin")
+    asked.add_argument(
+        "pictures",
+        nargs="+",
+        metavar="PICTURE",
+        help="file, folder, glob in quotes, or - for stdin; behind -- if its name begins with -",
+    )
     _add_model(asked, "--model")
     form = asked.add_mutually_exclusive_group()
     form.add_argument(

@@ -240,6 +240,8 @@ def _count(builder: "tfds.core.DatasetBuilder", split: str, conditions: Conditio
             f"`split` must be one of {tuple(builder.info.splits)}, 'all', or a slice or a sum of them. "
             f"Received: split={split!r}"
         ) from error
+    if count == 0:
+        raise ValueError(f"`split` must hold at least one picture. Received: split={split!r}")
     if not conditions:
         return count
     held = _read(builder, split).batch(_READ).map(lambda examples: _hold(builder, conditions, examples))

@@ -4,6 +4,7 @@ import glob
 import io
 import os
 import pathlib
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final
 
@@ -44,6 +45,8 @@ def name_of(picture: Any) -> str:
         return os.fspath(picture)
     if isinstance(picture, bytes | bytearray | memoryview):
         return f"{len(picture)} bytes"
+    if hasattr(picture, "read"):
+        return str(getattr(picture, "name", type(picture).__name__))
     return f"{type(picture).__name__}{getattr(picture, 'shape', getattr(picture, 'size', ''))}"
 
 
@@ -54,8 +57,8 @@ def read_picture(picture: Any, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
     become 8; grey, palette and CMYK become RGB.
 
     Args:
-        picture: a path; the bytes of a file; RGB or grey values 0..255 as an array [height, width, 3], [height,
-            width, 1] or [height, width]; or a Pillow image.
+        picture: a path; the bytes of a file; a file opened to read bytes; RGB or grey values 0..255 as an array or
+            tensor [height, width, 3], [height, width, 1] or [height, width]; or a Pillow image.
         max_pixels: width times height of the largest picture that is decoded.
 
     Returns:
@@ -70,6 +73,8 @@ def read_picture(picture: Any, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
             return _open(picture, max_pixels)
         if isinstance(picture, bytes | bytearray | memoryview):
             return _open(io.BytesIO(picture), max_pixels)
+        if hasattr(picture, "read"):
+            return _open(io.BytesIO(picture.read()), max_pixels)
         image = picture if isinstance(picture, Image.Image) else _from_values(np.asarray(picture))
         return _upright_rgb(image, max_pixels)
     except PictureError as error:
@@ -82,8 +87,10 @@ def read_picture(picture: Any, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
         empty = picture == b"" or (isinstance(picture, str | os.PathLike) and not os.path.getsize(picture))
         reason = "is empty" if empty else "is no picture, or of a format that Pillow does not know"
         raise PictureError(source, reason) from None
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning):  # the second where warnings are errors
-        raise PictureError(source, f"has too many pixels. {_too_large(max_pixels)}") from None
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:  # the second where it is an error
+        count = re.search(r"\d+", str(error))  # Pillow's words are all that is known of it
+        many = f"{int(count[0]):,}" if count else "too many"
+        raise PictureError(source, f"has {many} pixels. {_too_large(max_pixels)}") from None
     except (OSError, SyntaxError, ValueError, TypeError, EOFError, MemoryError) as error:
         # Pillow's readers raise all of these for files that are cut short or damaged.
         raise PictureError(source, f"cannot be read as a picture: {error}") from None
@@ -115,6 +122,8 @@ def find_pictures(pattern: str | os.PathLike) -> list[pathlib.Path]:
     """
     text = os.fspath(pattern)
     path = pathlib.Path(text)
+    if not text:
+        raise PictureError("''", "is an empty name; `.` is the current folder")
     if path.is_dir():
         found = sorted(each for each in path.rglob("*") if _is_picture(each))
         reason = f"has no pictures in it: no file ends in {', '.join(SUFFIXES)}"
@@ -123,7 +132,8 @@ def find_pictures(pattern: str | os.PathLike) -> list[pathlib.Path]:
         found = [each for each in found if each.is_file()]
         reason = "matches no file"
     else:
-        found, reason = [path] if path.is_file() else [], "there is no such file or folder"
+        found = [path] if path.is_file() else []
+        reason = "is neither a file nor a folder" if path.exists() else "there is no such file or folder"
     if not found:
         raise PictureError(text, reason)
     return found
@@ -189,14 +199,25 @@ def _too_large(max_pixels: int) -> str:
     return f"The limit is {max_pixels / 1e6:.0f} million, for the memory that detection needs: reduce the picture"
 
 
+def is_one(pictures: Any) -> bool:
+    """Whether this stands for one picture, good or not, and not for several."""
+    if isinstance(pictures, str | os.PathLike):
+        return not (os.path.isdir(pictures) or is_glob(pictures))
+    if (dimensions := getattr(pictures, "ndim", None)) is not None:  # an array, or a tensor of any framework
+        return dimensions != 4
+    return isinstance(pictures, bytes | bytearray | memoryview | Image.Image) or hasattr(pictures, "read")
+
+
 def each_picture(pictures: Any) -> Iterator[Any]:
-    """The pictures one by one of what stands for several: a folder, a glob, a list or another iterable of pictures.
+    """One by one the pictures that something stands for: one, a folder, a glob, a list or another iterable of pictures.
 
     Raises:
         PictureError: if it is none of these, or a folder or glob without pictures.
     """
     if isinstance(pictures, str | os.PathLike):
         return iter(find_pictures(pictures))
+    if is_one(pictures):
+        return iter([pictures])
     if isinstance(pictures, Mapping) or not isinstance(pictures, Iterable):
         raise PictureError(name_of(pictures), "is neither a picture nor a sequence of pictures")
     return iter(pictures)

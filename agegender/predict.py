@@ -14,13 +14,14 @@ from agegender.answers import Face, Photograph
 from agegender.calibration import Calibration, load_calibration
 from agegender.drawing import draw_faces
 from agegender.faces import Detection, FaceDetector
-from agegender.loading import find_released, load_model
-from agegender.pictures import PictureError, each_picture, fit_picture, is_glob, name_of, read_picture
+from agegender.loading import check_model, find_released, load_model
+from agegender.pictures import PictureError, each_picture, fit_picture, is_one, name_of, read_picture
 from agegender.schema import AGE, GENDER
 
 _TOGETHER = 16  # photographs, at most, that are looked at together
 _TOGETHER_PIXELS = 4_000_000  # and pixels, unless one alone has more
 SMALL_FACE = 40  # pixels: the model has seen no face that small
+_SQUARE = 1.25  # times as long as wide: an aligned face that is stretched this far looks like another
 TURNED = 0.28  # of the distance of the eyes: 99 in 100 faces of UTKFace are turned less
 
 
@@ -40,7 +41,8 @@ class Predictor:
 
     Raises:
         FileNotFoundError: if there is no model.
-        ValueError: if its calibration is damaged, or a number is out of range.
+        ValueError: if it is damaged, or not from `build_model`, if its calibration is damaged, or an argument is none
+            of the above.
 
     Example:
 
@@ -56,12 +58,11 @@ class Predictor:
         aligned: bool = False,
         min_face: int = 20,
     ) -> None:
-        if batch_size < 1:
-            raise ValueError(f"`batch_size` must be 1 or more. Received: batch_size={batch_size}")
+        _check(batch_size, flip, aligned)
         self.calibration: Calibration | None = None
         self.detector = FaceDetector(min_face=min_face)
         if isinstance(model, keras.Model):
-            self.model = model
+            self.model = check_model(model)
         else:
             path = find_released() if model is None else model
             self.model, self.calibration = load_model(path), load_calibration(path)
@@ -79,9 +80,9 @@ class Predictor:
         """Predicts one photograph or many.
 
         Args:
-            pictures: one photograph: a path, the bytes of a file, RGB values 0..255 as an array [height, width, 3]
-                of any size, or a Pillow image. Or many: a sequence of these, an array [batch, height, width, 3], a
-                folder, whose pictures and those below it are taken, or a glob.
+            pictures: one photograph: a path, the bytes of a file, a file opened to read bytes, RGB values 0..255 as an
+                array or tensor [height, width, 3] of any size, or a Pillow image. Or many: a sequence of these, an
+                array [batch, height, width, 3], a folder, whose pictures and those below it are taken, or a glob.
             aligned: whether each picture shows one face, cut as UTKFace cuts them; None is what `Predictor` was told.
 
         Returns:
@@ -91,24 +92,30 @@ class Predictor:
         Raises:
             PictureError: if the one photograph cannot be used, or a folder or glob has none.
         """
-        if _is_many(pictures):
-            return list(self.stream(each_picture(pictures), aligned=aligned))
+        if not is_one(pictures):
+            return list(self.stream(pictures, aligned=aligned))
         (answer,) = self.stream([pictures], aligned=aligned)
         if isinstance(answer, PictureError):
             raise answer
         return answer
 
-    def stream(self, pictures: Iterable[Any], *, aligned: bool | None = None) -> Iterator[Photograph | PictureError]:
+    def stream(self, pictures: Any, *, aligned: bool | None = None) -> Iterator[Photograph | PictureError]:
         """Predicts photographs one after the other, however many there are, in constant memory.
 
         Args:
-            pictures: as for one photograph each; a `PictureError` is handed on.
+            pictures: as above, or any iterable of photographs; a `PictureError` among them is handed on.
             aligned: as above.
 
-        Yields:
-            For each photograph, in order, its faces or what is wrong with it.
+        Returns:
+            An iterator: for each photograph, in order, its faces or what is wrong with it.
+
+        Raises:
+            PictureError: if this is neither a photograph nor several, or a folder or glob has none.
         """
-        aligned = self.aligned if aligned is None else aligned
+        _check(self.batch_size, self.flip, aligned)
+        return self._stream(each_picture(pictures), self.aligned if aligned is None else aligned)
+
+    def _stream(self, pictures: Iterable[Any], aligned: bool) -> Iterator[Photograph | PictureError]:
         waiting: list[_Cut | PictureError] = []
         for photographs in self._read(pictures):
             waiting += self._cut(photographs, aligned)
@@ -215,23 +222,26 @@ class _Cut:
     found: Sequence[Detection | None]
 
 
-def _is_many(pictures: Any) -> bool:
-    if isinstance(pictures, str | os.PathLike):
-        return os.path.isdir(pictures) or is_glob(pictures)
-    if isinstance(pictures, np.ndarray):
-        return pictures.ndim not in (2, 3)
-    return not isinstance(pictures, bytes | bytearray | memoryview | Image.Image)
+def _check(batch_size: object, flip: object, aligned: object) -> None:
+    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+        raise ValueError(f"`batch_size` must be 1 or more. Received: batch_size={batch_size!r}")
+    for name, value in (("flip", flip), ("aligned", aligned)):
+        if value not in (True, False, None):
+            raise ValueError(f"`{name}` must be True, False or None. Received: {name}={value!r}")
 
 
 def _face(found: Detection | None, size: tuple[int, int], guess: _Guess) -> Face:
     if found is None:
-        return Face((0, 0, *size), *guess)
+        shape = [] if max(size) <= _SQUARE * min(size) else [f"not square: {size[0]} x {size[1]} pixels"]
+        return Face((0, 0, *size), *guess, note=", ".join(_small((0, 0, *size)) + shape) or None)
     return Face(found.box, *guess, landmarks=found.landmarks, score=found.score, note=_note(found))
 
 
 def _note(found: Detection) -> str | None:
-    left, top, right, bottom = found.box
-    side = min(right - left, bottom - top)
-    notes = [f"small: {side} pixels, below {SMALL_FACE}"] if side < SMALL_FACE else []
-    notes += ["turned from the camera"] if abs(turn(found.landmarks)) > TURNED else []
-    return ", ".join(notes) or None
+    turned = ["turned from the camera"] if abs(turn(found.landmarks)) > TURNED else []
+    return ", ".join(_small(found.box) + turned) or None
+
+
+def _small(box: tuple[int, int, int, int]) -> list[str]:
+    side = min(box[2] - box[0], box[3] - box[1])
+    return [f"small: {side} pixels, below {SMALL_FACE}"] if side < SMALL_FACE else []

@@ -9,6 +9,16 @@ from agegender.answers import Photograph
 from agegender.drawing import describe
 from agegender.pictures import PictureError
 
+
+def printable(text: str) -> str:
+    r"""A name for a line of text: what would break the line, or is no text, is escaped.
+
+    >>> printable("a\nb")
+    'a\\\\nb'
+    """
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
 Answers = Iterable[Photograph | PictureError]
 COLUMNS: Final = (
     *("picture", "face", "left", "top", "right", "bottom", "age", "age_low", "age_high", "gender", "p_female"),
@@ -22,19 +32,22 @@ def write_words(answers: Answers, out: TextIO) -> None:
         if isinstance(answer, PictureError):
             continue
         count = f"{len(answer) or 'no'} {'face' if len(answer) == 1 else 'faces'}"
-        print(f"{answer.source}: {count}", file=out, flush=True)
+        print(f"{printable(answer.source)}: {count}", file=out, flush=True)
         for face in answer:
             note = f"  ({face.note})" if face.note else ""
             print(f"  {','.join(map(str, face.box))}  {describe(face)}{note}", file=out, flush=True)
 
 
 def write_json(answers: Answers, out: TextIO) -> None:
-    """One array, an object a line, each written when it is known."""
+    """One array, an object a line, each written when it is known; it is closed too where the answers break off."""
     separator = "["
-    for answer in answers:
-        print(f"{separator}{json.dumps(answer.to_dict(), ensure_ascii=False)}", end="", file=out, flush=True)
-        separator = ",\n"
-    print("]" if separator != "[" else "[]", file=out)
+    try:
+        for answer in answers:
+            # In ASCII: the name of a file may be no text in any encoding.
+            print(f"{separator}{json.dumps(answer.to_dict())}", end="", file=out, flush=True)
+            separator = ",\n"
+    finally:
+        print("]" if separator != "[" else "[]", file=out, flush=True)
 
 
 def write_csv(answers: Answers, out: TextIO) -> None:

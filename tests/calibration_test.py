@@ -141,6 +141,7 @@ GOOD = {"version": 1, "coverage": 0.9, "ages": [0, 1], "low": [0, 1], "high": [2
                 {"version": 2}, {"coverage": 1.5}, {"coverage": None}, {"low": [0]}, {"low": None}, {"low": ["x", 1]},
                 {"low": [3, 3]}, {"high": [2, 999]}, {"high": [2, math.nan]}, {"ages": [1, 1]}, {"ages": []},
                 {"temperature": 0}, {"temperature": math.inf}, {"more": 1},
+                {"flip": "yes"}, {"count": -3}, {"count": "many"},
             )
         ),
     ],

@@ -3,9 +3,12 @@ import io
 import json
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
 import time
+import zipfile
+from collections.abc import Iterator
 
 import keras
 import numpy as np
@@ -13,7 +16,7 @@ import pytest
 from PIL import Image
 
 import agegender as ag
-from agegender import cli, export, loading
+from agegender import cli, export, loading, writing
 from tests.conftest import make_tiny_trunk
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -92,6 +95,10 @@ def test_drawn_photographs_are_new_files_and_nothing_is_overwritten(
         assert cli.main(["predict", "--draw", str(album), "--model", model, str(album / "couple.png")]) == 0
     new = sorted(path.name for path in set(album.iterdir()) - set(before))
     assert new == ["couple-faces-2.jpg", "couple-faces.jpg"]
+    capsys.readouterr()
+    assert cli.main(["predict", "--json", "--draw", str(album), "--model", model, str(album)]) == 1
+    out, err = capsys.readouterr()
+    assert len(json.loads(out)) == 4 and "3 drawn" in err  # what was drawn is not read again
     assert all(path.read_bytes() == content for path, content in before.items())
     with Image.open(album / "couple-faces.jpg") as drawn:
         assert drawn.size == (360, 200)
@@ -112,7 +119,8 @@ def test_a_picture_comes_from_standard_input(model: str, album: pathlib.Path) ->
         (["gone.jpg"], "there is no such file or folder"),
         (["empty"], "has no pictures in it"),
         (["*.tiff"], "matches no file"),
-        (["huge.png"], "pixels"),
+        (["huge.png"], "400,000,000 pixels"),
+        (["nothing/"], "there is no such file or folder"),
     ],
 )
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
@@ -124,9 +132,10 @@ def test_what_cannot_be_used_is_named_and_the_exit_code_is_one(
     (album / "empty").mkdir()
     (album / "huge.png").write_bytes(claims(20_000, 20_000))
     paths = [str(album / picture) for picture in pictures]
-    assert cli.main(["predict", "--json", "--model", model, *paths]) == 1
+    assert cli.main(["predict", "--json", "--model", model, *paths, str(album / "wall.png")]) == 1
     out, err = capsys.readouterr()
     assert words in err and words in json.loads(out)[0]["error"]
+    assert cli.main(["predict", "--json", "--model", model, *paths]) == 2  # nothing could be done
 
 
 @pytest.mark.parametrize(
@@ -139,11 +148,16 @@ def test_what_cannot_be_used_is_named_and_the_exit_code_is_one(
         (["predict", "--model", "{model}", "--batch-size", "0", "{album}"], "`batch_size` must be 1 or more"),
         (["evaluate", "{model}", "--data-dir", "{album}"], "tfds build"),
         (["export", "{album}"], "no trained model at"),
+        (["evaluate", "{model}", "--data-dir", "{prepared}", "--split", "test[:0%]"], "at least one picture"),
+        (["predict", "--model", "{model}", "--draw", "{album}/text.jpg", "{album}"], "--draw must be a folder"),
+        (["predict", "--model", "{album}/damaged.keras", "{album}"], "damaged"),
+        (["predict", "--model", "{album}/foreign.keras", "{album}"], "must be one from `build_model`"),
     ],
 )
 def test_where_nothing_can_be_done_one_line_says_why_and_the_exit_code_is_two(
     model: str,
     album: pathlib.Path,
+    prepared: pathlib.Path,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
     arguments: list[str],
@@ -151,7 +165,11 @@ def test_where_nothing_can_be_done_one_line_says_why_and_the_exit_code_is_two(
 ) -> None:
     monkeypatch.setattr(loading, "_RELEASED", album / "none")
     monkeypatch.delenv("AGEGENDER_MODEL", raising=False)
-    assert cli.main([argument.format(album=album, model=model) for argument in arguments]) == 2
+    keras.Sequential([keras.Input((4,)), keras.layers.Dense(1)]).save(album / "foreign.keras")
+    with zipfile.ZipFile(album / "damaged.keras", "w") as damaged:
+        damaged.writestr("config.json", "{}")
+    places = {"album": album, "model": model, "prepared": prepared}
+    assert cli.main([argument.format(**places) for argument in arguments]) == 2
     out, err = capsys.readouterr()
     assert words in err and f"agegender {arguments[0]}: " in err and "Traceback" not in err and not out
 
@@ -196,6 +214,43 @@ def test_help_answers_in_well_under_a_second() -> None:
         seconds.append(time.perf_counter() - before)
         assert done.returncode == 0 and "usage: agegender" in done.stdout and "not for deciding" in done.stdout.lower()
     assert min(seconds) < 0.7
+
+
+def test_a_name_that_is_no_text_or_very_long_spoils_no_answer(
+    model: str, album: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = [b"\xff.png", b"two\nlines.png", b"x" * 250 + b".png"]
+    for name in names:
+        (album / os.fsdecode(name)).write_bytes((album / "wall.png").read_bytes())
+    arguments = ["predict", "--aligned", "--model", model, "--draw", str(album / "drawn"), str(album)]
+    for form in ("--json", "--csv"):
+        assert cli.main([*arguments, form]) == 1
+        out = capsys.readouterr().out
+        out.encode()  # else it could not be printed
+        assert len(json.loads(out) if form == "--json" else list(csv.DictReader(io.StringIO(out)))) == 7
+    assert len(list((album / "drawn").iterdir())) == 12
+    assert cli.main(arguments) == 1
+    out = capsys.readouterr().out
+    assert "two\\nlines.png: 1 face" in out and "\\udcff.png: 1 face" in out
+
+
+def test_an_array_that_breaks_off_is_closed() -> None:
+    def answers() -> Iterator[ag.Photograph]:
+        yield ag.Photograph(source="one.jpg")
+        raise KeyboardInterrupt
+
+    out = io.StringIO()
+    with pytest.raises(KeyboardInterrupt):
+        writing.write_json(answers(), out)
+    assert len(json.loads(out.getvalue())) == 1
+
+
+def test_a_model_without_intervals_is_said(
+    model: str, album: pathlib.Path, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bare = shutil.copy(pathlib.Path(model) / "best.keras", tmp_path / "bare.keras")
+    assert cli.main(["predict", "--aligned", "--model", str(bare), str(album / "one.png")]) == 0
+    assert "not calibrated" in capsys.readouterr().err
 
 
 def test_a_reader_that_stops_reading_is_no_error(model: str, album: pathlib.Path) -> None:

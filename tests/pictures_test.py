@@ -113,7 +113,7 @@ def claims(width: int, height: int) -> bytes:
 @pytest.mark.parametrize("side", [8_001, 10_000, 20_000, 100_000])
 @pytest.mark.filterwarnings("default")  # Pillow's own warning of 90 million pixels is an error in these tests
 def test_a_picture_of_too_many_pixels_is_refused_before_it_is_decoded(side: int) -> None:
-    with pytest.raises(PictureError, match=r"too many pixels|\d+ x \d+ pixels") as error:
+    with pytest.raises(PictureError, match=rf"{side} x {side} pixels|{side**2:,} pixels") as error:
         read_picture(claims(side, side))
     assert "The limit is 64 million" in str(error.value)
 

@@ -1,4 +1,5 @@
 import dataclasses
+import io
 import itertools
 import json
 import pathlib
@@ -99,6 +100,61 @@ def test_of_many_pictures_an_error_stands_in_place_and_the_rest_go_on(
     assert "broken.jpg" in answers[1].source and "0 bytes" in answers[2].source
     for index in (0, 3, 6):
         assert answers[index][0].age == pytest.approx(predictor(given[index])[0].age, rel=1e-5)
+
+
+def test_tensors_and_open_files_are_pictures(predictor: ag.Predictor, tmp_path: pathlib.Path) -> None:
+    import tensorflow as tf
+
+    Image.fromarray(picture(1)).save(tmp_path / "face.png")
+    expected = predictor(picture(1))[0].age
+    assert predictor(tf.constant(picture(1)))[0].age == pytest.approx(expected)
+    assert [faces[0].age for faces in predictor(tf.constant(picture(1)[None]))] == pytest.approx([expected])
+    with open(tmp_path / "face.png", "rb") as file:
+        photograph = predictor(file)
+    assert photograph[0].age == pytest.approx(expected) and photograph.source.endswith("face.png")
+    assert predictor(io.BytesIO((tmp_path / "face.png").read_bytes()))[0].age == pytest.approx(expected)
+
+
+def test_a_stream_takes_what_a_call_takes(predictor: ag.Predictor, tmp_path: pathlib.Path) -> None:
+    for name in ("a.png", "b.png"):
+        Image.fromarray(picture(1)).save(tmp_path / name)
+    for given, count in ((tmp_path, 2), (str(tmp_path / "*.png"), 2), (str(tmp_path / "a.png"), 1), (picture(1), 1)):
+        assert len(list(predictor.stream(given))) == count
+    with pytest.raises(ag.PictureError, match="neither a picture nor a sequence"):
+        predictor.stream(None)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"batch_size": "64"}, "`batch_size` must be 1 or more. Received: batch_size='64'"),
+        ({"aligned": "no"}, "`aligned` must be True, False or None. Received: aligned='no'"),
+        ({"flip": 2}, "`flip` must be .*Received: flip=2"),
+    ],
+)
+def test_a_wrong_option_is_refused(tiny_trunk: keras.Model, options: dict, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        ag.Predictor(ag.build_model(tiny_trunk), **options)
+
+
+@pytest.mark.parametrize(
+    ("model", "words"),
+    [
+        (5, "`model` must be a model, a .keras file or the folder of a run. Received: 5"),
+        (keras.Sequential([keras.Input((4,)), keras.layers.Dense(1)], name="theirs"), "from `build_model`.*'theirs'"),
+    ],
+)
+def test_what_is_no_model_of_this_library_is_refused(model: object, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        ag.Predictor(model)
+
+
+@pytest.mark.parametrize("size", [(40, 60), (30, 30)])
+def test_an_aligned_picture_of_an_odd_shape_or_few_pixels_has_a_note(
+    predictor: ag.Predictor, size: tuple[int, int]
+) -> None:
+    words = {(40, 60): "not square: 60 x 40 pixels", (30, 30): "small: 30 pixels, below 40"}
+    assert predictor(picture(2, size))[0].note == words[size]
 
 
 def test_a_batch_of_none_is_refused(tiny_trunk: keras.Model) -> None:
