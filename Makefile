@@ -60,7 +60,7 @@ check-arguments:
 	@test -z "$(UTKFACE)" -o -e "$(UTKFACE)" || { echo "UTKFACE=$(UTKFACE) is not there. Give the folder of the archive or of the pictures." >&2; exit 2; }
 
 test: lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses=auto --maxprocesses=8 --dist=loadfile
 
 lint: $(BIN)/.test
 	$(BIN)/ruff check .

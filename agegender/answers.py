@@ -13,7 +13,7 @@ class Face:
 
     Attributes:
         box: left, top, right and bottom of the face in the photograph, in pixels.
-        age: years; None if the model has no age head.
+        age: years, 0 to 116; None if the model has no age head.
         p_female: the probability of female, 0 to 1, calibrated if the model is; None if it has no gender head.
         age_interval: years, from the youngest to the oldest that would be no surprise, with the coverage that the
             model's calibration promises; None if the model has no age head or no calibration.

@@ -6,6 +6,8 @@ Needs the extra `[beam]`. The parts are `ReadPictures` and `ScorePictures`; `sco
 import json
 import logging
 import os
+import pathlib
+import re
 import shutil
 import tempfile
 from collections import Counter
@@ -23,7 +25,8 @@ from apache_beam.runners.portability.fn_api_runner.fn_runner import ExtendedProv
 from apache_beam.runners.portability.portable_runner import JobServiceHandle
 from apache_beam.utils.shared import Shared
 
-from agegender.pictures import PictureError
+from agegender.environment import load_backend
+from agegender.pictures import SUFFIXES, PictureError
 from agegender.schema import BEST_MODEL, CALIBRATION
 
 # Twice what a picture of pictures.MAX_PIXELS takes without any compression; a film is larger.
@@ -34,7 +37,8 @@ COUNTS: Final = ("photographs", "answered", "without_a_face", FACES, UNREADABLE)
 
 _COUNTS_FILE: Final = "counts.json"
 _NAMESPACE: Final = "agegender"
-_WILDCARDS: Final = frozenset("*?[")
+_WILDCARD: Final = re.compile(r"[*?[]")
+_GLANCE: Final = 1000  # files, of which one is likely to be a picture
 _LOGGER: Final = logging.getLogger(__name__)
 
 
@@ -44,13 +48,14 @@ class ReadPictures(beam.PTransform):
     A file that cannot be read is (path, PictureError). Counts them as "photographs" of the namespace "agegender".
 
     Args:
-        pattern: a file; or a glob, in which `*` stands for part of a name, `?` for one character and `**` for
-            anything, folders too. In any file system that Beam knows: `photographs/**.jpg`, `gs://bucket/*`.
+        pattern: a file; a folder, all files below it whose suffix is that of a picture; or a glob, in which `*` stands
+            for part of a name, `?` for one character and `**` for anything, folders too. In any file system that Beam
+            knows: `photographs`, `photographs/**.jpg`, `gs://bucket/*`.
 
     Raises:
         ValueError: when it is applied, if there is no such file.
 
-    Example: `pipeline | ReadPictures("gs://bucket/**.jpg") | ScorePictures("gs://bucket/runs/1")`
+    Example: `pipeline | ReadPictures("gs://bucket/album") | ScorePictures("gs://bucket/runs/1")`
     """
 
     def __init__(self, pattern: str | os.PathLike) -> None:
@@ -105,13 +110,13 @@ class ScorePictures(beam.PTransform):
             raise ValueError(f"`model` must be a path or None, for each worker loads it. Received: model={model!r}")
         if batch_size < 1:
             raise ValueError(f"`batch_size` must be 1 or more. Received: batch_size={batch_size}")
-        self._model = None if model is None else os.fspath(model)
+        self.model = None if model is None else os.fspath(model)
         self._options = {"batch_size": batch_size, "aligned": aligned, "flip": flip}
 
     def expand(self, pictures: beam.PCollection) -> Any:
         """Batches and scores."""
         size = self._options["batch_size"]
-        score = beam.ParDo(_Score(self._model, self._options))
+        score = beam.ParDo(_Score(self.model, self._options))
         batches = pictures | beam.BatchElements(min_batch_size=size, max_batch_size=size)
         return batches | score.with_outputs(UNREADABLE, main=FACES)
 
@@ -126,7 +131,7 @@ def score_pictures(
     flip: bool | None = None,
     options: Sequence[str] = (),
 ) -> dict[str, int]:
-    """Scores all pictures that a pattern matches, and waits until that is done.
+    """Scores all pictures of a folder or a pattern, and waits until that is done.
 
     Writes `faces-*-of-*.jsonl` and `unreadable-*-of-*.jsonl`, a photograph a line, and last of all `counts.json`.
     Shards get their names when all are written, so a run that was killed leaves none, or in the moment of renaming
@@ -146,15 +151,20 @@ def score_pictures(
 
     Raises:
         ValueError: if nothing matches, the folder has wildcards in its name, or holds a finished run.
+        FileNotFoundError: if there is no model, as far as this machine can tell: one that only the workers of another
+            runner have on their disks is not looked for.
         RuntimeError: or the runner's own: if the pipeline fails, or photographs are missing from the counts.
     """
     out = os.fspath(out)
     beam_options = PipelineOptions(list(options))
-    runner = beam_options.view_as(StandardOptions).runner or _local_runner(beam_options)
-    pipeline = beam.Pipeline(runner, options=beam_options)  # from here on, FileSystems have their options
+    runner = beam_options.view_as(StandardOptions).runner
+    # From here on, FileSystems have their options.
+    pipeline = beam.Pipeline(runner or _local_runner(beam_options), options=beam_options)
+    score = ScorePictures(model, batch_size=batch_size, aligned=aligned, flip=flip)
     _check_out(out)
+    _check_model(score.model, local=not runner)
     pictures = pipeline | ReadPictures(pattern)
-    scored = pictures | ScorePictures(model, batch_size=batch_size, aligned=aligned, flip=flip)
+    scored = pictures | score
     written = [AsIter(_write(scored[name], FileSystems.join(out, name), name)) for name in (FACES, UNREADABLE)]
     counts = (
         _total(pictures, lambda _: {"photographs": 1}, "photographs"),
@@ -215,6 +225,7 @@ def _reconciled(counts: dict[str, int], *_: Any) -> str:
 
 
 def _load(model: str | None, options: dict[str, Any]) -> Any:
+    load_backend()
     from agegender.predict import Predictor  # takes seconds, and only workers need it
 
     with tempfile.TemporaryDirectory(prefix="agegender-") as folder:
@@ -225,7 +236,7 @@ def _load(model: str | None, options: dict[str, Any]) -> Any:
 
 def _fetch(model: str, folder: str) -> str:
     """Copies a model, and what `Predictor` looks for beside it, from where Keras cannot read."""
-    beside, name = FileSystems.split(model if model.endswith(".keras") else FileSystems.join(model, BEST_MODEL))
+    beside, name = FileSystems.split(_model_file(model))
     for each in {name, BEST_MODEL, CALIBRATION}:
         source = FileSystems.join(beside, each)
         if each == name or FileSystems.exists(source):
@@ -244,15 +255,32 @@ def _local_runner(options: PipelineOptions) -> FnApiRunner:
     return FnApiRunner(provision_info=ExtendedProvisionInfo(told))
 
 
-def _match(pattern: str, limit: int | None = None) -> list[bytes]:
-    if FileSystems.exists(pattern):  # also a file that has wildcards in its name
-        paths = [pattern]
-    else:
-        pattern = pattern if "/" in pattern else f"./{pattern}"  # Beam finds nothing in a folder without a name
-        paths = [each.path for each in FileSystems.match([pattern], [limit])[0].metadata_list]
-    if limit is None:
-        _count("photographs", len(paths))
+def _match(pattern: str) -> list[bytes]:
+    paths = _find(pattern)
+    _count("photographs", len(paths))
     return [path.encode("utf-8", "surrogateescape") for path in paths]
+
+
+def _find(pattern: str, limit: int | None = None) -> list[str]:
+    """The files of a pattern, or of the first `limit` that were looked at."""
+    there = FileSystems.exists(pattern)  # also a file or folder that has wildcards in its name
+    if _WILDCARD.search(pattern) and not there:
+        return _glob(pattern, limit)
+    below = _glob(FileSystems.join(_WILDCARD.sub("?", pattern), "**"), limit)
+    pictures = [path for path in below if path.startswith(pattern) and _is_picture(path)]
+    return pictures or ([pattern] if there and not os.path.isdir(pattern) else [])
+
+
+def _glob(pattern: str, limit: int | None) -> list[str]:
+    # Beam finds nothing in a folder without a name.
+    here = "" if "/" in _WILDCARD.split(pattern)[0] else "./"
+    found = FileSystems.match([here + pattern], [limit])[0].metadata_list
+    return [each.path.removeprefix(here) for each in found]
+
+
+def _is_picture(path: str) -> bool:
+    name = pathlib.PurePath(path)
+    return name.suffix.lower() in SUFFIXES and not name.name.startswith(".")
 
 
 def _read(name: bytes) -> tuple[str, bytes | PictureError]:
@@ -279,19 +307,28 @@ def _count(name: str, by: int) -> None:
     Metrics.counter(_NAMESPACE, name).inc(by)
 
 
+def _model_file(model: str) -> str:
+    itself = model.endswith(".keras") or os.path.isfile(model)
+    return model if itself else FileSystems.join(model, BEST_MODEL)
+
+
 def _check_pattern(pattern: str) -> None:
-    if os.path.isdir(pattern):
-        raise ValueError(
-            f"`pattern` must match files; for all of a folder write {os.path.join(pattern, '**')}. "
-            f"Received: pattern={pattern!r}"
-        )
-    if not _match(pattern, limit=1):
-        hint = "; for a [ in the name of a folder write ?" if "[" in pattern else ""
-        raise ValueError(f"`pattern` must match a file or more{hint}. Received: pattern={pattern!r}")
+    if not (_find(pattern, _GLANCE) or _find(pattern)):
+        hint = "for a [ in the name of a folder write ?" if "[" in pattern else f"of a folder, {', '.join(SUFFIXES)}"
+        raise ValueError(f"`pattern` must match a picture or more; {hint}. Received: pattern={pattern!r}")
+
+
+def _check_model(model: str | None, *, local: bool) -> None:
+    if model is None and local:
+        from agegender.loading import find_released
+
+        find_released()
+    elif model is not None and (local or "://" in model) and not FileSystems.exists(_model_file(model)):
+        raise FileNotFoundError(f"There is no trained model at {model}. Give the folder of a run, or a .keras file.")
 
 
 def _check_out(out: str) -> None:
-    if _WILDCARDS & set(out):  # Beam would look for its temporary files by a glob, at the end, and not find them
+    if _WILDCARD.search(out):  # Beam would look for its temporary files by a glob, at the end, and not find them
         raise ValueError(f"`out` must have none of *, ? and [ in its name. Received: out={out!r}")
     if FileSystems.exists(FileSystems.join(out, _COUNTS_FILE)):
         raise ValueError(f"`out` must not hold a finished run; give another folder. Received: out={out!r}")

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from agegender.groups import AGE_HIGH, AGE_LOW, COLUMNS, P_CALIBRATED, P_FEMALE, PREDICTED_AGE
 from agegender.measuring import Report, measure
-from agegender.schema import AGE, FILE_NAME, GENDER, GROUP, RACE
+from agegender.schema import AGE, FILE_NAME, GENDER, GROUP, MAX_AGE, MIN_AGE, RACE
 
 
 class Calibration(Protocol):
@@ -109,7 +109,8 @@ def tabulate(targets: Mapping, outputs: Mapping, *, calibration: Calibration | N
 def _predict(model: keras.Model, pictures: NDArray[Any], flip: bool) -> dict[str, NDArray[Any]]:
     views = [pictures, pictures[:, :, ::-1]] if flip else [pictures]
     answers = [model.predict_on_batch(view) for view in views]
-    return {head: np.mean([np.ravel(answer[head]) for answer in answers], axis=0) for head in answers[0]}
+    means = {head: np.mean([np.ravel(answer[head]) for answer in answers], axis=0) for head in answers[0]}
+    return {head: np.clip(values, MIN_AGE, MAX_AGE) if head == AGE else values for head, values in means.items()}
 
 
 def _join(batches: list[dict]) -> dict[str, NDArray[Any]]:

@@ -52,13 +52,14 @@ def export_model(
 
     Every format takes a batch of any length and answers with float32 [batch, 1] each, as the model has heads: "age" in
     years, "gender" as the probability of female, and with a calibration of the age "age_low" and "age_high", the ends
-    of the interval in years. They are the numbers of `Predictor(model, flip=flip)`; a model that computes in half
-    precision is exported in float32.
+    of the interval in years: in this order in ONNX, but take them by name, for LiteRT has one of its own. They are the
+    numbers of `Predictor(model, flip=flip)`; a model that computes in half precision is exported in float32.
 
     "onnx" and the LiteRT formats take "picture", uint8 [batch, height, width, 3] of the model's own size, RGB, 0..255,
     because they have no JPEG decoder. So does the signature "pictures" of the SavedModel, in any size; its default
-    signature takes "encoded", a string [batch] of JPEG or PNG files, decoded and resized as the Predictor does, but for
-    the EXIF orientation, which is not looked at. What is put in and comes out is also written into the file.
+    signature takes "encoded", a string [batch] of JPEG or PNG files, decoded, turned upright and resized as the
+    Predictor does. One file that cannot be decoded fails its batch; TensorFlow says which of them are no JPEG or PNG,
+    but not which is damaged. What is put in and comes out is also written into the file.
 
     Args:
         model: as for `Predictor`: a model, a `.keras` file, the folder of a run, or None for the released model.
@@ -127,6 +128,9 @@ def _onnx(model: keras.Model, folder: pathlib.Path, facts: Mapping[str, str], _:
     signature = [keras.InputSpec(shape=model.input_shape, dtype="uint8", name=PICTURE)]
     model.export(path, format="onnx", input_signature=signature, verbose=False)
     made = onnx.load(path)
+    outputs = {each.name: each for each in made.graph.output}  # by the alphabet
+    del made.graph.output[:]
+    made.graph.output.extend(outputs[name] for name in model.output)
     onnx.helper.set_model_props(made, dict(facts))
     onnx.save(made, path)
     return path
@@ -216,8 +220,8 @@ def _check(path: pathlib.Path, format: str, pictures: Sequence[Any] | np.ndarray
     count = 0 if pictures is None else len(pictures)
     if count < _FEWEST if format == "litert-int8" else count:
         raise ValueError(
-            f"`pictures` must be {_FEWEST} aligned faces or more for 'litert-int8', and not given for other formats. "
-            f"Received: format={format!r} and {count} pictures"
+            f"`pictures` (of the command: --pictures=FOLDER) must be {_FEWEST} aligned faces or more for "
+            f"'litert-int8', and not given for other formats. Received: format={format!r} and {count} pictures"
         )
     missing = [name for name in _CONVERTERS.get(format, ()) if importlib.util.find_spec(name) is None]
     if missing:

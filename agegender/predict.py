@@ -16,7 +16,7 @@ from agegender.drawing import draw_faces
 from agegender.faces import Detection, FaceDetector
 from agegender.loading import check_model, find_released, load_model
 from agegender.pictures import PictureError, each_picture, fit_picture, is_one, name_of, read_picture
-from agegender.schema import AGE, GENDER
+from agegender.schema import AGE, GENDER, MAX_AGE, MIN_AGE
 
 _TOGETHER = 16  # photographs, at most, that are looked at together
 _TOGETHER_PIXELS = 4_000_000  # and pixels, unless one alone has more
@@ -194,6 +194,8 @@ class Predictor:
         if self.flip:
             mirrored = self._outputs(batch[:, :, ::-1])
             outputs = {head: (values + mirrored[head]) / 2 for head, values in outputs.items()}
+        if AGE in outputs:  # a regression has no bounds, and nobody is -3
+            outputs[AGE] = np.clip(outputs[AGE], MIN_AGE, MAX_AGE)
         none = [None] * len(batch)
         intervals: Sequence[tuple[float, float] | None] = none
         if AGE in outputs and self.calibration is not None and self.calibration.ages is not None:

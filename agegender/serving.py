@@ -1,6 +1,6 @@
 """What a `Predictor` answers, as one graph that other runtimes can run: from bytes or pictures to calibrated answers.
 
-    bytes -> decode -> resize -> picture -> model (and its mirror image) -> temperature, interval -> answers
+    bytes -> decode -> turn -> resize -> picture -> model (and its mirror image) -> temperature, interval -> answers
 
 Every step is one that the Predictor takes in Python, and gives the same numbers.
 """
@@ -14,7 +14,8 @@ from keras import ops
 
 from agegender.batch_norm import fold_batch_norm
 from agegender.calibration import Calibration
-from agegender.schema import AGE, GENDER, PICTURE
+from agegender.exif import orientations, turn_upright
+from agegender.schema import AGE, GENDER, MAX_AGE, MIN_AGE, PICTURE
 
 AGE_LOW: Final = "age_low"  # float32 [batch, 1], years, with a calibration of the age only
 AGE_HIGH: Final = "age_high"
@@ -44,6 +45,8 @@ def answering_model(model: keras.Model, calibration: Calibration | None = None, 
     plain = _in_float32(fold_batch_norm(model))
     pictures = keras.Input(model.input_shape[1:], dtype="uint8", name=PICTURE)
     answers = dict(_with_mirror_image(plain, pictures) if flip else plain(pictures))
+    if AGE in answers:
+        answers[AGE] = ops.clip(answers[AGE], MIN_AGE, MAX_AGE)
     if calibration is not None and calibration.ages is not None and AGE in answers:
         for name, ends in ((AGE_LOW, calibration.low), (AGE_HIGH, calibration.high)):
             answers[name] = _interpolate(answers[AGE], calibration.ages, ends)
@@ -53,13 +56,12 @@ def answering_model(model: keras.Model, calibration: Calibration | None = None, 
 
 
 def decode_pictures(encoded: Any, height: int, width: int) -> Any:
-    """Decodes and resizes pictures as a `Predictor` does, within a TensorFlow graph.
-
-    A file's EXIF orientation is not looked at: TensorFlow does not read it.
+    """Decodes, turns upright and resizes pictures as a `Predictor` does, within a TensorFlow graph.
 
     Args:
-        encoded: a tensor of strings [batch], each the bytes of a JPEG or PNG file, in colour or grey. Behind what
-            is transparent is white.
+        encoded: a tensor of strings [batch], each the bytes of a JPEG or PNG file, of any colours and bits. Behind what
+            is transparent is white; a PNG of 2 or 4 bits of grey, or 16 of colour, which names one value that is
+            transparent, is shown so, and by Pillow as if it did not.
         height: pixels, of what is returned.
         width: the same.
 
@@ -67,21 +69,28 @@ def decode_pictures(encoded: Any, height: int, width: int) -> Any:
         A tensor uint8 [batch, height, width, 3], RGB.
 
     Raises:
-        tensorflow.errors.InvalidArgumentError: when the graph runs, if bytes are no picture.
+        tensorflow.errors.InvalidArgumentError: when the graph runs, if bytes are no picture. It names the places of
+            those that are neither JPEG nor PNG, but not of one that is damaged.
     """
     import tensorflow as tf
 
-    def decode(one: Any) -> Any:
-        is_png = tf.strings.substr(one, 0, 4) == b"\x89PNG"
+    is_png = tf.strings.regex_full_match(tf.strings.substr(encoded, 0, 26), r"\CPNG\r\n\x1a\n\C{18}")
+    other = tf.where(~(is_png | (tf.strings.substr(encoded, 0, 3) == b"\xff\xd8\xff")))[:, 0]
+    known = tf.debugging.Assert(tf.size(other) == 0, ["`encoded` must be JPEG or PNG files. Received others at", other])
+
+    def decode(one: tuple[Any, Any, Any]) -> Any:
+        file, is_png, orientation = one
         # The accurate transform is Pillow's; with TensorFlow's own choice two values in three are another.
         picture = tf.cond(
             is_png,
-            lambda: _over_white(tf.io.decode_png(one, channels=4)),
-            lambda: tf.io.decode_jpeg(one, channels=3, dct_method="INTEGER_ACCURATE"),
+            lambda: _decode_png(file),
+            lambda: tf.io.decode_jpeg(file, channels=3, dct_method="INTEGER_ACCURATE"),
         )
-        return resize_pictures(picture, height, width)
+        return resize_pictures(turn_upright(picture, orientation), height, width)
 
-    return tf.map_fn(decode, encoded, fn_output_signature=tf.TensorSpec((height, width, 3), tf.uint8))
+    with tf.control_dependencies([known]):
+        each, size = (encoded, is_png, orientations(encoded)), tf.TensorSpec((height, width, 3), tf.uint8)
+        return tf.map_fn(decode, each, fn_output_signature=size)
 
 
 def resize_pictures(pictures: Any, height: int, width: int) -> Any:
@@ -105,8 +114,24 @@ def resize_pictures(pictures: Any, height: int, width: int) -> Any:
     return pictures
 
 
+def _decode_png(file: Any) -> Any:
+    """What shows of a PNG file, uint8 [height, width, 3], as `pictures.read_picture` has it."""
+    import tensorflow as tf
+
+    def grey_of_16_bits() -> Any:
+        return tf.cast(tf.io.decode_png(file, channels=3, dtype=tf.uint16) // 257, tf.uint8)  # else 8 bits are cut off
+
+    def others() -> Any:
+        picture = tf.io.decode_png(file, channels=4)
+        # Where nothing is transparent TensorFlow fills in the largest number of the file's bits: of 4 bits, 15.
+        bits = tf.cast(tf.io.decode_raw(tf.strings.substr(file, 24, 1), tf.uint8)[0], tf.int32)
+        opaque = tf.reduce_all(picture[..., 3] == tf.saturate_cast(2**bits - 1, tf.uint8))
+        return tf.cond(opaque, lambda: picture[..., :3], lambda: _over_white(picture))
+
+    return tf.cond(tf.strings.substr(file, 24, 2) == b"\x10\x00", grey_of_16_bits, others)
+
+
 def _over_white(picture: Any) -> Any:
-    """What shows of a picture [height, width, 4] with transparent parts, uint8, as `pictures.read_picture` has it."""
     import tensorflow as tf
 
     colours, opacity = tf.cast(picture[..., :3], tf.float32), tf.cast(picture[..., 3:], tf.float32) / 255

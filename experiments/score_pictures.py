@@ -1,18 +1,23 @@
 r"""Finds the faces of very many photographs, and guesses age and gender of each: one Beam pipeline, on any runner.
 
-    python -m experiments.score_pictures --pictures='photographs/**.jpg' --out=runs/scored --model=runs/1 \
+    python -m experiments.score_pictures --pictures=photographs/ --out=runs/scored --model=runs/1 \
         -- --direct_num_workers=4 --direct_running_mode=multi_processing
 
-What comes after `--` are Beam's options, for the runner. Needs the extra `[beam]`. Ends with the counts, and with 1 if
-photographs are missing from them.
+Of a folder, or of gs://bucket/folder, all pictures below it are taken; a glob such as 'photographs/**.jpg' says
+otherwise. What comes after `--` are Beam's options, for the runner; its workers tell more with
+--default_sdk_harness_log_level=INFO. Needs the extra `[beam]`. Ends with the counts. The exit code is 0, also if some
+pictures could not be read; 1 if the pipeline failed or photographs are missing from the counts; 2 if nothing was done.
 """
 
 import json
 import sys
+from typing import NoReturn
 
 from absl import app, flags, logging
 
-_PICTURES = flags.DEFINE_string("pictures", None, "A file or a glob, in any file system of Beam's.", required=True)
+_PICTURES = flags.DEFINE_string(
+    "pictures", None, "A folder, a file, or a glob in quotes, in any file system of Beam's.", required=True
+)
 _OUT = flags.DEFINE_string("out", None, "Folder to write to; must not hold a finished run.", required=True)
 _MODEL = flags.DEFINE_string("model", None, "A .keras file or the folder of a run; by default the released model.")
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", 64, "Photographs held at a time, and faces a step.", lower_bound=1)
@@ -20,11 +25,14 @@ _ALIGNED = flags.DEFINE_bool("aligned", False, "Pictures show one face each, cut
 _FLIP = flags.DEFINE_bool("flip", None, "Answer with the mean over a face and its mirror image.")
 
 
-def main(arguments: list[str]) -> None:
-    logging.set_verbosity(logging.WARNING)  # Beam tells each step of its own
-    from agegender.beam import score_pictures
+_FAILED, _WRONG = 1, 2  # as for the command `agegender`
 
+
+def main(arguments: list[str]) -> None:
+    logging.set_verbosity(logging.WARNING)  # Beam tells each step of its own, and so do its workers
     try:
+        from agegender.beam import score_pictures
+
         counts = score_pictures(
             _PICTURES.value,
             _OUT.value,
@@ -32,12 +40,26 @@ def main(arguments: list[str]) -> None:
             batch_size=_BATCH_SIZE.value,
             aligned=_ALIGNED.value,
             flip=_FLIP.value,
-            options=arguments[1:],
+            options=["--default_sdk_harness_log_level=WARNING", *arguments[1:]],
         )
-    except (OSError, ValueError, RuntimeError) as error:
-        sys.exit(f"{type(error).__name__}: {error}")
+    except (OSError, ValueError, ImportError) as error:
+        _end(_WRONG, error)
+    except RuntimeError as error:
+        _end(_FAILED, error)
     print(json.dumps(counts))
 
 
+def _end(code: int, error: Exception) -> NoReturn:
+    print(f"score_pictures: {error}", file=sys.stderr)
+    sys.exit(code)
+
+
+def _parse(arguments: list[str]) -> list[str]:
+    try:
+        return flags.FLAGS(arguments)
+    except flags.Error as error:
+        _end(_WRONG, error)
+
+
 if __name__ == "__main__":
-    app.run(main)
+    app.run(main, flags_parser=_parse)

@@ -22,7 +22,7 @@ def trained(trunk: keras.Model) -> keras.Model:
 
 @pytest.fixture(scope="module")
 def vgg16() -> keras.Model:
-    return vggface_trunk("vgg16", image_size=48, weights=None, trainable="all", seed=1)
+    return vggface_trunk("vgg16", image_size=48, weights=None, trainable="all", width=0.25, seed=1)
 
 
 def test_thirteen_normalisations_are_added_and_folded_away_again(vgg16: keras.Model) -> None:
@@ -39,7 +39,7 @@ def test_thirteen_normalisations_are_added_and_folded_away_again(vgg16: keras.Mo
 
 def test_what_is_folded_loads_into_the_trunk_as_published(vgg16: keras.Model) -> None:
     folded = fold_batch_norm(trained(add_batch_norm(vgg16)))
-    plain = build_model(vggface_trunk("vgg16", image_size=48, weights=None, seed=2))
+    plain = build_model(vggface_trunk("vgg16", image_size=48, weights=None, width=0.25, seed=2))
     plain.set_weights(folded.get_weights())
     for head, expected in folded(PICTURES).items():
         np.testing.assert_allclose(plain(PICTURES)[head], expected, rtol=1e-5)

@@ -20,7 +20,7 @@ from PIL import Image
 
 import agegender as ag
 from agegender import beam as scoring
-from agegender.pictures import PictureError
+from agegender.pictures import PictureError, find_pictures
 from tests.conftest import SIZE, make_tiny_trunk
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -84,8 +84,9 @@ def assert_as_the_predictor(out: pathlib.Path, run: pathlib.Path, pictures: path
 
 
 def command(pictures: pathlib.Path, run: pathlib.Path, out: pathlib.Path) -> list[str]:
-    flags = [f"--pictures={pictures}/*", f"--model={run}", f"--out={out}", "--aligned", "--batch_size=4"]
+    flags = [f"--pictures={pictures}", f"--model={run}", f"--out={out}", "--aligned", "--batch_size=4"]
     workers = ["--direct_num_workers=2", "--direct_running_mode=multi_processing"]
+    workers += ['--sdk_harness_log_level_overrides={"agegender.beam": "INFO"}']
     return [sys.executable, "-m", "experiments.score_pictures", *flags, "--", *workers]
 
 
@@ -152,6 +153,14 @@ def test_each_of_its_two_processes_loads_the_model_once(
     assert len(loads) == len(set(loads)) == 2
 
 
+def test_beam_and_tensorflow_tell_of_nothing_but_warnings(
+    again: tuple[pathlib.Path, subprocess.CompletedProcess],
+) -> None:
+    told = re.findall(r"^(?:INFO:|I\d{4} ).*", again[1].stderr, re.MULTILINE)
+    # Each worker's first line comes before it knows how much it is to tell.
+    assert [line for line in told if "agegender.beam" not in line] == ["INFO:__main__:Logging handler created."] * 2
+
+
 # In this process, which is faster.
 
 
@@ -186,7 +195,7 @@ def test_photographs_without_a_face_are_answered_and_counted(run: pathlib.Path, 
     assert read(tmp_path / "out", "unreadable") == {}
 
 
-def score_one(path: pathlib.Path | str, out: pathlib.Path, run: pathlib.Path) -> dict[str, int]:
+def score_one(path: pathlib.Path | str, out: pathlib.Path, run: pathlib.Path | str) -> dict[str, int]:
     return scoring.score_pictures(path, out, model=run, aligned=True)
 
 
@@ -226,6 +235,34 @@ def test_files_that_cannot_be_read_or_are_too_long_are_unreadable(odd: pathlib.P
     assert set(reasons) == {"broken", "long"}
     assert reasons["broken"].startswith("cannot be read: ")
     assert reasons["long"] == "has more than 400 million bytes"
+
+
+@pytest.fixture
+def album(tmp_path: pathlib.Path) -> pathlib.Path:
+    """A folder of pictures with all sorts of suffixes, in folders of folders, and other files."""
+    album = tmp_path / "album [2019]"
+    face = Image.fromarray(ag.draw_face(30, 0, 1, size=SIZE, seed=1))
+    for name in ("A.JPG", "b.png", "more/c.WebP", ".hidden.jpg", "notes.txt", "../album 2/d.jpg"):
+        path = album / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        face.save(path, "PNG")
+    return album
+
+
+@pytest.mark.parametrize("place", ["", "shelf:/", "here"])
+def test_of_a_folder_all_pictures_are_taken_as_the_predictor_takes_them(
+    place: str, album: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(album.parent)
+    pattern = album.name if place == "here" else f"{place}{album}"
+    expected = [str(path) for path in find_pictures(album.name if place == "here" else album)]
+    assert len(expected) == 3
+    assert sorted(path.removeprefix("shelf:/") for path in scoring._find(pattern)) == expected
+
+
+def test_a_glob_may_begin_with_a_wildcard(album: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(album.parent)
+    assert scoring._find("a*2/*") == ["album 2/d.jpg"]
 
 
 class Shelf(LocalFileSystem):
@@ -280,17 +317,45 @@ def test_the_parts_join_other_pipelines_and_count_for_their_runners(pictures: pa
 @pytest.mark.parametrize(
     ("pattern", "words"),
     [
-        ("*.tiff", "must match a file or more. Received"),
+        ("*.tiff", "`pattern` must match a picture or more; of a folder, .bmp, "),
         ("album [2019]/*", "for a [ in the name of a folder write ?"),
-        ("", "for all of a folder write"),
+        ("nothing", "of a folder, .bmp, "),
     ],
 )
 def test_a_pattern_without_files_is_an_error(
     pattern: str, words: str, pictures: pathlib.Path, run: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
+    (tmp_path / "nothing").mkdir()
     with pytest.raises(ValueError, match=re.escape(words)):
-        score_one(f"{pictures}/{pattern}", tmp_path / "out", run)
+        score_one(f"{tmp_path if pattern == 'nothing' else pictures}/{pattern}", tmp_path / "out", run)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("model", ["nope", "", "nope.keras", "shelf://nope"])
+def test_a_model_that_is_not_there_is_an_error(model: str, pictures: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    there = model if "://" in model else f"{tmp_path}/{model}"
+    with pytest.raises(FileNotFoundError, match=re.escape(f"no trained model at {there}. ")):
+        scoring.score_pictures(pictures, tmp_path / "out", model=there)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--pictures={pictures}/*.tiff", "--out={out}"], "`pattern` must match"),
+        (["--pictures={pictures}", "--out={out}", "--model={out}"], "no trained model at"),
+        (["--pictures={pictures}", "--out={out}", "--batch_size=0"], "batch_size"),
+    ],
+)
+def test_the_command_ends_with_2_and_one_line_if_there_is_nothing_to_do(
+    flags: list[str], words: str, pictures: pathlib.Path, run: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    given = [each.format(pictures=pictures, out=tmp_path / "out") for each in (f"--model={run}", *flags)]
+    command = [sys.executable, "-m", "experiments.score_pictures", *given]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    *_, last = done.stderr.splitlines()
+    assert done.returncode == 2 and last.startswith("score_pictures: ") and words in last
+    assert "Traceback" not in done.stderr and list(tmp_path.iterdir()) == []
 
 
 def test_a_finished_run_is_not_written_over(pictures: pathlib.Path, run: pathlib.Path, tmp_path: pathlib.Path) -> None:

@@ -8,6 +8,7 @@ import math
 import os
 import pathlib
 import re
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -21,7 +22,7 @@ from PIL import Image
 
 import agegender as ag
 from agegender.answers import Face, Photograph
-from agegender.demo import build_demo, launch, start
+from agegender.demo import build_demo, launch
 from agegender.demo.guard import MAX_BYTES
 from agegender.demo.page import _EXAMPLES
 from agegender.demo.wording import _table, answer, decode
@@ -154,6 +155,7 @@ def test_a_picture_without_a_face_gives_no_faces(client: Any) -> None:
         (text_of(b"hello"), "is no picture"),
         (text_of(file_of(COUPLE)[:2000]), "cannot be read as a picture"),
         ("A" * (MAX_BYTES * 4 // 3 + 4), "is too large. The limit is 20 MB"),
+        (f"{text_of(file_of(COUPLE))[:400]}é", "as base64"),
         ({"path": "http://127.0.0.1:9/a.jpg", "meta": {"_type": "gradio.FileData"}}, "takes no files"),
     ],
 )
@@ -161,6 +163,13 @@ def test_what_is_no_picture_gets_a_clean_error(client: Any, page: Page, picture:
     with pytest.raises(Exception, match=words) as error:
         client.predict(picture, api_name="/predict")
     assert "Traceback" not in str(error.value) + page.said.read_text()
+
+
+@pytest.mark.parametrize("aligned", ["false", 7, []])
+def test_whether_it_is_aligned_is_said_with_yes_or_no(client: Any, page: Page, aligned: Any) -> None:
+    with pytest.raises(Exception, match="`aligned` must be"):
+        client.predict(text_of(file_of(COUPLE)), aligned, api_name="/predict")
+    assert "Traceback" not in page.said.read_text()
 
 
 def test_after_an_answer_nothing_of_the_picture_is_left(client: Any, page: Page) -> None:
@@ -254,10 +263,22 @@ def test_text_that_is_no_picture_is_refused_before_it_is_decoded() -> None:
         decode("A" * (MAX_BYTES * 4 // 3 + 4))
 
 
-def test_a_port_in_use_or_out_of_range_is_refused(page: Page) -> None:
-    assert "port" in page.trouble and page.address.rstrip("/").rsplit(":", 1)[1] in page.trouble
-    with pytest.raises(ValueError, match="Received: port=0"):
-        start(None, port=0)
+def test_base64_may_be_broken_into_lines() -> None:
+    assert decode(base64.encodebytes(file_of(COUPLE)).decode()) == file_of(COUPLE)
+
+
+def test_a_place_that_cannot_be_had_is_refused_before_the_model_is_looked_for(
+    page: Page, tmp_path: pathlib.Path
+) -> None:
+    port = int(page.address.rstrip("/").rsplit(":", 1)[1])
+    assert page.trouble == f"Port {port} is in use; another: --port={port + 1}"
+    with pytest.raises(OSError, match=f"^{page.trouble}$"):
+        launch(tmp_path, port=port)
+    for number in (0, -4, 65_536):
+        with pytest.raises(ValueError, match=f"Received: port={number}"):
+            launch(tmp_path, port=number)
+    with pytest.raises(OSError, match=r"`host` and `port` must be free on this machine: .* host='192.0.2.1'"):
+        launch(tmp_path, host="192.0.2.1")
 
 
 def test_without_gradio_the_error_says_what_to_install(
@@ -269,5 +290,7 @@ def test_without_gradio_the_error_says_what_to_install(
 
 
 def test_a_missing_model_is_named_before_anything_is_served(tmp_path: pathlib.Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
     with pytest.raises(FileNotFoundError, match="no trained model"):
-        launch(tmp_path)
+        launch(tmp_path, port=port)

@@ -3,7 +3,9 @@
 import io
 import json
 import pathlib
+import struct
 import zipfile
+import zlib
 from collections.abc import Callable
 from typing import Any
 
@@ -19,6 +21,8 @@ from PIL import Image
 
 from agegender import Calibration, Predictor, build_model, draw_face, export
 from agegender.batch_norm import add_batch_norm
+from agegender.exif import orientations
+from agegender.pictures import read_picture
 from agegender.serving import answering_model, decode_pictures, resize_pictures
 
 # How far an answer may be from the Predictor's: in years or in probability, and as a share of how far these differ
@@ -155,10 +159,17 @@ def test_int8_takes_its_ranges_from_pictures_of_any_size_and_kind(tmp_path: path
     assert_same(open_litert(path)(faces(40)), of_predictor(model, faces(40)), "litert-int8")
 
 
-def encode(picture: np.ndarray, format: str, mode: str = "RGB", size: tuple[int, int] | None = None) -> bytes:
+def test_onnx_has_its_outputs_in_the_order_that_is_documented(exported: dict[str, pathlib.Path]) -> None:
+    outputs = onnxruntime.InferenceSession(exported["onnx"]).get_outputs()
+    assert [output.name for output in outputs] == ["age", "gender", "age_low", "age_high"]
+
+
+def encode(
+    picture: np.ndarray, format: str, mode: str = "RGB", size: tuple[int, int] | None = None, **options: Any
+) -> bytes:
     image = Image.fromarray(picture).convert(mode)
     file = io.BytesIO()
-    (image.resize(size) if size else image).save(file, format)
+    (image.resize(size) if size else image).save(file, format, **options)
     return file.getvalue()
 
 
@@ -208,12 +219,84 @@ def test_decoding_is_pillows_to_the_bit() -> None:
     np.testing.assert_array_equal(decode_pictures(tf.constant(files), 64, 64), want)
 
 
+def make_png(kind: int, bits: int, *chunks: tuple[bytes, bytes], interlaced: bool = False) -> bytes:
+    """A PNG file of 8 x 8 random values: kind 0 is grey, 2 colour, 3 a palette, 4 grey and 6 colour with opacity."""
+    channels = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}[kind]
+    values = np.random.default_rng(bits).integers(0, 2**bits, (8, 8, channels))
+    # x and y of the first, and the steps to the next, of each pass.
+    passes = "0088 4088 0448 2044 0224 1022 0112" if interlaced else "0011"
+    rows = [row for x, y, dx, dy in (map(int, each) for each in passes.split()) for row in values[y::dy, x::dx]]
+    lines = b"".join(b"\0" + pack(row.ravel(), bits) for row in rows)
+    head = struct.pack(">2I5B", 8, 8, bits, kind, 0, 0, interlaced)
+    every = ((b"IHDR", head), *chunks, (b"IDAT", zlib.compress(lines)), (b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data)) for name, data in every
+    )
+
+
+def pack(row: np.ndarray, bits: int) -> bytes:
+    if bits >= 8:
+        return row.astype(f">u{bits // 8}").tobytes()
+    return np.packbits(np.unpackbits(row.astype("u1")[:, None], axis=1)[:, -bits:]).tobytes()
+
+
+def test_png_of_any_bits_and_colours_is_decoded_as_the_predictor_does() -> None:
+    palette, opacities = (b"PLTE", bytes(range(48))), (b"tRNS", bytes([0, 100]))
+    files = [make_png(0, bits, interlaced=odd) for bits in (1, 2, 4, 8, 16) for odd in (False, True)]
+    files += [make_png(3, bits, (b"PLTE", palette[1][: 3 * 2**bits])) for bits in (1, 2, 4)]
+    files += [make_png(3, bits, (b"PLTE", palette[1][: 3 * 2**bits]), opacities) for bits in (1, 2, 4)]
+    files += [make_png(kind, bits) for kind in (2, 4, 6) for bits in (8, 16)]
+    files += [make_png(0, bits, (b"tRNS", b"\0\1")) for bits in (1, 8)]
+    want = np.stack([np.asarray(read_picture(file)) for file in files])
+    np.testing.assert_array_equal(decode_pictures(tf.constant(files), 8, 8), want)
+
+
+def exif(orientation: int, order: str) -> bytes:
+    """EXIF data of a maker, an orientation and a resolution."""
+    entries = [
+        (0x010F, 2, 4, b"Me.\0"),
+        (0x0112, 3, 1, struct.pack(f"{order}2H", orientation, 0)),
+        (0x0128, 3, 1, b"\0" * 4),
+    ]
+    body = b"".join(struct.pack(f"{order}2HI", *entry) + data for *entry, data in entries)
+    mark = {"<": b"II*\0\x08\0\0\0", ">": b"MM\0*\0\0\0\x08"}[order]
+    return b"Exif\0\0" + mark + struct.pack(f"{order}H", len(entries)) + body + b"\0" * 4
+
+
+@pytest.mark.parametrize("format", ["JPEG", "PNG"])
+def test_turned_pictures_are_turned_upright_as_the_predictor_does(serve: Any, run: pathlib.Path, format: str) -> None:
+    turns = [(orientation, order) for orientation in range(1, 10) for order in "<>"]  # 9 is nothing
+    face = faces(1, size=40)[0]
+    files = [encode(face, format, size=(40, 30), exif=exif(*turn)) for turn in turns]
+    want = np.stack([np.asarray(read_picture(file).resize((24, 24), Image.Resampling.BILINEAR), int) for file in files])
+    off = np.abs(decode_pictures(tf.constant(files), 24, 24).numpy() - want)
+    assert off.max() <= 2 and len(np.unique(want, axis=0)) == 8
+    answers: Any = Predictor(run, aligned=True)(files)
+    np.testing.assert_allclose(serve(files)["age"][:, 0], [photograph[0].age for photograph in answers], atol=0.1)
+
+
+@pytest.mark.parametrize("length", [2, 6, 13, 16, 30, 36])
+def test_odd_exif_data_are_upright(length: int) -> None:
+    file = encode(faces(1)[0], "JPEG")
+    odd = exif(6, "<")[:length]
+    segment = b"\xff\xe1" + struct.pack(">H", len(odd) + 2) + odd
+    np.testing.assert_array_equal(orientations(tf.constant([file[:2] + segment + file[2:], file])), [1, 1])
+
+
 @pytest.mark.parametrize(
-    "broken", [b"", b"no picture", encode(faces(1)[0], "JPEG")[:200], encode(faces(1)[0], "PNG")[:200]]
+    ("broken", "words"),
+    [
+        (b"", r"must be JPEG or PNG files. Received others at\] \[1\]"),
+        (b"no picture", r"must be JPEG or PNG files. Received others at\] \[1\]"),
+        (encode(faces(1)[0], "GIF"), r"must be JPEG or PNG files. Received others at\] \[1\]"),
+        (encode(faces(1)[0], "PNG")[:20], r"must be JPEG or PNG files. Received others at\] \[1\]"),
+        (encode(faces(1)[0], "JPEG")[:200], "JPEG"),
+        (encode(faces(1)[0], "PNG")[:200], "PNG"),
+    ],
 )
-def test_broken_bytes_are_an_error_and_the_next_ones_are_not(serve: Any, broken: bytes) -> None:
+def test_broken_bytes_are_an_error_and_the_next_ones_are_not(serve: Any, broken: bytes, words: str) -> None:
     good = encode(faces(1)[0], "PNG")
-    with pytest.raises(tf.errors.InvalidArgumentError):
+    with pytest.raises(tf.errors.InvalidArgumentError, match=words):
         serve([good, broken])
     assert serve([good])["age"].shape == (1, 1)
 
@@ -285,8 +368,9 @@ def test_what_cannot_be_exported_is_refused_in_words(run: pathlib.Path, tmp_path
     path = tmp_path / "it"
     with pytest.raises(ValueError, match=r"`format` must be one of .*Received: format='coreml'"):
         export.export_model(run, path, format="coreml")
+    words = r"`pictures` \(of the command: --pictures=FOLDER\) must be 100 aligned faces or more for 'litert-int8'"
     for format, pictures in (("litert-int8", None), ("litert-int8", faces(99)), ("onnx", faces())):
-        with pytest.raises(ValueError, match="`pictures` must be 100 aligned faces or more for 'litert-int8'"):
+        with pytest.raises(ValueError, match=words):
             export.export_model(run, path, format=format, pictures=pictures)
     with pytest.raises(ValueError, match=r"values in 0\.\.255"):
         export.export_model(run, path, format="litert-int8", pictures=[*faces(99), -faces(1)[0].astype("float32")])

@@ -13,8 +13,10 @@ from PIL import Image
 import agegender as ag
 from agegender import loading
 from agegender.alignment import TEMPLATE, cut
+from agegender.evaluation import predict_all
 from agegender.faces import Detection
 from agegender.predict import _note
+from agegender.serving import answering_model
 from experiments.half_precision import store_in_half_precision
 
 SIZE = 24
@@ -155,6 +157,16 @@ def test_an_aligned_picture_of_an_odd_shape_or_few_pixels_has_a_note(
 ) -> None:
     words = {(40, 60): "not square: 60 x 40 pixels", (30, 30): "small: 30 pixels, below 40"}
     assert predictor(picture(2, size))[0].note == words[size]
+
+
+def test_an_age_that_nobody_has_is_the_nearest_one_that_there_is(tiny_trunk: keras.Model) -> None:
+    model = ag.build_model(tiny_trunk)
+    for bias, age in ((-9.0, 0.0), (9.0, 116.0)):
+        model.get_layer("age_deviations").bias.assign([bias])
+        assert ag.Predictor(model, aligned=True)(picture(0))[0].age == age
+        assert float(answering_model(model)(picture(0)[None])["age"][0, 0]) == age
+        _, outputs = predict_all(model, [(picture(0)[None], {"age": [[30.0]], "gender": [[1.0]]})])
+        assert outputs["age"] == [age]
 
 
 def test_a_batch_of_none_is_refused(tiny_trunk: keras.Model) -> None:

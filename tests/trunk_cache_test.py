@@ -40,7 +40,8 @@ class Listed(keras.utils.PyDataset):
 
 def build(architecture: str = "vgg16", trainable: str | int = "last_block", **options) -> keras.Model:
     keras.utils.set_random_seed(3)
-    trunk = ag.vggface_trunk(architecture, image_size=SIZE, weights=None, trainable=trainable, seed=3)
+    width = 0.125 if architecture == "vgg16" else 1
+    trunk = ag.vggface_trunk(architecture, image_size=SIZE, weights=None, trainable=trainable, width=width, seed=3)
     return ag.build_model(trunk, **options)
 
 
@@ -65,7 +66,7 @@ def test_the_two_parts_together_are_the_model(architecture: str, trainable: str 
 
 def test_the_cut_is_after_the_last_pooling_that_is_frozen() -> None:
     frozen, _ = trunk_cache.split_model(build())
-    assert frozen.output_shape == (None, 3, 3, 512) and frozen.layers[-1].name == "pool4"
+    assert frozen.output_shape == (None, 3, 3, 64) and frozen.layers[-1].name == "pool4"
 
 
 def test_a_trunk_that_learns_everywhere_cannot_be_cached(tmp_path: pathlib.Path) -> None:
@@ -155,7 +156,7 @@ def test_features_are_kept_in_the_dtype_of_the_trunk(tmp_path: pathlib.Path) -> 
     finally:
         keras.config.set_dtype_policy("float32")
     assert replayed[0][0].dtype.name == "bfloat16"
-    assert (tmp_path / "cache" / "features-0").stat().st_size == 12 * 3 * 3 * 512 * 2
+    assert (tmp_path / "cache" / "features-0").stat().st_size == 12 * 3 * 3 * 64 * 2
     assert np.isfinite(history["loss"]).all()
 
 

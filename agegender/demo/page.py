@@ -1,15 +1,16 @@
 """The page and its server, made with Gradio, which is imported when it is used."""
 
+import errno
 import os
 import pathlib
-from collections.abc import Callable, Sequence
+import socket
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
 from PIL import Image
 
 from agegender.demo.guard import MAX_BYTES, Guard, forbid_files
 from agegender.demo.wording import answer, data_url, decode
-from agegender.pictures import PictureError
 from agegender.predict import Predictor
 from agegender.synthetic import draw_people
 
@@ -101,10 +102,9 @@ def start(page: "gradio.Blocks", *, host: str = "127.0.0.1", port: int | None = 
 
     Raises:
         ValueError: if the port is out of range.
-        OSError: if the port is taken.
+        OSError: if the port is taken, or the host is none of this machine's.
     """
-    if port is not None and not 1 <= port <= 65_535:
-        raise ValueError(f"`port` must be in 1..65535. Received: port={port}")
+    _check_place(host, port)
     gr = _import_gradio()
     from starlette.middleware import Middleware
 
@@ -146,8 +146,9 @@ def launch(model: str | os.PathLike | None = None, *, host: str = "127.0.0.1", p
         ImportError: if Gradio is not installed.
         FileNotFoundError: if there is no model.
         ValueError: if the port is out of range.
-        OSError: if the port is taken.
+        OSError: if the port is taken, or the host is none of this machine's.
     """
+    _check_place(host, port)  # before the model is loaded
     page = build_demo(predictor := Predictor(model))
     predictor(draw_people(_EXAMPLES["two drawn people"]))  # loads the detector now and not for the first visitor
     print(f"The page is at {start(page, host=host, port=port)} (Ctrl-C ends it)", flush=True)
@@ -159,14 +160,25 @@ def _endpoint(predictor: Predictor) -> Callable[..., dict[str, Any]]:
         """Ages and genders of the faces of one photograph: its bytes as base64, alone or as a data URL."""
         try:
             return predictor(decode(picture), aligned=aligned).to_dict()
-        except PictureError as error:
+        except ValueError as error:  # a PictureError, or about `aligned`
             raise _import_gradio().Error(str(error), print_exception=False) from None
 
     return predict
 
 
-def _example(people: Sequence[tuple[int, int, int, int]]) -> str:
-    return data_url(Image.fromarray(draw_people(people)))
+def _check_place(host: str, port: int | None) -> None:
+    """Gradio says of all that may be wrong with a place that no port was free."""
+    if port is not None and not 1 <= port <= 65_535:
+        raise ValueError(f"`port` must be in 1..65535. Received: port={port}")
+    try:
+        address = socket.getaddrinfo(host.strip("[]"), port or 0, type=socket.SOCK_STREAM)[0]
+        socket.create_server(address[4][:2], family=address[0]).close()
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            raise OSError(f"Port {port} is in use; another: --port={min((port or 0) + 1, 65_534)}") from None
+        raise OSError(
+            f"`host` and `port` must be free on this machine: {error.strerror}. Received: {host=}, {port=}"
+        ) from None
 
 
 def _read(name: str) -> str:

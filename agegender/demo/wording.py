@@ -40,7 +40,7 @@ def decode(picture: str | None) -> bytes:
     if len(text) * 3 // 4 > MAX_BYTES:
         raise PictureError("picture", f"is too large. The limit is {MAX_BYTES // 1_000_000} MB")
     try:
-        data = base64.b64decode(text, validate=True)
+        data = base64.b64decode("".join(text.split()), validate=True)  # `base64 FILE` breaks its lines
     except (binascii.Error, ValueError):
         raise PictureError("picture", "must be the bytes of a file as base64") from None
     if not data:
