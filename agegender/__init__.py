@@ -45,7 +45,7 @@ _ROOMS = {
     "joint_loss": "losses",
     "load_calibration": "calibration",
     "load_utkface": "input_pipeline",
-    "make_optimizer": "training",
+    "make_optimizer": "optimizer",
     "measure": "measuring",
     "read_picture": "pictures",
     "read_predictions": "report",

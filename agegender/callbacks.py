@@ -1,15 +1,22 @@
-"""What watches a run: saves its models, draws its curves, traces steps, stops at a loss that is not finite."""
+"""What watches a run: saves its models, draws its curves, traces steps, stops at a loss that is not finite.
+
+What these callbacks have to know when a run goes on, they hand to its checkpoints (`resume.KeepsState`).
+"""
 
 import csv
 import importlib.util
 import math
 import os
 import pathlib
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 import keras
 
+from agegender.files import replacing
+from agegender.resume import KeepsState, Position
+from agegender.runrecord import note_seconds
 from agegender.schema import BEST_MODEL
 
 LAST_MODEL: Final = "last.keras"
@@ -22,6 +29,7 @@ def make_callbacks(
     workdir: pathlib.Path,
     *,
     monitor: str,
+    position: Position,
     full_size: int = 0,
     averaged: bool = False,
     profile: tuple[int, int] | None = None,
@@ -32,49 +40,82 @@ def make_callbacks(
         model: to be saved.
         workdir: where to.
         monitor: what the best epoch is lowest in, such as "val_loss".
+        position: where the run is.
         full_size: the first epoch that may be the best one.
         averaged: whether the optimizer keeps an average of the weights, to be measured and saved in their place.
         profile: first and last step to trace.
     """
+    history = _KeepHistory()
     listed: list[keras.callbacks.Callback] = [
-        _StopAtNonFiniteLoss(),
-        *([keras.callbacks.SwapEMAWeights(swap_on_epoch=True)] if averaged else []),
-        _Checkpoint(model, workdir / LAST_MODEL),
-        _Checkpoint(model, workdir / BEST_MODEL, first=full_size, monitor=monitor, mode="min", save_best_only=True),
-        _WriteCurves(workdir),
+        history,
+        _StopAtNonFiniteLoss(position),
+        *([_SwapAverage(swap_on_epoch=True)] if averaged else []),
+        _SaveModel(model, workdir / LAST_MODEL),
+        _SaveModel(model, workdir / BEST_MODEL, first=full_size, monitor=monitor),
+        _WriteCurves(history, workdir),
+        _TimeEpochs(workdir),
     ]
     if importlib.util.find_spec("tensorflow"):  # Keras writes TensorBoard's files with it, on every backend
         listed.append(keras.callbacks.TensorBoard(str(workdir / TENSORBOARD), write_graph=False))
     return [*listed, _Trace(workdir / TENSORBOARD, *profile)] if profile else listed
 
 
-class _Checkpoint(keras.callbacks.ModelCheckpoint):
-    """Saves the model without the augmentation and the optimizer around it, from the epoch `first` on."""
+class _SwapAverage(keras.callbacks.SwapEMAWeights, KeepsState):
+    """Keras's callback, which knows after an interruption whose place the average is in."""
 
-    def __init__(self, inner: keras.Model, path: pathlib.Path, *, first: int = 0, **options: Any) -> None:
-        super().__init__(str(path), **options)
-        self._inner, self._first = inner, first
+    def state(self) -> bool:
+        return self._ema_weights_in_model
+
+    def go_on(self, state: bool) -> None:
+        self._ema_weights_in_model = state
+
+
+class _SaveModel(KeepsState):
+    """Saves the model without the augmentation and the optimizer around it, from the epoch `first` on.
+
+    With `monitor`, only the epoch that is lowest in it. The file is whole at any time.
+    """
+
+    def __init__(self, inner: keras.Model, path: pathlib.Path, *, first: int = 0, monitor: str | None = None) -> None:
+        super().__init__()
+        self._inner, self._path, self._first, self._monitor = inner, path, first, monitor
+        self._best = math.inf
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
-        if epoch >= self._first:
-            super().on_epoch_end(epoch, logs)
+        if epoch < self._first:
+            return
+        if self._monitor is not None:
+            value = (logs or {})[self._monitor]
+            if not value < self._best:
+                return
+            self._best = value
+        with replacing(self._path) as aside:
+            self._inner.save(aside)
 
-    def set_model(self, model: keras.Model) -> None:
-        super().set_model(self._inner)
+    def state(self) -> float:
+        return self._best
+
+    def go_on(self, state: float) -> None:
+        self._best = state
 
 
 class _StopAtNonFiniteLoss(keras.callbacks.Callback):
+    def __init__(self, position: Position) -> None:
+        super().__init__()
+        self._position = position
+
     def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
-        self._epoch = epoch
+        self._epoch, self._begun = epoch, self._position.step
 
     def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
         loss = (logs or {}).get("loss", 0.0)
         if not math.isfinite(loss):
-            step = self._epoch * self.params["steps"] + batch + 1
+            done = self._begun + batch + 1
+            step = self._epoch * self._position.steps_per_epoch + done
             raise FloatingPointError(
-                f"The loss became {loss} at step {step} (epoch {self._epoch + 1}, batch {batch + 1}). "
+                f"The loss became {loss} at step {step} (epoch {self._epoch + 1}, batch {done}). "
                 "Training has stopped; the models in the workdir are of the epochs before. "
-                "A lower learning rate or a longer warm-up usually helps."
+                "A lower learning rate or a longer warm-up usually helps, in another workdir."
             )
 
 
@@ -108,21 +149,75 @@ def _profiler() -> tuple[Callable[[str], None], Callable[[], None]]:
     return tf.profiler.experimental.start, tf.profiler.experimental.stop
 
 
+class _KeepHistory(keras.callbacks.History, KeepsState):
+    """Keras's callback, for all epochs of a run, however often Keras's `fit` is called for them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.epoch: list[int] = []
+
+    def on_train_begin(self, logs: dict | None = None) -> None:
+        """Keras's own forgets here."""
+
+    @property
+    def rows(self) -> list[dict[str, float]]:
+        """A mapping an epoch, with "epoch" (from 0) and what Keras logs."""
+        columns = {"epoch": self.epoch, **self.history}
+        return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+
+    def state(self) -> dict[str, Any]:
+        return {"epoch": self.epoch, "history": self.history}
+
+    def go_on(self, state: dict[str, Any]) -> None:
+        self.epoch, self.history = state["epoch"], state["history"]
+
+
 class _WriteCurves(keras.callbacks.Callback):
     """metrics.csv and curves.png, whole after each epoch: a long run can be looked at while it works."""
+
+    def __init__(self, history: _KeepHistory, workdir: pathlib.Path) -> None:
+        super().__init__()
+        self._history, self._workdir = history, workdir
+
+    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
+        rows = self._history.rows
+        with replacing(self._workdir / "metrics.csv") as aside, open(aside, "w", newline="") as file:
+            writer = csv.DictWriter(file, rows[0])
+            writer.writeheader()
+            writer.writerows(rows)
+        with replacing(self._workdir / "curves.png") as aside:
+            draw_curves(rows, aside)
+
+
+class _TimeEpochs(KeepsState):
+    """How long each epoch took, validation and saving included, into the record of the run.
+
+    An epoch that was interrupted counts the time that its last checkpoint knew of, and what came after.
+    """
 
     def __init__(self, workdir: pathlib.Path) -> None:
         super().__init__()
         self._workdir = workdir
-        self._rows: list[dict[str, float]] = []
+        self._seconds: list[float] = []
+        self._before = 0.0
+        self._since: float | None = None
+
+    def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
+        self._since = time.monotonic()
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
-        self._rows.append({"epoch": epoch, **(logs or {})})
-        with open(self._workdir / "metrics.csv", "w", newline="") as file:
-            writer = csv.DictWriter(file, self._rows[0])
-            writer.writeheader()
-            writer.writerows(self._rows)
-        draw_curves(self._rows, self._workdir / "curves.png")
+        self._seconds.append(self._running())
+        self._before, self._since = 0.0, None
+        note_seconds(self._workdir, "epochs", self._seconds)
+
+    def _running(self) -> float:
+        return self._before + (0.0 if self._since is None else time.monotonic() - self._since)
+
+    def state(self) -> dict[str, Any]:
+        return {"epochs": self._seconds, "running": self._running()}
+
+    def go_on(self, state: dict[str, Any]) -> None:
+        self._seconds, self._before, self._since = state["epochs"], state["running"], None
 
 
 def draw_curves(rows: Sequence[Mapping[str, float]], picture: str | os.PathLike) -> None:

@@ -145,12 +145,15 @@ def info(asked: argparse.Namespace) -> int:
 
     import agegender as ag
     from agegender.devices import list_devices
+    from agegender.runrecord import describe, read_record
 
     print(f"agegender {__version__}, Keras {keras.__version__} on {keras.backend.backend()}")
     print(f"devices   {', '.join(list_devices())}")
     print(f"dtype     {ag.fastest_dtype()} is the fastest here")
     print(f"model     {_first_line(lambda: _about_model(asked))}")
     print(f"data      {_first_line(lambda: _about_data(asked.data_dir))}")
+    if asked.model and read_record(asked.model):
+        print(f"\nthe run\n{describe(asked.model)}")
     return 0
 
 

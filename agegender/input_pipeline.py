@@ -88,7 +88,7 @@ def load_utkface(
         A dataset of `(pictures, targets)`: uint8 RGB [batch, image_size, image_size, 3], 0..255, and
         `{"age": float32 [batch, 1] in years, "gender": float32 [batch, 1], 0 = male, 1 = female}`; further labels
         are float32 or strings, [batch, 1]. Where `training`, its attribute `steps_per_epoch` is the number of full
-        batches in one pass, which `train` reads.
+        batches in one pass, and `skipped(steps)` gives the same dataset from a later step on; `train` uses both.
 
     Raises:
         ValueError: for arguments out of range, for conditions that no picture satisfies, for conditions and labels
@@ -118,16 +118,22 @@ def load_utkface(
         )
 
     examples = _read_where(builder, split, conditions, count)
-    if training:
-        dataset = _without_end(examples, decode, batch_size, skip, cache, min(count, _SHUFFLED), seed)
-        if mixup:
-            dataset = _mix(dataset, mixup, seed, skip)
-    else:
-        dataset = _in_order(examples, decode, batch_size, skip, cache)
-    dataset = dataset.prefetch(_AHEAD).with_options(_options())
-    if training:
-        dataset.steps_per_epoch = count // batch_size
-    return dataset
+    if not training:
+        return _ahead(_in_order(examples, decode, batch_size, skip, cache))
+
+    def skipped(steps: int) -> tf.data.Dataset:
+        """Made anew each time: the order of a dataset that shuffles depends on how often it was begun before."""
+        start, window = skip + steps, min(count, _SHUFFLED)
+        dataset = _without_end(examples, decode, batch_size, start, cache, window, seed)
+        dataset = _ahead(_mix(dataset, mixup, seed, start) if mixup else dataset)
+        dataset.steps_per_epoch, dataset.skipped = count // batch_size, lambda later: skipped(steps + later)
+        return dataset
+
+    return skipped(0)
+
+
+def _ahead(dataset: tf.data.Dataset) -> tf.data.Dataset:
+    return dataset.prefetch(_AHEAD).with_options(_options())
 
 
 def _options() -> tf.data.Options:

@@ -8,10 +8,11 @@ from keras import ops
 
 from agegender.schema import AGE, AGE_DISTRIBUTION, AGE_MEAN, AGE_STD, AGES, GENDER, HEADS
 
-AGE_HEADS = ("regression", "distribution")
+AGE_HEADS = ("regression", "distribution", "median")
 UNITS = (512, 256, 128)
 AGE_DROPOUT = (0.3, 0.2, 0.2)
 GENDER_DROPOUT = (0.5, 0.5, 0.5)
+_TINY = 1e-12  # of a probability
 
 
 def build_model(
@@ -38,12 +39,14 @@ def build_model(
 
     With a distribution as age head, the last Dense answers with the probability of each year from 0 to 116, and the age
     is the mean of that (Rothe, Timofte and Van Gool 2018, "Deep expectation of real and apparent age"); `train` then
-    teaches the distribution too, which knows more of an age than its mean.
+    teaches the distribution too, which knows more of an age than its mean. Its median has the smaller mean absolute
+    error, as its mean has the smaller squared one; the two heads have the same weights.
 
     Args:
         trunk: takes pictures [batch, height, width, 3], gives features [batch, width].
         heads: one or both of "age" and "gender".
-        age_head: "regression" for one number, or "distribution" for the mean of probabilities over the years.
+        age_head: "regression" for one number; "distribution" for the mean of probabilities over the years, or "median"
+            for their median.
         units: width of each hidden Dense layer of a head.
         age_dropout: share of units dropped after each hidden layer of the age head, each in [0, 1).
         gender_dropout: the same for the gender head.
@@ -69,7 +72,8 @@ def build_model(
         keras.layers.BatchNormalization(momentum=0.97, epsilon=0.1, name="feature_batch_norm", dtype="float32"),
     ):
         features = norm(features)
-    last = {AGE: _deviations if age_head == "regression" else _distribution, GENDER: _probability}
+    ages = {"regression": _deviations, "distribution": _mean, "median": _median}
+    last = {AGE: ages[age_head], GENDER: _probability}
     outputs = {head: last[head](_hidden(features, head, units, dropout[head])) for head in heads}
     return keras.Model(trunk.inputs[0], outputs, name="agegender")
 
@@ -82,6 +86,25 @@ class MeanAge(keras.layers.Layer):
         """Sum each year times its probability."""
         years = ops.arange(probabilities.shape[-1], dtype=self.compute_dtype)
         return ops.sum(probabilities * years, axis=-1, keepdims=True)
+
+    def compute_output_shape(self, shape: Any) -> Any:
+        """One age a picture."""
+        return (*shape[:-1], 1)
+
+
+@keras.saving.register_keras_serializable(package="agegender")
+class MedianAge(keras.layers.Layer):
+    """The median, in years, of probabilities of the years from 0 on: [batch, 117] to [batch, 1]."""
+
+    def call(self, probabilities: Any) -> Any:
+        """Count the years before the median, and of its own the share that lies before it."""
+        years = ops.arange(probabilities.shape[-1])
+        earlier = ops.cast(
+            years[:, None] < years[None, :], self.compute_dtype
+        )  # no cumulated sum: each runtime has this
+        before = ops.matmul(probabilities, earlier)
+        share = ops.clip((0.5 - before) / ops.maximum(probabilities, _TINY), 0.0, 1.0)
+        return ops.sum(share, axis=-1, keepdims=True) - 0.5
 
     def compute_output_shape(self, shape: Any) -> Any:
         """One age a picture."""
@@ -109,9 +132,17 @@ def _deviations(features: keras.KerasTensor) -> keras.KerasTensor:
     return keras.layers.Identity(dtype="float32", name=AGE)(deviations * AGE_STD + AGE_MEAN)
 
 
+def _mean(features: keras.KerasTensor) -> keras.KerasTensor:
+    return MeanAge(dtype="float32", name=AGE)(_distribution(features))
+
+
+def _median(features: keras.KerasTensor) -> keras.KerasTensor:
+    return MedianAge(dtype="float32", name=AGE)(_distribution(features))
+
+
 def _distribution(features: keras.KerasTensor) -> keras.KerasTensor:
     bell = [-(((year - AGE_MEAN) / AGE_STD) ** 2) / 2 for year in range(AGES)]  # the ages of the data, about
-    probabilities = keras.layers.Dense(
+    return keras.layers.Dense(
         AGES,
         "softmax",
         kernel_initializer="zeros",
@@ -119,7 +150,6 @@ def _distribution(features: keras.KerasTensor) -> keras.KerasTensor:
         dtype="float32",
         name=AGE_DISTRIBUTION,
     )(features)
-    return MeanAge(dtype="float32", name=AGE)(probabilities)
 
 
 def _check(

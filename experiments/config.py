@@ -41,7 +41,7 @@ class Config:
         steps_per_epoch: batches an epoch; 0 is one pass over the training split.
         start: folder of a run, whose last weights are those to begin with; empty to begin anew.
         batch_norm: train VGG16 with batch normalisation, for random weights; `fold_batch_norm` takes it out again.
-        age_head: "regression" or "distribution", see `agegender.build_model`.
+        age_head: "regression", "distribution" or "median", see `agegender.build_model`.
         learned_weights: learn how much each head counts, beside `age_weight` and `gender_weight`.
         age_density: 0 counts all pictures alike, 1 all ages, see `losses.density_weights`.
         conflicts: whether to train on pictures whose copies carry another age or gender.

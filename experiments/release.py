@@ -2,6 +2,7 @@ r"""Makes a model to hand on from a trained run: folded, in half precision, cali
 
     python -m experiments.release --workdir=runs/1 --out=models/utkface64 --data_dir=...
 
+The statistics of a run with batch normalisation are measured anew first, on training pictures without augmentation.
 Writes into OUT best.keras, calibration.json, recipe.json (config and versions) and README.md, the model card; the full
 report on the test split, which shows faces, goes to WORKDIR/released.
 """
@@ -28,47 +29,72 @@ _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.", required=T
 _OUT = flags.DEFINE_string("out", "models/utkface64", "Folder of the model to hand on.")
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "Where `tfds build` wrote; by default ~/tensorflow_datasets.")
 
+_AGE_HEAD = flags.DEFINE_string("age_head", "", "Another one with the same weights: median for distribution.")
+_SPLIT = flags.DEFINE_string("split", "test", "What the card's numbers are of; 'validation' while choosing.")
+
 _SHOWN: Final = ("All pictures", "Gaps between groups", "By age", "By gender", "By race")
 _SHOWN_LAST: Final = ("Coverage of the age intervals", "Calibration of the gender", "The words")
 
 
-def release(workdir: pathlib.Path, out: pathlib.Path, data_dir: str | None = None) -> "Report":
+def release(
+    workdir: pathlib.Path, out: pathlib.Path, data_dir: str | None = None, *, age_head: str = "", split: str = "test"
+) -> "Report":
     """Folds, stores, calibrates and measures the best model of a run, and writes its card.
 
     Args:
         workdir: of the run.
         out: folder of the model to hand on.
         data_dir: where `tfds build` wrote.
+        age_head: another one with the same weights, "median" for "distribution"; empty for that of the run.
+        split: what the card's numbers are of; "validation" while choosing.
     """
     set_environment()
     import keras
 
-    from agegender.batch_norm import fold_batch_norm
+    from agegender.batch_norm import fold_batch_norm, renew_statistics
+    from agegender.input_pipeline import load_utkface
     from agegender.loading import load_model
 
     run = json.loads((workdir / "run.json").read_text())
     config = Config(**{**run["config"], "augmentation": AugmentationConfig(**run["config"]["augmentation"])})
     keras.config.set_dtype_policy("float32")  # every machine has it; only on the disk a half of it is enough
-    trained = build(dataclasses.replace(config, weights="none", start=""))
+    trained_as = dataclasses.replace(config, weights="none", start="", age_head=age_head or config.age_head)
+    trained = build(trained_as)
     trained.set_weights(load_model(workdir).get_weights())
+    if config.batch_norm:
+        seen = load_utkface(
+            f"train[:{config.limit}%]", batch_size=128, image_size=config.image_size, data_dir=data_dir,
+            conflicts=config.conflicts,
+        )  # fmt: skip
+        renew_statistics(trained, (pictures for pictures, _ in seen))
     out.mkdir(parents=True, exist_ok=True)
     store_in_half_precision(fold_batch_norm(trained), out / BEST_MODEL)
     calibrate_run(out, data_dir, flip=config.flip)
-    report = evaluate_run(out, "test", data_dir=data_dir, out=workdir / "released")
+    report = evaluate_run(out, split, data_dir=data_dir, out=workdir / "released")
     recipe = {key: run[key] for key in ("config", "versions", "backend", "dtype_policy")}
+    recipe["released_with"] = {"age_head": trained_as.age_head, "statistics_anew": config.batch_norm}
     (out / "recipe.json").write_text(json.dumps(recipe, indent=2) + "\n")
-    (out / "README.md").write_text(_card(out.name, config, run["command"], report, data_dir), encoding="utf-8")
+    commands = _commands(out.name, run["command"], age_head)
+    (out / "README.md").write_text(_card(out.name, config, commands, report, data_dir), encoding="utf-8")
     return report
 
 
-def _card(name: str, config: Config, command: list[str], report: "Report", data_dir: str | None) -> str:
+def _commands(name: str, trained: list[str], age_head: str) -> str:
+    chosen = " ".join(word for word in trained if word.startswith("--config"))
+    option = f" --age_head={age_head}" if age_head else ""
+    return (
+        f"python -m experiments.train {chosen} --workdir=runs/{name}\n"
+        f"python -m experiments.release --workdir=runs/{name} --out=models/{name}{option}"
+    )
+
+
+def _card(name: str, config: Config, commands: str, report: "Report", data_dir: str | None) -> str:
     from agegender.input_pipeline import find_prepared
     from agegender.report_page import markdown
     from agegender.report_story import NOT_FOR, tell
 
     info = find_prepared(data_dir).info
     counts = ", ".join(f"{split} {info.splits[split].num_examples:,}" for split in SPLITS)
-    chosen = " ".join(word for word in command if word.startswith("--config"))
     told: Mapping[str, Any] = tell(report, {})
     sections = {
         "What it is": [
@@ -89,8 +115,7 @@ def _card(name: str, config: Config, command: list[str], report: "Report", data_
         ],
         "Recipe": [
             "recipe.json holds every number and the versions. In the project, with the data set prepared:",
-            f"```sh\npython -m experiments.train {chosen} --workdir=runs/{name}\n"
-            f"python -m experiments.release --workdir=runs/{name} --out=models/{name}\n```",
+            f"```sh\n{commands}\n```",
         ],
         **{title: told[title] for title in (*_SHOWN, *_SHOWN_LAST) if title in told},
     }
@@ -105,7 +130,13 @@ def _trunk(config: Config) -> str:
 def main(_: list[str]) -> None:
     logging.set_verbosity(logging.WARNING)  # TFDS tells of each file it opens
     try:
-        release(pathlib.Path(_WORKDIR.value), pathlib.Path(_OUT.value), _DATA_DIR.value)
+        release(
+            pathlib.Path(_WORKDIR.value),
+            pathlib.Path(_OUT.value),
+            _DATA_DIR.value,
+            age_head=_AGE_HEAD.value,
+            split=_SPLIT.value,
+        )
     except (OSError, ValueError) as error:
         sys.exit(f"{type(error).__name__}: {error}")  # the words say it all; a traceback would hide them
 

@@ -6,18 +6,25 @@ Flags say where, the config says what. Any field can be changed on the command l
 
     python -m experiments.train --config=experiments/configs/joint_64.py --workdir=runs/2 \
         --config.epochs=4 --config.augmentation.erasing=0
+
+The same command goes on where it was interrupted. Exit status: 0 done, 1 an error, 2 the run is finished already, 75
+stopped by a signal and saved: run it again.
 """
 
 import dataclasses
 import functools
 import pathlib
 import sys
+import time
 from typing import TYPE_CHECKING, Any
 
 from absl import app, flags, logging
 from ml_collections import config_flags
 
+from agegender.checkpoints import Saving
 from agegender.environment import set_environment
+from agegender.interruptions import explained
+from agegender.runrecord import FINISHED, note_seconds, plain, read_record
 from agegender.schema import BEST_MODEL
 from experiments import config as configs
 from experiments.runs import build, calibrate_run, evaluate_run
@@ -31,6 +38,10 @@ _CONFIG = config_flags.DEFINE_config_file("config", None, "What to train: a file
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder for the models, numbers and curves of this run.", required=True)
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "Where `tfds build` wrote; by default ~/tensorflow_datasets.")
 _SPLIT = flags.DEFINE_string("split", "test", "What the trained model is measured on; 'validation' while choosing.")
+_SAVE_SECONDS = flags.DEFINE_float(
+    "save_seconds", 300.0, "A checkpoint is written after so many seconds, and each epoch."
+)
+_KEEP = flags.DEFINE_integer("keep", 2, "Number of checkpoints that stay until the run is finished.")
 _PROFILE = flags.DEFINE_bool("profile", False, "Trace a few steps in the middle of the first epoch for TensorBoard.")
 
 
@@ -41,8 +52,11 @@ def train_and_evaluate(
     *,
     split: str = "test",
     profile: bool = False,
+    saving: Saving | None = None,
 ) -> None:
     """Trains what the config says, calibrates it on the validation split and reports on the test split.
+
+    Goes on where it was interrupted, in training or after.
 
     Args:
         config: what to train.
@@ -50,17 +64,48 @@ def train_and_evaluate(
         data_dir: where `tfds build` wrote; by default TFDS's own folder.
         split: what to report on instead.
         profile: whether to trace up to `TRACED` steps in the middle of the first epoch.
+        saving: when checkpoints are written, and how many stay.
+
+    Raises:
+        FileExistsError: if the folder holds a finished run with its report, or a finished run of another config.
     """
     set_environment()
     import keras
 
     import agegender as ag
     from agegender.devices import list_devices
+    from agegender.running import refuse_finished
 
     configs.validate(config)
     keras.utils.set_random_seed(config.seed)
     keras.config.set_dtype_policy(ag.fastest_dtype() if config.dtype == "auto" else config.dtype)
     print(f"Devices: {', '.join(list_devices())}; dtype: {keras.config.dtype_policy().name}")
+
+    if not _is_trained(workdir, config):
+        refuse_finished(workdir)
+        _train(config, workdir, data_dir, profile=profile, saving=saving)
+    began = time.monotonic()
+    try:
+        calibrate_run(workdir, data_dir, flip=config.flip, batch_size=config.batch_size)
+    except ValueError as error:  # a run on a handful of pictures still has an answer
+        print(f"Not calibrated: {error}")
+    print(f"\nThe best epoch on the {split} split:")
+    evaluate_run(workdir, split, data_dir=data_dir, batch_size=config.batch_size)
+    note_seconds(workdir, "evaluation", time.monotonic() - began)
+    print(f"Model: {workdir / BEST_MODEL}\nCurves: {workdir / 'curves.png'}")
+
+
+def _is_trained(workdir: pathlib.Path, config: configs.Config) -> bool:
+    """Whether a run of this config lacks nothing but its report."""
+    record = read_record(workdir)
+    same = record.get("config") == plain(dataclasses.asdict(config))
+    return same and FINISHED in record and "evaluation" not in record.get("seconds", {})
+
+
+def _train(
+    config: configs.Config, workdir: pathlib.Path, data_dir: str | None, *, profile: bool, saving: Saving | None
+) -> None:
+    import agegender as ag
 
     heads = configs.heads(config)
     load = functools.partial(
@@ -96,17 +141,10 @@ def train_and_evaluate(
         cache_trunk=config.cache_trunk,
         record={"config": dataclasses.asdict(config)},
         profile=_middle(steps_per_epoch) if profile else None,
+        saving=saving,
     )
     if profile:
         print(f"\nTrace: pip install xprof && tensorboard --logdir={workdir / 'tensorboard'}, then the tab Profile")
-
-    try:
-        calibrate_run(workdir, data_dir, flip=config.flip, batch_size=config.batch_size)
-    except ValueError as error:  # a run on a handful of pictures still has an answer
-        print(f"Not calibrated: {error}")
-    print(f"\nThe best epoch on the {split} split:")
-    evaluate_run(workdir, split, data_dir=data_dir, batch_size=config.batch_size)
-    print(f"Model: {workdir / BEST_MODEL}\nCurves: {workdir / 'curves.png'}")
 
 
 def _middle(steps: int) -> tuple[int, int]:
@@ -129,10 +167,15 @@ def _age_weights(dataset: Any, power: float) -> "np.ndarray":
 
 def main(_: list[str]) -> None:
     logging.set_verbosity(logging.WARNING)  # TFDS tells of each file it opens
+    workdir = pathlib.Path(_WORKDIR.value)
     try:
-        train_and_evaluate(
-            _CONFIG.value, pathlib.Path(_WORKDIR.value), _DATA_DIR.value, split=_SPLIT.value, profile=_PROFILE.value
-        )
+        with explained(lambda: f"The run is in {workdir}."):
+            saving = Saving(seconds=_SAVE_SECONDS.value, keep=_KEEP.value)
+            options: dict[str, Any] = {"split": _SPLIT.value, "profile": _PROFILE.value, "saving": saving}
+            train_and_evaluate(_CONFIG.value, workdir, _DATA_DIR.value, **options)
+    except FileExistsError as error:
+        print(error, file=sys.stderr)
+        sys.exit(2)
     except (OSError, ValueError, FloatingPointError) as error:
         sys.exit(f"{type(error).__name__}: {error}")  # the words say it all; a traceback would hide them
 

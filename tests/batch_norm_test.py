@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from agegender import build_model, vggface_trunk
-from agegender.batch_norm import add_batch_norm, fold_batch_norm
+from agegender.batch_norm import MOMENTUM, add_batch_norm, fold_batch_norm, renew_statistics
 
 PICTURES = np.random.default_rng(1).integers(0, 256, (3, 48, 48, 3), np.uint8)
 
@@ -51,6 +51,22 @@ def test_what_learns_and_what_does_not_is_kept(vgg16: keras.Model) -> None:
         "conv1_1"
     ]
     vgg16.get_layer("conv1_1").trainable = True
+
+
+def test_statistics_renewed_are_those_of_the_pictures_and_nothing_else_changes(vgg16: keras.Model) -> None:
+    model = trained(add_batch_norm(vgg16))
+    before = {weight.path: np.array(weight) for weight in model.weights}
+    first = model.layers[1].get_layer("conv1_1_batch_norm")
+    renew_statistics(model, [PICTURES[:2], PICTURES[2:]])
+    changed = {weight.path for weight in model.weights if not np.array_equal(weight, before[weight.path])}
+    assert changed and all("moving_" in path for path in changed)
+    trunk = model.layers[1]
+    seen = keras.Model(trunk.inputs[0], trunk.get_layer("conv1_1").output)
+    means = [np.mean(seen(part), axis=(0, 1, 2)) for part in (PICTURES[:2], PICTURES[2:])]
+    np.testing.assert_allclose(first.moving_mean, np.mean(means, axis=0), rtol=1e-3, atol=1e-3)
+    assert first.momentum == MOMENTUM
+    with pytest.raises(ValueError, match="a batch of pictures or more"):
+        renew_statistics(model, [])
 
 
 def test_a_trunk_without_such_a_convolution_is_refused() -> None:

@@ -197,9 +197,14 @@ def test_info_says_what_is_found_and_what_is_not(
     words = capsys.readouterr().out
     for expected in ("cpu:0", "float", "age, gender from 24 x 24 pixels", "age intervals of 90%", "train", "utkface"):
         assert expected in words
+    assert "the run" not in words
+    (tmp_path / "run.json").write_text(
+        json.dumps({"command": ["train.py", "--workdir=runs/1"], "versions": {"x": "1"}})
+    )
     assert cli.main(["info", str(tmp_path), "--data-dir", str(tmp_path)]) == 0
     words = capsys.readouterr().out
     assert "model     none: There is no trained model" in words and "data      none: " in words
+    assert "the run\n" in words and "train.py --workdir=runs/1" in words and "x 1" in words
 
 
 def test_the_formats_of_the_command_are_those_of_the_library() -> None:

@@ -24,8 +24,20 @@ ABOVE = {
     "devices": set(),
     "trunk_cache": set(),
     "learner": {"schema", "losses"},
-    "callbacks": {"schema"},
-    "training": {"schema", "devices", "losses", "learner", "callbacks", "trunk_cache"},
+    "files": set(),
+    "interruptions": set(),
+    "optimizer": set(),
+    "stages": set(),
+    "stream": set(),
+    "checkpoints": {"files"},
+    "runrecord": {"files"},
+    "resume": {"schema", "checkpoints", "interruptions"},
+    "callbacks": {"schema", "files", "resume", "runrecord"},
+    "running": {
+        *("schema", "devices", "callbacks", "checkpoints", "files", "interruptions", "resume", "runrecord", "stages"),
+        *("stream",),
+    },
+    "training": {"losses", "learner", "trunk_cache", "checkpoints", "optimizer", "running", "stages", "stream"},
     "groups": {"schema", "metrics"},
     "measuring": {"schema", "metrics", "groups"},
     "evaluation": {"schema", "groups", "measuring"},
@@ -55,7 +67,7 @@ ABOVE = {
     "demo/page": {"demo/guard", "demo/wording", "predict", "synthetic"},
     "cli": {
         *("environment", "devices", "input_pipeline", "loading", "predict", "pictures", "drawing", "writing", "demo"),
-        *("export",),
+        *("export", "runrecord", "schema"),
     },
 }
 MAY_IMPORT_TENSORFLOW = {"input_pipeline"}

@@ -116,6 +116,21 @@ def test_a_distribution_answers_with_its_mean_and_survives_saving(tiny_trunk: ke
     np.testing.assert_allclose(keras.saving.load_model(tmp_path / "model.keras")(PICTURES)["age"], 35.0, rtol=1e-5)
 
 
+def test_a_median_is_that_of_the_distribution_and_has_its_weights(tiny_trunk: keras.Model, tmp_path: Path) -> None:
+    model, of_mean = (build_model(tiny_trunk, age_head=head) for head in ("median", "distribution"))
+    last = model.get_layer("age_distribution")
+    # A quarter at 10, three at 40: half of all lies before the first third of the year 40, from 39.5 to 40.5.
+    bias = np.full(117, -100.0)
+    bias[[10, 40]] = np.log([0.25, 0.75])
+    last.set_weights([np.zeros((128, 117)), bias])
+    np.testing.assert_allclose(model(PICTURES)["age"], 39.5 + 1 / 3, rtol=1e-5)
+    of_mean.set_weights(model.get_weights())
+    np.testing.assert_allclose(of_mean(PICTURES)["age"], 32.5, rtol=1e-5)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    np.testing.assert_allclose(loaded(PICTURES)["age"], 39.5 + 1 / 3, rtol=1e-5)
+
+
 def test_another_age_head_is_refused(tiny_trunk: keras.Model) -> None:
     with pytest.raises(ValueError, match=r"`age_head` must be one of .*Received: age_head='ranks'"):
         build_model(tiny_trunk, age_head="ranks")
