@@ -236,6 +236,22 @@ def test_the_released_model_is_found_in_the_checkout_and_in_the_folder_that_the_
         assert ag.Predictor(aligned=True)(picture(0)) == expected
 
 
+def test_the_released_model_answers_with_an_interval_and_has_its_card(
+    monkeypatch: pytest.MonkeyPatch, couple: np.ndarray
+) -> None:
+    monkeypatch.delenv("AGEGENDER_MODEL", raising=False)
+    faces = ag.Predictor()(couple)
+    assert len(faces) == 2
+    for face in faces:
+        low, high = face.age_interval
+        assert 0 <= low < face.age < high <= 116 and high - low > 10
+    folder = loading.find_released()
+    assert (folder / "best.keras").stat().st_size < 32e6
+    card = (folder / "README.md").read_text()
+    for words in ("non-commercial research only", "## What it is not for", "--age_head=median", "Coverage of the age"):
+        assert words in card
+
+
 @pytest.mark.parametrize("named", [False, True])
 def test_without_the_released_model_the_words_say_how_to_get_it(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, named: bool
