@@ -6,13 +6,13 @@ from experiments.config import AugmentationConfig, Config
 def get_config() -> Config:
     return Config(
         image_size=48,
+        width=0.25,
         weights="none",
         trainable="all",
         batch_norm=True,
         batch_size=32,
-        epochs=4,
-        sizes="3x32",
+        epochs=12,
         steps_per_epoch=50,  # one pass over the drawn faces; on real pictures the same time, not one pass
-        learning_rate=1e-3,
+        learning_rate=2e-3,
         augmentation=AugmentationConfig(width_shift=0.05, height_shift=0.05, zoom=0.05, erasing=0.0),
     )
