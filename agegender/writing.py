@@ -14,7 +14,7 @@ def printable(text: str) -> str:
     r"""A name for a line of text: what would break the line, or is no text, is escaped.
 
     >>> printable("a\nb")
-    'a\\\\nb'
+    'a\\nb'
     """
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 

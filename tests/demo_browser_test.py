@@ -37,7 +37,9 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     make_model().save(run / "best.keras")
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    code = f"from agegender.demo import launch; launch({str(run)!r}, port={port})"
+    # A shell hands a command in its background an interrupt that is ignored.
+    interruptible = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+    code = f"{interruptible}; from agegender.demo import launch; launch({str(run)!r}, port={port})"
     with subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, text=True) as served:
         assert served.stdout is not None
         assert f"http://127.0.0.1:{port}/" in served.stdout.readline()
