@@ -2,7 +2,6 @@ r"""Makes a model to hand on from a trained run: folded, in half precision, cali
 
     python -m experiments.release --workdir=runs/1 --out=models/utkface64 --data_dir=...
 
-The statistics of a run with batch normalisation are measured anew first, on training pictures without augmentation.
 Writes into OUT best.keras, calibration.json, recipe.json (config and versions) and README.md, the model card; the full
 report on the test split, which shows faces, goes to WORKDIR/released.
 """
@@ -51,8 +50,7 @@ def release(
     set_environment()
     import keras
 
-    from agegender.batch_norm import fold_batch_norm, renew_statistics
-    from agegender.input_pipeline import load_utkface
+    from agegender.batch_norm import fold_batch_norm
     from agegender.loading import load_model
 
     run = json.loads((workdir / "run.json").read_text())
@@ -61,18 +59,12 @@ def release(
     trained_as = dataclasses.replace(config, weights="none", start="", age_head=age_head or config.age_head)
     trained = build(trained_as)
     trained.set_weights(load_model(workdir).get_weights())
-    if config.batch_norm:
-        seen = load_utkface(
-            f"train[:{config.limit}%]", batch_size=128, image_size=config.image_size, data_dir=data_dir,
-            conflicts=config.conflicts,
-        )  # fmt: skip
-        renew_statistics(trained, (pictures for pictures, _ in seen))
     out.mkdir(parents=True, exist_ok=True)
     store_in_half_precision(fold_batch_norm(trained), out / BEST_MODEL)
     calibrate_run(out, data_dir, flip=config.flip)
     report = evaluate_run(out, split, data_dir=data_dir, out=workdir / "released")
     recipe = {key: run[key] for key in ("config", "versions", "backend", "dtype_policy")}
-    recipe["released_with"] = {"age_head": trained_as.age_head, "statistics_anew": config.batch_norm}
+    recipe["released_with"] = {"age_head": trained_as.age_head}
     (out / "recipe.json").write_text(json.dumps(recipe, indent=2) + "\n")
     commands = _commands(out.name, run["command"], age_head)
     (out / "README.md").write_text(_card(out.name, config, commands, report, data_dir), encoding="utf-8")

@@ -5,6 +5,7 @@ import pathlib
 from typing import TYPE_CHECKING
 
 from agegender.environment import set_environment
+from agegender.interruptions import explained
 from agegender.schema import BEST_MODEL, FILE_NAME, PICTURE
 from experiments import config as configs
 
@@ -39,6 +40,24 @@ def build(config: configs.Config) -> "keras.Model":
     return model
 
 
+def renew_run(workdir: pathlib.Path, config: configs.Config, data_dir: str | None = None) -> None:
+    """Measures the statistics of a run's batch normalisations anew, in its best model; twice is as good as once."""
+    from agegender import load_utkface
+    from agegender.batch_norm import renew_statistics
+    from agegender.files import replacing
+    from agegender.loading import load_model
+
+    model = load_model(workdir)
+    seen = load_utkface(
+        f"train[:{config.limit}%]", batch_size=128, image_size=config.image_size, data_dir=data_dir,
+        conflicts=config.conflicts,
+    )  # fmt: skip
+    renew_statistics(model, (pictures for pictures, _ in seen))
+    with replacing(workdir / BEST_MODEL) as aside:
+        model.save(aside)
+
+
+@explained(lambda: "The model is as it was, and not calibrated.")
 def calibrate_run(
     workdir: pathlib.Path,
     data_dir: str | None = None,
@@ -73,6 +92,7 @@ def calibrate_run(
     return calibration
 
 
+@explained(lambda: "The model is as it was; there is no report of it.")
 def evaluate_run(
     workdir: pathlib.Path,
     split: str,
