@@ -17,6 +17,8 @@ from typing import Any, Final, NamedTuple
 import keras
 from keras import ops
 
+from agegender.replicas import own_rows
+
 Tensor = Any
 
 # One column of the noise each. Another order or number of columns changes the pictures of every (seed, step).
@@ -264,15 +266,7 @@ def _compiled() -> Callable[[Tensor, Tensor, Settings], Tensor]:
 
 def _draw(batch: Any, seeds: keras.random.SeedGenerator) -> Tensor:
     """Uniform noise `[batch, K]` in [0, 1) for this step; the step counter advances by one."""
-    replicas, own = 1, 0
-    if keras.backend.backend() == "tensorflow":  # JAX sees the batches of all devices as one
-        import tensorflow as tf  # as above
-
-        context = tf.distribute.get_replica_context()
-        replicas, own = (context.num_replicas_in_sync, context.replica_id_in_sync_group) if context else (1, 0)
-    # One draw for the batch of all replicas, of which each takes its rows, so that no two replicas repeat each other.
-    noise = keras.random.uniform([replicas * batch, len(DRAWS)], dtype="float32", seed=seeds)
-    return noise[own * batch : (own + 1) * batch]
+    return own_rows(batch, lambda rows: keras.random.uniform([rows, len(DRAWS)], dtype="float32", seed=seeds))
 
 
 def _check(values: dict[str, Any]) -> None:

@@ -26,7 +26,7 @@ _CURVES: Final = (("loss", "joint loss"), ("age_mae", "age MAE, years"), ("gende
 
 def make_callbacks(
     model: keras.Model,
-    workdir: pathlib.Path,
+    workdir: pathlib.Path | None,
     *,
     monitor: str,
     position: Position,
@@ -38,7 +38,7 @@ def make_callbacks(
 
     Args:
         model: to be saved.
-        workdir: where to.
+        workdir: where to; None in a process that writes nothing, whose callbacks know the same.
         monitor: what the best epoch is lowest in, such as "val_loss".
         position: where the run is.
         full_size: the first epoch that may be the best one.
@@ -50,11 +50,13 @@ def make_callbacks(
         history,
         _StopAtNonFiniteLoss(position),
         *([_SwapAverage(swap_on_epoch=True)] if averaged else []),
-        _SaveModel(model, workdir / LAST_MODEL),
-        _SaveModel(model, workdir / BEST_MODEL, first=full_size, monitor=monitor),
-        _WriteCurves(history, workdir),
+        _SaveModel(model, workdir and workdir / LAST_MODEL),
+        _SaveModel(model, workdir and workdir / BEST_MODEL, first=full_size, monitor=monitor),
         _TimeEpochs(workdir),
     ]
+    if workdir is None:
+        return listed
+    listed.append(_WriteCurves(history, workdir))
     if importlib.util.find_spec("tensorflow"):  # Keras writes TensorBoard's files with it, on every backend
         listed.append(keras.callbacks.TensorBoard(str(workdir / TENSORBOARD), write_graph=False))
     return [*listed, _Trace(workdir / TENSORBOARD, *profile)] if profile else listed
@@ -76,7 +78,9 @@ class _SaveModel(KeepsState):
     With `monitor`, only the epoch that is lowest in it. The file is whole at any time.
     """
 
-    def __init__(self, inner: keras.Model, path: pathlib.Path, *, first: int = 0, monitor: str | None = None) -> None:
+    def __init__(
+        self, inner: keras.Model, path: pathlib.Path | None, *, first: int = 0, monitor: str | None = None
+    ) -> None:
         super().__init__()
         self._inner, self._path, self._first, self._monitor = inner, path, first, monitor
         self._best = math.inf
@@ -89,8 +93,9 @@ class _SaveModel(KeepsState):
             if not value < self._best:
                 return
             self._best = value
-        with replacing(self._path) as aside:
-            self._inner.save(aside)
+        if self._path is not None:
+            with replacing(self._path) as aside:
+                self._inner.save(aside)
 
     def state(self) -> float:
         return self._best
@@ -195,7 +200,7 @@ class _TimeEpochs(KeepsState):
     An epoch that was interrupted counts the time that its last checkpoint knew of, and what came after.
     """
 
-    def __init__(self, workdir: pathlib.Path) -> None:
+    def __init__(self, workdir: pathlib.Path | None) -> None:
         super().__init__()
         self._workdir = workdir
         self._seconds: list[float] = []
@@ -208,7 +213,8 @@ class _TimeEpochs(KeepsState):
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
         self._seconds.append(self._running())
         self._before, self._since = 0.0, None
-        note_seconds(self._workdir, "epochs", self._seconds)
+        if self._workdir is not None:
+            note_seconds(self._workdir, "epochs", self._seconds)
 
     def _running(self) -> float:
         return self._before + (0.0 if self._since is None else time.monotonic() - self._since)

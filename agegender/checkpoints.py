@@ -19,12 +19,13 @@ import struct
 import sys
 import zipfile
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
 import numpy as np
 
 from agegender.files import replacing
+from agegender.processes import from_chief, is_chief, process_count
 
 CHECKPOINTS: Final = "checkpoints"  # folder of a run, while it is not finished
 _FACTS: Final = "facts.json"
@@ -108,15 +109,19 @@ def write_checkpoint(
     return path
 
 
-def read_checkpoint(path: pathlib.Path) -> Checkpoint:
+def read_checkpoint(path: pathlib.Path, content: bytes | None = None) -> Checkpoint:
     """Reads a checkpoint, whole, and compares it with its SHA-256.
+
+    Args:
+        path: of the file.
+        content: of the file, where it is not on a disk of this machine.
 
     Raises:
         UnreadableCheckpoint: if it is not as it was written; says what is wrong.
     """
     digest = hashlib.sha256()
     try:
-        with zipfile.ZipFile(path) as archive:
+        with zipfile.ZipFile(path if content is None else io.BytesIO(content)) as archive:
             names = archive.namelist()
             # Each entry is read as bytes first: zipfile then compares their checksum before numpy believes a shape.
             arrays = [_parse(archive.read(name)) for name in names if name.endswith(".npy")]
@@ -152,6 +157,21 @@ def newest_checkpoint(folder: pathlib.Path) -> Checkpoint | None:
             "move this one away."
         )
     return None
+
+
+def checkpoint_from_chief(find: Callable[[], Checkpoint | None]) -> Checkpoint | None:
+    """The checkpoint that process 0 finds, for all processes: only its disk has to hold it."""
+    if process_count() == 1:
+        return find()
+    found: Checkpoint | None = None
+
+    def content() -> bytes:
+        nonlocal found
+        found = find()
+        return found.path.read_bytes() if found else b""
+
+    told = from_chief(content)
+    return found if is_chief() or not told else read_checkpoint(pathlib.Path("of process 0"), told)
 
 
 def _find(folder: pathlib.Path) -> list[pathlib.Path]:

@@ -1,5 +1,6 @@
 """What this machine computes with, and the dtype that it computes fastest in."""
 
+import os
 import pathlib
 from typing import Any
 
@@ -36,6 +37,25 @@ def list_devices() -> list[str]:
     import torch  # only in this branch; Keras 3.15 does not list the devices of torch
 
     return [f"cuda:{index}" for index in range(torch.cuda.device_count())] or ["cpu:0"]
+
+
+def repeat_bits() -> None:
+    """Lets a GPU give the same bits each time, which costs speed; a CPU does anyway. Before anything is computed.
+
+    Raises:
+        ValueError: on the torch backend, whose settings are its own.
+    """
+    backend = keras.backend.backend()
+    if backend == "tensorflow":
+        import tensorflow as tf  # only in this branch: the other backends must not need TensorFlow
+
+        tf.config.experimental.enable_op_determinism()
+    elif backend == "jax":
+        os.environ["XLA_FLAGS"] = (
+            f"{os.environ.get('XLA_FLAGS', '')} --xla_gpu_exclude_nondeterministic_ops=true".strip()
+        )
+    else:
+        raise ValueError(f"Works on TensorFlow and JAX. Received: the backend {backend!r}")
 
 
 def _gpu_capability() -> float | None:

@@ -17,7 +17,7 @@ Pictures stay uint8 up to the accelerator; `augment.Augmentation` works there.
 
 import os
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import numpy as np
 import tensorflow as tf
@@ -56,6 +56,7 @@ def load_utkface(
     races: Sequence[str] | None = None,
     folds: Sequence[int] | None = None,
     conflicts: bool = True,
+    share: tuple[int, int] | None = None,
     data_dir: str | os.PathLike | None = None,
 ) -> tf.data.Dataset:
     """Loads a prepared split of UTKFace, or what satisfies conditions of it, as batches of pictures and targets.
@@ -82,13 +83,17 @@ def load_utkface(
             which no photograph is on both sides.
         conflicts: false leaves out the pictures whose photograph group carries different ages or genders, one of
             which at least is wrong.
+        share: (k, n) gives, of each batch, the rows of the k-th of n processes that train together, k from 0;
+            `processes.share()` says which. Only they are decoded. All batches are full then, also where not `training`:
+            the last one is filled up with pictures that weigh nothing. None gives whole batches.
         data_dir: where `tfds build` wrote; by default TFDS's own folder.
 
     Returns:
         A dataset of `(pictures, targets)`: uint8 RGB [batch, image_size, image_size, 3], 0..255, and
         `{"age": float32 [batch, 1] in years, "gender": float32 [batch, 1], 0 = male, 1 = female}`; further labels
         are float32 or strings, [batch, 1]. Where `training`, its attribute `steps_per_epoch` is the number of full
-        batches in one pass, and `skipped(steps)` gives the same dataset from a later step on; `train` uses both.
+        batches in one pass, and `skipped(steps)` gives the same dataset from a later step on; `train` uses both. With
+        a share of what is not for training, `(pictures, targets, weights)`, as Keras takes them.
 
     Raises:
         ValueError: for arguments out of range, for conditions that no picture satisfies, for conditions and labels
@@ -101,8 +106,10 @@ def load_utkface(
     _check(batch_size, seed, skip, image_size, heads, labels, cache)
     if not 0 <= mixup < float("inf") or (mixup and not training):
         raise ValueError(f"`mixup` must be 0 or more, and 0 unless training. Received: {mixup=}, {training=}")
+    rows = _own_rows(share, batch_size)
     conditions = Conditions(ages=ages, genders=genders, races=races, folds=folds, conflicts=conflicts)
     builder = find_prepared(data_dir)
+    _require(builder, "heads", (PICTURE, *heads), f"heads={heads!r}")
     _require(builder, "labels", labels, f"labels={labels!r}")
     count = _count(builder, split, conditions)
     if training and count < batch_size:
@@ -111,21 +118,30 @@ def load_utkface(
             f"`batch_size` must be at most the split's {count} pictures{left}. Received: batch_size={batch_size}"
         )
 
+    # What is cached as pixels, or mixed, is so as a whole batch.
+    early = slice(None) if training and (mixup or cache == "pixels") else rows
+
     @tf.autograph.experimental.do_not_convert
     def decode(examples: tf.Tensor) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
-        return _decode(
-            _parse(builder, (PICTURE, *heads, *labels), examples), batch_size, _stored_size(builder), image_size
-        )
+        size = len(range(batch_size)[early])
+        parsed = _parse(builder, (PICTURE, *heads, *labels), examples[early])
+        return _decode(parsed, size, _stored_size(builder), image_size)
 
     examples = _read_where(builder, split, conditions, count)
     if not training:
-        return _ahead(_in_order(examples, decode, batch_size, skip, cache))
+        if share is None:
+            return _ahead(_in_order(examples, decode, batch_size, skip, cache))
+        filled = examples.concatenate(examples.take(1).repeat(-count % batch_size))
+        return _ahead(_weigh(_in_order(filled, decode, batch_size, skip, cache), count, batch_size, rows, skip))
 
     def skipped(steps: int) -> tf.data.Dataset:
         """Made anew each time: the order of a dataset that shuffles depends on how often it was begun before."""
         start, window = skip + steps, min(count, _SHUFFLED)
         dataset = _without_end(examples, decode, batch_size, start, cache, window, seed)
-        dataset = _ahead(_mix(dataset, mixup, seed, start) if mixup else dataset)
+        dataset = _mix(dataset, mixup, seed, start) if mixup else dataset
+        if early != rows:
+            dataset = dataset.map(lambda *batch: tf.nest.map_structure(lambda tensor: tensor[rows], batch))
+        dataset = _ahead(dataset)
         dataset.steps_per_epoch, dataset.skipped = count // batch_size, lambda later: skipped(steps + later)
         return dataset
 
@@ -168,6 +184,35 @@ def _without_end(
     return batches if cache == "pixels" else batches.map(decode, num_parallel_calls=_PARALLEL)
 
 
+def _own_rows(share: tuple[int, int] | None, batch_size: int) -> slice:
+    """Those of a batch that a process reads."""
+    if share is None:
+        return slice(None)
+    index, count = share
+    if not 0 <= index < count or batch_size % count:
+        raise ValueError(
+            "`share` must be (k, n) with k in 0..n - 1, and `batch_size` divisible by n. "
+            f"Received: share={share}, batch_size={batch_size}"
+        )
+    size = batch_size // count
+    return slice(index * size, (index + 1) * size)
+
+
+def _weigh(batches: tf.data.Dataset, count: int, batch_size: int, rows: slice, skip: int) -> tf.data.Dataset:
+    """Weighs the first `count` pictures alike, and those that fill up the last batch nothing.
+
+    Keras divides a sum of weighted losses by the number of pictures, those that weigh nothing included; so the others
+    weigh a little more than 1.
+    """
+    weight = -(-count // batch_size) * batch_size / count
+
+    def weigh(step: tf.Tensor, batch: tuple[tf.Tensor, dict[str, tf.Tensor]]) -> tuple[Any, ...]:
+        places = step * batch_size + tf.range(batch_size, dtype=tf.int64)[rows]
+        return *batch, tf.where(places < count, tf.constant(weight, tf.float32), 0.0)[:, None]
+
+    return batches.enumerate(start=skip).map(weigh)
+
+
 def _mix(dataset: tf.data.Dataset, alpha: float, seed: int, skip: int) -> tf.data.Dataset:
     """Mixes each batch with itself in the reverse order: it is shuffled, so the partner is any other picture."""
 
@@ -193,18 +238,42 @@ def find_prepared(data_dir: str | os.PathLike | None) -> "tfds.core.DatasetBuild
 
     Raises:
         FileNotFoundError: if it is not there; the message says how to build it.
+        ValueError: if what is written about it is damaged, or `data_dir` is no path.
     """
     import tensorflow_datasets as tfds
 
+    if not isinstance(data_dir, str | os.PathLike | None) or "\0" in str(data_dir):
+        raise ValueError(f"`data_dir` must be the path of a folder, or None. Received: data_dir={data_dir!r}")
     where = None if data_dir is None else os.path.expanduser(data_dir)
     try:
-        return tfds.core.read_only_builder.builder_from_files(DATASET, data_dir=where)
+        return _checked(tfds.core.read_only_builder.builder_from_files(DATASET, data_dir=where))
     except tfds.core.DatasetNotFoundError as error:
         raise FileNotFoundError(
             f"No prepared data set '{DATASET}'. Build it once, in the folder datasets/ of the project: "
             f"`tfds build utkface --manual_dir=FOLDER_OF_THE_ARCHIVE --data_dir={where or '...'}`. "
             f"Received: data_dir={where!r} (without one, TFDS looks in ~/tensorflow_datasets)"
         ) from error
+    except Exception as error:  # the readers of JSON, of protocol buffers and of TFDS each have kinds of their own
+        raise _damaged(where, f"{type(error).__name__}: {str(error).rstrip('.')}") from error
+
+
+def _checked(builder: "tfds.core.DatasetBuilder") -> "tfds.core.DatasetBuilder":
+    info = builder.info
+    size = dict(info.metadata or {}).get("size")
+    if size is not None and not (
+        isinstance(size, list | tuple) and len(size) == 2 and all(type(n) is int for n in size)
+    ):
+        raise ValueError(f"the size of its pictures must be two numbers. Received: {size!r}")
+    if info.file_format.value != "tfrecord" or not info.splits:
+        raise ValueError(f"it must hold splits as TFRecord. Received: {sorted(info.splits)}, {info.file_format.value}")
+    return builder
+
+
+def _damaged(where: object, words: str) -> ValueError:
+    return ValueError(
+        f"The prepared data set in {where or '~/tensorflow_datasets'} is damaged: {words}. Build it again, with "
+        "--overwrite: `tfds build utkface --overwrite --manual_dir=...`"
+    )
 
 
 def known_labels(data_dir: str | os.PathLike | None) -> tuple[str, ...]:
@@ -222,6 +291,9 @@ def read_encoded(builder: "tfds.core.DatasetBuilder", split: str, keys: Iterable
 def _read(builder: "tfds.core.DatasetBuilder", split: str) -> tf.data.Dataset:
     """The serialized examples of a split, shard after shard: TFDS's own reader parses each on its own, and slower."""
     parts = builder.info.splits[split].file_instructions
+    for part in parts:
+        if not tf.io.gfile.exists(part.filename) or tf.io.gfile.isdir(part.filename):
+            raise _damaged(builder.data_dir, f"the file {os.path.basename(part.filename)} is missing")
     spans = np.array([(part.skip, part.take) for part in parts], np.int64)
     files = tf.data.Dataset.from_tensor_slices(([part.filename for part in parts], spans))
     return files.flat_map(
@@ -241,12 +313,12 @@ def _count(builder: "tfds.core.DatasetBuilder", split: str, conditions: Conditio
     """How many pictures there will be; with conditions that takes a pass over the labels, about a second."""
     try:
         count = builder.info.splits[split].num_examples
-    except (KeyError, ValueError) as error:
+    except (KeyError, ValueError, AttributeError, NotImplementedError) as error:  # of what is no text, or "all[:5]"
         raise ValueError(
             f"`split` must be one of {tuple(builder.info.splits)}, 'all', or a slice or a sum of them. "
             f"Received: split={split!r}"
         ) from error
-    if count == 0:
+    if count < 1:
         raise ValueError(f"`split` must hold at least one picture. Received: split={split!r}")
     if not conditions:
         return count

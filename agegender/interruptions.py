@@ -10,6 +10,8 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Any, Final
 
+from agegender.processes import says_lost
+
 RUN_AGAIN: Final = os.EX_TEMPFAIL  # 75
 _LOCK: Final = "lock"
 # What TensorFlow says when files are gone, cut short or hold something else; its errors are no OSErrors.
@@ -107,6 +109,10 @@ def explained(where: Callable[[], str]) -> Iterator[None]:
         what = ": ".join(str(part) for part in (error.strerror or error, error.filename) if part)
         raise ExplainedError(f"{_line(what)}. {where()} Mend that, then run the same command again.") from error
     except Exception as error:
+        if lost := says_lost(error):
+            raise ExplainedError(
+                f"Another process of the run was lost: {lost}. {where()} Start all processes again, or fewer, to go on."
+            ) from error
         kind, words = type(error).__name__, str(getattr(error, "message", error))
         of_files = kind in _LOST_DATA or any(hint in words for hint in _OF_FILES)
         if not type(error).__module__.startswith("tensorflow") or not of_files:

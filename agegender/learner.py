@@ -69,7 +69,8 @@ def compile_learner(learner: keras.Model, optimizer: keras.optimizers.Optimizer,
     distribution = AGE in heads and learner.output[AGE].shape[-1] > 1
     learner.compile(
         optimizer=optimizer,
-        metrics={head: measures[head][0](name=prefix[head] + measures[head][1]) for head in heads},
+        # Weighted: what fills up the last batch of `load_utkface(share=...)` counts nothing.
+        weighted_metrics={head: measures[head][0](name=prefix[head] + measures[head][1]) for head in heads},
         **losses.compile_losses(heads, distribution=distribution, **weights),
     )
     return learner

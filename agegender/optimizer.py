@@ -4,6 +4,8 @@ import math
 
 import keras
 
+from agegender.replicas import AdamW
+
 
 def make_optimizer(
     *,
@@ -44,8 +46,6 @@ def make_optimizer(
         warmup_steps=rise,
         decay_steps=steps - rise,
     )
-    optimizer = keras.optimizers.AdamW(
-        schedule, weight_decay=weight_decay, global_clipnorm=clipnorm, use_ema=ema > 0, ema_momentum=ema
-    )
+    optimizer = AdamW(schedule, weight_decay=weight_decay, global_clipnorm=clipnorm, use_ema=ema > 0, ema_momentum=ema)
     optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
     return optimizer

@@ -10,6 +10,7 @@ state and its batch: on a CPU it is, and the batch is a function of (seed, step)
 import dataclasses
 import functools
 import pathlib
+import signal
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -18,8 +19,9 @@ from typing import Any
 import keras
 import numpy as np
 
-from agegender.checkpoints import Checkpoint, Saving, read_checkpoint, write_checkpoint
+from agegender.checkpoints import Checkpoint, Saving, checkpoint_from_chief, read_checkpoint, write_checkpoint
 from agegender.interruptions import Stopped, StopSignals
+from agegender.processes import is_chief, largest
 from agegender.schema import HEADS
 
 
@@ -114,12 +116,12 @@ def _build(learner: keras.Model) -> None:
 
 
 def _value(variable: keras.Variable) -> np.ndarray:
-    value = keras.ops.convert_to_numpy(variable.value)
+    value = keras.ops.convert_to_numpy(keras.ops.convert_to_tensor(variable))
     return value.view(f"u{value.dtype.itemsize}") if value.dtype.kind == "V" else value  # numpy cannot name bfloat16
 
 
 def _assign(variable: keras.Variable, array: np.ndarray) -> None:
-    kind = keras.ops.convert_to_numpy(variable.value).dtype
+    kind = keras.ops.convert_to_numpy(keras.ops.convert_to_tensor(variable)).dtype
     variable.assign(array.view(kind) if kind.kind == "V" else array)
 
 
@@ -164,7 +166,8 @@ class SaveState(keras.callbacks.Callback):
 
     def go_back(self) -> None:
         """Takes the state that was saved last."""
-        self.go_on(read_checkpoint(self._path))
+        if found := checkpoint_from_chief(lambda: read_checkpoint(self._path)):
+            self.go_on(found)
 
     def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
         self._begun = self._position.step
@@ -177,9 +180,11 @@ class SaveState(keras.callbacks.Callback):
         self._position.step = self._begun + batch + 1
         # The last step of an epoch is followed by its validation, and then saved with that: to begin an epoch without
         # a step left in it is more than Keras's `fit` can do.
-        if self._position.step < self._position.steps_per_epoch and (self._is_due() or self._signals.came):
-            self.save(self.model)
-            self._leave_if_asked()
+        if self._position.step < self._position.steps_per_epoch:
+            came = self._came()
+            if self._is_due() or came:
+                self.save(self.model)
+            self._leave_if(came)
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
         ended = self.params["epochs"] if self.model.stop_training else epoch + 1
@@ -187,7 +192,12 @@ class SaveState(keras.callbacks.Callback):
         self.save()
         # Only the rest of an epoch that was begun before: what follows it is another fit, with as many steps as usual.
         self.model.stop_training = self.model.stop_training or self._begun > 0
-        self._leave_if_asked()
+        self._leave_if(self._came())
+
+    def _came(self) -> str | None:
+        """The signal that came, to whichever process: all leave after the same step."""
+        number = largest(signal.Signals[self._signals.came] if self._signals.came else 0)
+        return signal.Signals(number).name if number else None
 
     def _is_due(self) -> bool:
         steps = self._position.total - self.saved_step
@@ -202,15 +212,17 @@ class SaveState(keras.callbacks.Callback):
             "callbacks": [callback.state() for callback in self._keepers],
             "variables": self._state.names,
         }
-        values = (_finite(value(), self._position) for value in self._state.arrays(learner))
-        self._path = write_checkpoint(self._folder, self._position.total, values, facts, keep=self._saving.keep)
+        arrays = self._state.arrays(learner) if is_chief() else []
+        values = (_finite(value(), self._position) for value in arrays)
+        if is_chief():
+            self._path = write_checkpoint(self._folder, self._position.total, values, facts, keep=self._saving.keep)
         self._note_saved()
 
     def _note_saved(self) -> None:
         self._saved, self.saved_step = time.monotonic(), self._position.total
 
-    def _leave_if_asked(self) -> None:
-        if name := self._signals.came:
+    def _leave_if(self, name: str | None) -> None:
+        if name:
             words = f"{name}: stopped after {self._position} and saved. Run the same command again to go on."
             print(words, file=sys.stderr)
             raise Stopped(words)

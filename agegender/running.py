@@ -4,6 +4,7 @@ Keras's `fit` is the loop. It is called once for each stage, and once for the re
 """
 
 import contextlib
+import json
 import pathlib
 import shutil
 import sys
@@ -15,9 +16,10 @@ import keras
 
 from agegender import devices, runrecord
 from agegender.callbacks import LAST_MODEL, make_callbacks
-from agegender.checkpoints import CHECKPOINTS, Checkpoint, Saving, newest_checkpoint
+from agegender.checkpoints import CHECKPOINTS, Checkpoint, Saving, checkpoint_from_chief, newest_checkpoint
 from agegender.files import sweep
 from agegender.interruptions import StopSignals, explained, hold
+from agegender.processes import from_chief, is_chief
 from agegender.resume import KeepsState, Position, RunState, SaveState
 from agegender.runrecord import differences
 from agegender.schema import BEST_MODEL
@@ -79,14 +81,20 @@ def run(
         As `training.train`.
     """
     folder, settings, signals = workdir / CHECKPOINTS, runrecord.plain(settings), StopSignals()
-    with hold(folder):
-        refuse_finished(workdir)
-        found = _find_own(workdir, settings)
-        going_on = found is not None
+    with contextlib.ExitStack() as held:
+
+        def find() -> Checkpoint | None:
+            held.enter_context(hold(folder))
+            refuse_finished(workdir)
+            return _find_own(workdir, settings)
+
+        _refuse_another(settings)
+        found = checkpoint_from_chief(find)
+        going_on, writes = found is not None, is_chief()
         position = Position(0, 0, steps_per_epoch)
         ours = make_callbacks(
             model,
-            workdir,
+            workdir if writes else None,
             monitor=monitor,
             position=position,
             full_size=stages[-1].first,
@@ -102,24 +110,34 @@ def run(
             settings=settings,
             signals=signals,
         )
-        options = {"callbacks": [*ours, *callbacks, saver], "verbose": verbose}
+        options = {"callbacks": [*ours, *callbacks, saver], "verbose": verbose if writes else 0}
         with explained(lambda: f"The last checkpoint is of step {saver.saved_step}."):
             if found:
                 saver.go_on(found)
                 print(f"Goes on after {position}, from {found.path}", file=sys.stderr)
                 found = None  # its arrays take as much memory as the weights and the optimizer
-            _write_record(workdir, model, record, position if going_on else None)
-            for each in (folder, workdir):
-                sweep(each)
+            if writes:
+                _write_record(workdir, model, record, position if going_on else None)
+                for each in (folder, workdir):
+                    sweep(each)
             if not going_on:
                 saver.save()  # what is random in the beginning is the same when the run begins again
             with data as (train, validation):
-                runrecord.note_seconds(workdir, "set_up", time.monotonic() - began)
+                if writes:
+                    runrecord.note_seconds(workdir, "set_up", time.monotonic() - began)
                 with signals:
                     _fit(stages, learners, train, position, saver, validation_data=validation, **options)
-        runrecord.write_record(workdir, {**runrecord.read_record(workdir), runrecord.FINISHED: runrecord.now()})
-        shutil.rmtree(folder)
+        if writes:
+            runrecord.write_record(workdir, {**runrecord.read_record(workdir), runrecord.FINISHED: runrecord.now()})
+            shutil.rmtree(folder)
     return next(callback for callback in ours if isinstance(callback, keras.callbacks.History))
+
+
+def _refuse_another(settings: Mapping[str, Any]) -> None:
+    """Raises if this process was told something else than process 0."""
+    there = json.loads(from_chief(lambda: json.dumps(settings).encode()))
+    if listed := differences(there, settings):
+        raise ValueError(f"All processes must be told the same. Process 0 has other settings: {'; '.join(listed)}")
 
 
 def _find_own(workdir: pathlib.Path, settings: Mapping[str, Any]) -> Checkpoint | None:

@@ -24,6 +24,8 @@ from agegender.checkpoints import Saving
 from agegender.learner import compile_learner, make_learner, with_distribution
 from agegender.losses import LearnedWeights
 from agegender.optimizer import make_optimizer
+from agegender.processes import device_count, process_count
+from agegender.replicas import for_replicas, keep_first_batch, replica_count
 from agegender.running import refuse_finished, run
 from agegender.stages import list_stages
 from agegender.stream import data_from
@@ -108,19 +110,25 @@ def train(
     steps_per_epoch = _steps(train, steps_per_epoch, epochs)
     _check_profile(profile, steps_per_epoch)
     workdir = pathlib.Path(workdir)
-    refuse_finished(workdir)
+    if process_count() == 1:  # else process 0 finds out, and tells the others
+        refuse_finished(workdir)
     _check_targets(train, model)
+    _check_devices(train, cache_trunk)
     stages = list_stages(sizes, epochs, model.input_shape[1], cache_trunk)
     optimizer = optimizer or make_optimizer(steps=epochs * steps_per_epoch)
     learned = LearnedWeights(list(model.output)) if learned_weights else None
     weights = {"age_weight": age_weight, "gender_weight": gender_weight, "age_weights": age_weights, "learned": learned}
     taught = with_distribution(model)
+    if replica_count() > 1:
+        taught = for_replicas(taught)
     frozen, rest = trunk_cache.split_model(taught) if cache_trunk else (None, None)
     learners: list[keras.Model] = []
     for stage in stages:
         learner = rest or make_learner(taught, augmentation=augmentation, size=stage.size, learned=learned)
         # The first compilation may put a loss scale around the optimizer, which all stages share.
         learners.append(compile_learner(learner, learners[0].optimizer if learners else optimizer, **weights))
+        if replica_count() > 1:
+            keep_first_batch(learner)
     settings = {
         "epochs": epochs,
         "steps_per_epoch": steps_per_epoch,
@@ -206,6 +214,20 @@ def _check_targets(train: Any, model: keras.Model) -> None:
         raise ValueError(
             f"`train` must give targets for the heads of the model, {sorted(model.output)}; `load_utkface` takes "
             f"them as `heads`. Received targets: {sorted(spec[1])}"
+        )
+
+
+def _check_devices(train: Any, cache_trunk: int) -> None:
+    """Batches must be divisible, each device having as many pictures as the others."""
+    devices = max(replica_count(), device_count())
+    if devices > 1 and cache_trunk:
+        raise ValueError(f"`cache_trunk` works on one device. Received: cache_trunk={cache_trunk}, {devices} devices")
+    here, spec = devices // process_count(), getattr(train, "element_spec", None)
+    rows = spec and spec[0].shape[0]
+    if rows and rows % here:
+        raise ValueError(
+            f"The batch must be divisible by the {devices} devices that train. Received: {rows * process_count()} "
+            "pictures a batch"
         )
 
 

@@ -7,16 +7,22 @@ Flags say where, the config says what. Any field can be changed on the command l
     python -m experiments.train --config=experiments/configs/joint_64.py --workdir=runs/2 \
         --config.epochs=4 --config.augmentation.erasing=0
 
-The same command goes on where it was interrupted. Exit status: 0 done, 1 an error, 2 the run is finished already, 75
-stopped by a signal and saved: run it again.
+Several GPUs of one machine: --distribute=mirrored. Several processes, on one machine or many, on the JAX backend: the
+same command in each, with --coordinator=HOST:PORT --num_processes=N and its own --process_id from 0 to N - 1.
+
+The same command goes on where it was interrupted, also on another number of devices. Exit status: 0 done, 1 an error, 2
+the run is finished already, 75 stopped by a signal and saved: run it again.
 """
 
+import contextlib
 import dataclasses
 import functools
+import os
 import pathlib
 import sys
 import time
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from absl import app, flags, logging
 from ml_collections import config_flags
@@ -27,7 +33,7 @@ from agegender.interruptions import explained
 from agegender.runrecord import FINISHED, note_seconds, plain, read_record
 from agegender.schema import BEST_MODEL
 from experiments import config as configs
-from experiments.runs import build, calibrate_run, evaluate_run
+from experiments.runs import build, calibrate_run, evaluate_run, renew_run
 
 if TYPE_CHECKING:
     import numpy as np
@@ -43,6 +49,11 @@ _SAVE_SECONDS = flags.DEFINE_float(
 )
 _KEEP = flags.DEFINE_integer("keep", 2, "Number of checkpoints that stay until the run is finished.")
 _PROFILE = flags.DEFINE_bool("profile", False, "Trace a few steps in the middle of the first epoch for TensorBoard.")
+_DISTRIBUTE = flags.DEFINE_enum("distribute", "none", ["none", "mirrored"], "mirrored: on all devices of the machine.")
+_COORDINATOR = flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0, where several train together.")
+_NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "How many there are.")
+_PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which of them this one is, from 0; process 0 writes the files.")
+_DETERMINISTIC = flags.DEFINE_bool("deterministic", False, "The same weights bit for bit, on a GPU too; slower there.")
 
 
 def train_and_evaluate(
@@ -53,6 +64,9 @@ def train_and_evaluate(
     split: str = "test",
     profile: bool = False,
     saving: Saving | None = None,
+    mirrored: bool = False,
+    processes: tuple[str, int, int] | None = None,
+    deterministic: bool = False,
 ) -> None:
     """Trains what the config says, calibrates it on the validation split and reports on the test split.
 
@@ -65,6 +79,9 @@ def train_and_evaluate(
         split: what to report on instead.
         profile: whether to trace up to `TRACED` steps in the middle of the first epoch.
         saving: when checkpoints are written, and how many stay.
+        mirrored: whether to train on all devices of this machine.
+        processes: where several train together, the arguments of `processes.join`. Process 0 evaluates.
+        deterministic: whether a GPU is to give the same bits each time; a CPU does anyway.
 
     Raises:
         FileExistsError: if the folder holds a finished run with its report, or a finished run of another config.
@@ -73,18 +90,24 @@ def train_and_evaluate(
     import keras
 
     import agegender as ag
-    from agegender.devices import list_devices
-    from agegender.running import refuse_finished
+    from agegender.devices import list_devices, repeat_bits
+    from agegender.processes import from_chief, is_chief
 
     configs.validate(config)
-    keras.utils.set_random_seed(config.seed)
-    keras.config.set_dtype_policy(ag.fastest_dtype() if config.dtype == "auto" else config.dtype)
-    print(f"Devices: {', '.join(list_devices())}; dtype: {keras.config.dtype_policy().name}")
-
-    if not _is_trained(workdir, config):
-        refuse_finished(workdir)
-        _train(config, workdir, data_dir, profile=profile, saving=saving)
+    if deterministic:
+        repeat_bits()
+    with _on_devices(mirrored, processes):
+        keras.utils.set_random_seed(config.seed)
+        keras.config.set_dtype_policy(ag.fastest_dtype() if config.dtype == "auto" else config.dtype)
+        print(f"Devices: {', '.join(list_devices())}; dtype: {keras.config.dtype_policy().name}")
+        if not from_chief(lambda: b"trained" if _is_trained(workdir, config) else b""):
+            _train(config, workdir, data_dir, profile=profile, saving=saving)
+        chief = is_chief()
+    if not chief:
+        return
     began = time.monotonic()
+    if config.batch_norm:
+        renew_run(workdir, config, data_dir)
     try:
         calibrate_run(workdir, data_dir, flip=config.flip, batch_size=config.batch_size)
     except ValueError as error:  # a run on a handful of pictures still has an answer
@@ -93,6 +116,26 @@ def train_and_evaluate(
     evaluate_run(workdir, split, data_dir=data_dir, batch_size=config.batch_size)
     note_seconds(workdir, "evaluation", time.monotonic() - began)
     print(f"Model: {workdir / BEST_MODEL}\nCurves: {workdir / 'curves.png'}")
+
+
+@contextlib.contextmanager
+def _on_devices(mirrored: bool, processes: tuple[str, int, int] | None) -> Iterator[None]:
+    import keras
+
+    from agegender.processes import join, leave, spread
+
+    if processes:
+        join(*processes)
+    elif mirrored and keras.backend.backend() == "jax":
+        spread()
+    elif mirrored:
+        import tensorflow as tf
+
+        with tf.distribute.MirroredStrategy().scope():
+            yield
+        return
+    yield
+    leave()
 
 
 def _is_trained(workdir: pathlib.Path, config: configs.Config) -> bool:
@@ -106,14 +149,18 @@ def _train(
     config: configs.Config, workdir: pathlib.Path, data_dir: str | None, *, profile: bool, saving: Saving | None
 ) -> None:
     import agegender as ag
+    from agegender import processes
 
     heads = configs.heads(config)
     load = functools.partial(
         ag.load_utkface, batch_size=config.batch_size, image_size=config.image_size, data_dir=data_dir
     )
     learned_from = functools.partial(load, f"train[:{config.limit}%]", heads=heads, conflicts=config.conflicts)
-    train = learned_from(training=True, seed=config.seed, mixup=config.mixup)
-    validation = load("validation", heads=heads)
+    # Also of one process: in a short last batch, Keras weighs the losses of the heads wrongly on TensorFlow, and some
+    # replica may be left without a picture.
+    share = processes.share()
+    train = learned_from(training=True, seed=config.seed, mixup=config.mixup, share=share)
+    validation = load("validation", heads=heads, share=share)
     steps_per_epoch = config.steps_per_epoch or train.steps_per_epoch
     model = build(config)
     optimizer = ag.make_optimizer(
@@ -170,14 +217,44 @@ def main(_: list[str]) -> None:
     workdir = pathlib.Path(_WORKDIR.value)
     try:
         with explained(lambda: f"The run is in {workdir}."):
-            saving = Saving(seconds=_SAVE_SECONDS.value, keep=_KEEP.value)
-            options: dict[str, Any] = {"split": _SPLIT.value, "profile": _PROFILE.value, "saving": saving}
-            train_and_evaluate(_CONFIG.value, workdir, _DATA_DIR.value, **options)
+            train_and_evaluate(
+                _CONFIG.value,
+                workdir,
+                _DATA_DIR.value,
+                split=_SPLIT.value,
+                profile=_PROFILE.value,
+                saving=Saving(seconds=_SAVE_SECONDS.value, keep=_KEEP.value),
+                mirrored=_DISTRIBUTE.value == "mirrored",
+                processes=_processes(),
+                deterministic=_DETERMINISTIC.value,
+            )
     except FileExistsError as error:
         print(error, file=sys.stderr)
-        sys.exit(2)
+        _leave(2)
     except (OSError, ValueError, FloatingPointError) as error:
-        sys.exit(f"{type(error).__name__}: {error}")  # the words say it all; a traceback would hide them
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)  # the words say it all; a traceback would hide them
+        _leave(1)
+
+
+def _processes() -> tuple[str, int, int] | None:
+    coordinator, count, index = _COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value
+    if coordinator is None and count is None and index is None:
+        return None
+    if coordinator is None or count is None or index is None:
+        raise ValueError(
+            "--coordinator, --num_processes and --process_id go together. Received: "
+            f"--coordinator={coordinator} --num_processes={count} --process_id={index}"
+        )
+    return coordinator, count, index
+
+
+def _leave(code: int) -> NoReturn:
+    """With an error. One of several processes would wait at its end for the others, who may be waiting for it."""
+    if _COORDINATOR.value is None:
+        sys.exit(code)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 if __name__ == "__main__":

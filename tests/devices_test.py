@@ -1,5 +1,7 @@
 """`agegender.devices`: which dtype for which chip, the device queries faked."""
 
+import os
+import subprocess
 import sys
 import types
 
@@ -87,3 +89,30 @@ def test_torch_tells_the_capability_of_the_oldest_gpu(monkeypatch: pytest.Monkey
     monkeypatch.setitem(sys.modules, "torch", types.SimpleNamespace(cuda=cuda))
     assert devices._gpu_capability() == 8.9
     assert devices.list_devices() == ["cuda:0", "cuda:1"] and ag.fastest_dtype() == "mixed_bfloat16"
+
+
+REPEATED = """
+import sys, keras
+from agegender.devices import repeat_bits
+repeat_bits()
+if keras.backend.backend() == "jax":
+    import os
+    assert "exclude_nondeterministic_ops=true" in os.environ["XLA_FLAGS"] and "--xla_cpu" in os.environ["XLA_FLAGS"]
+    assert float(keras.ops.sum(keras.ops.ones(3))) == 3
+else:
+    import tensorflow as tf
+    try:
+        tf.random.uniform([1])
+    except RuntimeError as error:
+        assert "determinism" in str(error)
+    else:
+        sys.exit("not switched on")
+"""
+
+
+@pytest.mark.parametrize("backend", ["tensorflow", "jax"])
+def test_the_same_bits_are_asked_of_the_backend(backend: str) -> None:
+    flags = "--xla_cpu_enable_fast_math=false"
+    environment = {**os.environ, "KERAS_BACKEND": backend, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
+    done = subprocess.run([sys.executable, "-c", REPEATED], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

@@ -326,3 +326,39 @@ def test_mixing_is_a_function_of_seed_and_step(prepared: pathlib.Path) -> None:
 def test_mixing_that_cannot_be_is_refused(prepared: pathlib.Path, options: dict) -> None:
     with pytest.raises(ValueError, match="`mixup` must be 0 or more"):
         load_utkface("train", batch_size=4, data_dir=prepared, **options)
+
+
+def together(batch: tuple, other: tuple) -> tuple:
+    return tf.nest.map_structure(lambda *parts: np.concatenate(parts), batch, other)
+
+
+@pytest.mark.parametrize("options", [{}, {"cache": "pixels"}, {"mixup": 0.2}, {"skip": 3}])
+def test_the_shares_of_a_training_batch_are_the_batch(prepared: pathlib.Path, options: dict) -> None:
+    share = functools.partial(load, prepared, training=True, seed=3, **options)
+    parts = [share(share=(k, 2)).take(9).as_numpy_iterator() for k in range(2)]  # a pass is of 12 batches or fewer
+    for whole, *both in zip(share().take(9).as_numpy_iterator(), *parts, strict=True):
+        tf.nest.map_structure(np.testing.assert_array_equal, whole, together(*both))
+        assert len(both[0][0]) == 8
+
+
+@pytest.mark.parametrize("skip", [0, 1])
+def test_shares_for_evaluation_hold_each_picture_once_and_fill_up_with_what_weighs_nothing(
+    prepared: pathlib.Path, skip: int
+) -> None:
+    plain = list(load(prepared, "validation", batch_size=10, skip=skip).as_numpy_iterator())
+    parts = [load(prepared, "validation", batch_size=10, skip=skip, share=(k, 2)).as_numpy_iterator() for k in (0, 1)]
+    shared = [together(*both) for both in zip(*parts, strict=True)]
+    pictures, targets, weights = tf.nest.map_structure(lambda *batches: np.concatenate(batches), *shared)
+    count = sum(len(batch) for batch, _ in plain)
+    assert 0 < len(pictures) - count < 10 and len(pictures) % 10 == 0
+    np.testing.assert_array_equal(pictures[:count], np.concatenate([batch for batch, _ in plain]))
+    np.testing.assert_array_equal(targets["age"][:count], np.concatenate([given["age"] for _, given in plain]))
+    assert (weights[:count] == weights[0]).all() and not weights[count:].any()
+    if not skip:
+        assert weights.mean() == pytest.approx(1)
+
+
+@pytest.mark.parametrize("share", [(2, 2), (-1, 2), (0, 3)])
+def test_a_share_that_cannot_be_is_refused(prepared: pathlib.Path, share: tuple[int, int]) -> None:
+    with pytest.raises(ValueError, match=r"`share` must be \(k, n\).*divisible"):
+        load(prepared, share=share)
