@@ -21,6 +21,7 @@ from agegender.schema import AGE, BEST_MODEL, CALIBRATION, GENDER, MAX_AGE, MIN_
 _VERSION: Final = 1
 _FEWEST: Final = 100  # pictures
 _TEMPERATURES: Final = (0.1, 10.0)
+_MOST_BYTES: Final = 1_000_000  # of a file; one with a row for each age has 3,000
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -52,8 +53,8 @@ class Calibration:
             raise ValueError("`ages`, `low` and `high` must be given together or not at all")
         if self.ages is not None:
             _check_tables(*(np.asarray(table, "float64") for table in tables))
-        if self.temperature is not None and not 0 < self.temperature < math.inf:
-            raise ValueError(f"`temperature` must be positive. Received: temperature={self.temperature}")
+        if self.temperature is not None and not 1e-3 <= self.temperature <= 1e3:
+            raise ValueError(f"`temperature` must be in 0.001..1000. Received: temperature={self.temperature}")
         if not isinstance(self.flip, bool):
             raise ValueError(f"`flip` must be True or False. Received: flip={self.flip!r}")
         if isinstance(self.count, bool) or not isinstance(self.count, int) or self.count < 1:
@@ -168,13 +169,20 @@ def load_calibration(path: str | os.PathLike) -> Calibration | None:
     if not file.is_file():
         return None
     try:
-        values = json.loads(file.read_text())
+        if file.stat().st_size > _MOST_BYTES:
+            raise ValueError(f"it has more than {_MOST_BYTES:,} bytes")
+        values = json.loads(file.read_text("utf-8"))
         if values.pop("version") != _VERSION:
             raise ValueError(f"it must have version {_VERSION}")
-        tables = {name: values[name] and tuple(map(float, values[name])) for name in ("ages", "low", "high")}
-        return Calibration(**{**values, **tables})
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        return Calibration(**{**values, **{name: _table(values[name]) for name in ("ages", "low", "high")}})
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise ValueError(f"{file} is no calibration: {error}. `python -m experiments.calibrate` writes one") from error
+
+
+def _table(values: Any) -> tuple[float, ...] | None:
+    if not isinstance(values, list | None):
+        raise TypeError("a table must be a list of numbers")
+    return None if values is None else tuple(map(float, values))
 
 
 def _fit_temperature(genders: np.ndarray, probabilities: np.ndarray) -> float:
@@ -206,7 +214,11 @@ def _check_coverage(coverage: float) -> None:
 def _check_tables(ages: np.ndarray, low: np.ndarray, high: np.ndarray) -> None:
     if not len(ages) == len(low) == len(high) >= 2:
         raise ValueError(f"The tables must be of one length. Received: {len(ages)}, {len(low)}, {len(high)} rows")
-    if not (np.all(np.diff(ages) > 0) and np.all((low >= MIN_AGE) & (low <= high) & (high <= MAX_AGE))):
+    if not (
+        np.all(np.isfinite(ages))
+        and np.all(np.diff(ages) > 0)
+        and np.all((low >= MIN_AGE) & (low <= high) & (high <= MAX_AGE))
+    ):
         raise ValueError("`ages` must rise, and `low` and `high` be in order within 0..116 years")
 
 

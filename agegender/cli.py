@@ -9,6 +9,7 @@ import os
 import pathlib
 import re
 import sys
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
@@ -44,6 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit code: 0 if all went well, 1 if some pictures could not be used, 2 if nothing could be done.
     """
     asked = _parser().parse_args(arguments)
+    warnings.filterwarnings("ignore", module=r"PIL\.")  # of a damaged picture the answer says what is wrong
     try:
         load_backend()
         return asked.run(asked)
@@ -54,6 +56,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
     except (OSError, ValueError, ImportError, RuntimeError) as error:
         print(f"agegender {asked.command}: {_words(error)}", file=sys.stderr)
+        return WRONG
+    except Exception as error:
+        if not type(error).__module__.startswith("tensorflow"):
+            raise
+        # A shard that is damaged, or a device without memory. TensorFlow names first where in the graph it happened.
+        said = re.sub(r"\{\{.*?\}\}|\[\[.*?\]\]|\[Op:.*?\]|name: *$", "", str(error)).strip()
+        print(f"agegender {asked.command}: {type(error).__name__}: {said.splitlines()[0]}", file=sys.stderr)
         return WRONG
 
 
@@ -207,11 +216,11 @@ def _say(words: str) -> None:
 
 def _pictures(patterns: Iterable[str], drawn: pathlib.Path | None) -> Iterator[Any]:
     """Paths, what is wrong with a pattern, or the bytes of standard input; of a folder not what was drawn into it."""
-    from agegender.pictures import PictureError, find_pictures
+    from agegender.pictures import MAX_BYTES, PictureError, find_pictures
 
     for pattern in patterns:
         if pattern == "-":
-            yield sys.stdin.buffer.read()
+            yield sys.stdin.buffer.read(MAX_BYTES + 1)  # a device may have no end
             continue
         try:
             found = find_pictures(pattern)

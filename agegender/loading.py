@@ -1,11 +1,13 @@
 """Where trained models are, and how they are loaded."""
 
+import json
 import os
 import pathlib
 import zipfile
-from typing import Any
+from typing import Any, Final
 
 import keras
+import numpy as np
 
 # Registers the layers that a saved model is made of.
 from agegender import augment, vggface  # noqa: F401
@@ -14,6 +16,12 @@ from agegender.schema import BEST_MODEL, HEADS
 
 _RELEASED = pathlib.Path(__file__).parent.parent / "models" / "utkface64"  # at the top of a checkout
 _VARIABLE = "AGEGENDER_MODEL"
+_CONFIG: Final = "config.json"  # in a .keras file
+_RATIO: Final = 100  # to what a part of a file may inflate; Keras packs without compression
+_SLACK: Final = 1_000_000  # bytes for which that does not matter
+_CODE: Final = frozenset({"Lambda", "__lambda__", "TFSMLayer", "TorchModuleWrapper"})
+_SIZES: Final = ("batch_shape", "filters", "units")
+_LARGEST: Final = 16_384  # of these; Keras would ask for the memory before it looks at the weights
 
 
 def find_released() -> pathlib.Path:
@@ -55,24 +63,60 @@ def load_model(path: str | os.PathLike) -> keras.Model:
     if not zipfile.is_zipfile(file):
         raise ValueError(f"{file} is no .keras file, or it is cut short: every .keras file is a zip archive.")
     try:
+        _check_archive(file)
         model = keras.saving.load_model(file, compile=False)
     except Exception as error:  # of a damaged archive Keras lets any kind through
-        raise ValueError(f"{file} cannot be loaded; it is damaged, or not of this library: {error}") from error
-    return check_model(model)
+        raise ValueError(f"{file} cannot be loaded; it is damaged, or not of this library: {_cause(error)}") from error
+    try:
+        return check_model(model)
+    except ValueError as error:
+        raise ValueError(f"{file}: {error}") from None
+
+
+def _check_archive(file: pathlib.Path) -> None:
+    """Before Keras reads a file: that it does not inflate to much more, holds no code and asks for no huge layer."""
+    with zipfile.ZipFile(file) as archive:
+        for part in archive.infolist():
+            if part.filename.startswith("/") or ".." in part.filename.split("/"):
+                raise ValueError(f"its part {part.filename!r} leads out of it")
+            if part.file_size > _RATIO * part.compress_size + _SLACK:
+                raise ValueError(f"its part {part.filename!r} inflates from {part.compress_size} to {part.file_size}")
+        json.loads(archive.read(_CONFIG), object_hook=_check_config)
+
+
+def _check_config(config: dict[str, Any]) -> dict[str, Any]:
+    if (kind := config.get("class_name")) in _CODE:
+        raise ValueError(f"it holds a {kind}, code that would run here, which no model of `build_model` has")
+    for name in _SIZES:
+        sizes = config.get(name)
+        for size in sizes if isinstance(sizes, list) else [sizes]:
+            if isinstance(size, int | float) and not size <= _LARGEST:
+                raise ValueError(f"`{name}` must be {_LARGEST} or less. Received: {name}={size}")
+    return config
+
+
+def _cause(error: Exception) -> str:
+    """One line of what Keras says, which repeats the configuration before it comes to the point."""
+    said = str(error).rpartition("Exception encountered: ")[2].strip() or type(error).__name__
+    return said.splitlines()[0][:300]
 
 
 def check_model(model: Any) -> keras.Model:
     """The model itself, if it maps pictures to ages and genders.
 
     Raises:
-        ValueError: if not.
+        ValueError: if not, or if some of its weights are not finite.
     """
     pictures, answers = getattr(model, "input_shape", None), getattr(model, "output", None)
-    named = isinstance(answers, dict) and answers and set(answers) <= set(HEADS)
-    if not named or not isinstance(pictures, tuple) or len(pictures) != 4 or pictures[-1] != 3:
-        answers = sorted(answers) if isinstance(answers, dict) else getattr(model, "output_shape", None)
+    shapes = {head: tuple(answer.shape) for head, answer in answers.items()} if isinstance(answers, dict) else {}
+    sized = isinstance(pictures, tuple) and len(pictures) == 4 and None not in pictures[1:] and pictures[-1] == 3
+    if not shapes or not sized or any(head not in HEADS or shape != (None, 1) for head, shape in shapes.items()):
         raise ValueError(
             "The model must be one from `build_model`, from pictures [batch, height, width, 3] to 'age', 'gender' or "
-            f"both. Received: {model.name!r}, from {pictures} to {answers}"
+            f"both. Received: {getattr(model, 'name', model)!r}, from {pictures} to "
+            f"{shapes or getattr(model, 'output_shape', None)}"
         )
+    for weight in model.weights:
+        if not np.all(np.isfinite(keras.ops.convert_to_numpy(weight))):
+            raise ValueError(f"The model must have finite weights: its guesses would be none. Received: {weight.path}")
     return model

@@ -24,7 +24,7 @@ def make_optimizer(
         warmup: share of the steps in which the learning rate rises from 0, in [0, 1).
         weight_decay: of kernels; biases and normalisations are not decayed.
         clipnorm: the longest gradient of all weights together; without normalisation layers a trunk with random
-            weights can otherwise be lost to a single batch.
+            weights can otherwise be lost to a single batch; 0 leaves them as they are.
         ema: momentum, in [0, 1), of an exponential moving average of the weights, which `train` then measures and saves
             in their place (Polyak and Juditsky 1992; Tarvainen and Valpola 2017, arXiv 1703.01780); 0 for none.
 
@@ -38,6 +38,11 @@ def make_optimizer(
         raise ValueError(
             "`steps` must be 1 or more, `learning_rate` above 0, `warmup` and `ema` in [0, 1). "
             f"Received: steps={steps}, learning_rate={learning_rate}, warmup={warmup}, ema={ema}"
+        )
+    if not 0 <= weight_decay < math.inf or not 0 <= clipnorm < math.inf:
+        raise ValueError(
+            "`weight_decay` and `clipnorm` must be finite and 0 or more. "
+            f"Received: weight_decay={weight_decay}, clipnorm={clipnorm}"
         )
     rise = int(steps * warmup)
     schedule = keras.optimizers.schedules.CosineDecay(

@@ -1,21 +1,46 @@
 """Any picture to upright RGB pixels: files, encoded bytes, arrays; whatever the format, the mode or the orientation."""
 
+import functools
 import glob
 import io
+import itertools
 import os
 import pathlib
 import re
+import stat
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
 # A telephone of 2026 makes 48 or 50 million. Decoded, and copied for the detector, this many take 0.4 GB; a file of a
 # few kilobytes may claim billions, so its header is asked before anything is decoded.
 MAX_PIXELS: Final = 64_000_000
 SUFFIXES: Final = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+# Of the forty formats that Pillow reads, those of photographs: EPS, for one, is a program, and Pillow hands it to
+# Ghostscript.
+FORMATS: Final = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
+MAX_BYTES: Final = 600_000_000  # of a file; four channels of 16 bits, of as many pixels, are fewer
+# A progressive JPEG has about ten scans. Each takes a pass over all pixels, and may be a hundred bytes long.
+_MAX_SCANS: Final = 100
+_SCAN: Final = b"\xff\xda"
+_END: Final = b"\xff\xd9"
+_MARKER: Final = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")  # what begins a segment; within a scan there is none
+_MISSING: Final = "there is no such file or folder"
+_REAL: Final = "uif"  # kinds of numbers
+_LONGEST: Final = 300  # letters of what Pillow says
 _GLOB: Final = frozenset("*?[")
+_ORIENTATION: Final = 0x0112  # in EXIF
+_TURNS: Final = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 _SIXTEEN_TO_EIGHT: Final = 257  # 65,535 becomes 255
 
 
@@ -42,7 +67,7 @@ class PictureError(ValueError):
 def name_of(picture: Any) -> str:
     """What to call a picture in an answer: its path, or what it is."""
     if isinstance(picture, str | os.PathLike):
-        return os.fspath(picture)
+        return os.fsdecode(picture)
     if isinstance(picture, bytes | bytearray | memoryview):
         return f"{len(picture)} bytes"
     if hasattr(picture, "read"):
@@ -70,30 +95,16 @@ def read_picture(picture: Any, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
     source = name_of(picture)
     try:
         if isinstance(picture, str | os.PathLike):
+            _check_file(os.stat(picture))
             return _open(picture, max_pixels)
-        if isinstance(picture, bytes | bytearray | memoryview):
-            return _open(io.BytesIO(picture), max_pixels)
-        if hasattr(picture, "read"):
-            return _open(io.BytesIO(picture.read()), max_pixels)
-        image = picture if isinstance(picture, Image.Image) else _from_values(np.asarray(picture))
+        if isinstance(picture, bytes | bytearray | memoryview) or hasattr(picture, "read"):
+            return _open(io.BytesIO(_bytes_of(picture)), max_pixels)
+        image = picture if isinstance(picture, Image.Image) else _from_values(np.asarray(picture), max_pixels)
         return _upright_rgb(image, max_pixels)
     except PictureError as error:
         raise PictureError(source, error.reason) from None
-    except FileNotFoundError:
-        raise PictureError(source, "there is no such file") from None
-    except IsADirectoryError:
-        raise PictureError(source, "is a folder; a picture is wanted here") from None
-    except Image.UnidentifiedImageError:
-        empty = picture == b"" or (isinstance(picture, str | os.PathLike) and not os.path.getsize(picture))
-        reason = "is empty" if empty else "is no picture, or of a format that Pillow does not know"
-        raise PictureError(source, reason) from None
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:  # the second where it is an error
-        count = re.search(r"\d+", str(error))  # Pillow's words are all that is known of it
-        many = f"{int(count[0]):,}" if count else "too many"
-        raise PictureError(source, f"has {many} pixels. {_too_large(max_pixels)}") from None
-    except (OSError, SyntaxError, ValueError, TypeError, EOFError, MemoryError) as error:
-        # Pillow's readers raise all of these for files that are cut short or damaged.
-        raise PictureError(source, f"cannot be read as a picture: {error}") from None
+    except Exception as error:  # of files that are damaged or made to harm, Pillow's readers let any kind through
+        raise PictureError(source, _reason(error, max_pixels)) from None
 
 
 def fit_picture(image: Image.Image, width: int, height: int) -> Image.Image:
@@ -112,7 +123,7 @@ def find_pictures(pattern: str | os.PathLike) -> list[pathlib.Path]:
 
     Args:
         pattern: a file, itself; a folder, all files below it whose suffix is that of a picture; or a glob, in which
-            `**` is any number of folders.
+            `**` is any number of folders. Links to folders are not followed below a folder or a `**`.
 
     Returns:
         Paths, sorted.
@@ -120,23 +131,43 @@ def find_pictures(pattern: str | os.PathLike) -> list[pathlib.Path]:
     Raises:
         PictureError: if there is none.
     """
-    text = os.fspath(pattern)
-    path = pathlib.Path(text)
+    text = os.fsdecode(pattern)
     if not text:
         raise PictureError("''", "is an empty name; `.` is the current folder")
-    if path.is_dir():
-        found = sorted(each for each in path.rglob("*") if _is_picture(each))
-        reason = f"has no pictures in it: no file ends in {', '.join(SUFFIXES)}"
-    elif is_glob(pattern):
-        found = sorted(map(pathlib.Path, glob.glob(text, recursive=True)))
-        found = [each for each in found if each.is_file()]
-        reason = "matches no file"
-    else:
-        found = [path] if path.is_file() else []
-        reason = "is neither a file nor a folder" if path.exists() else "there is no such file or folder"
+    try:
+        found, reason = _find(text)
+    except (OSError, ValueError) as error:  # a name that is too long or has a NUL in it, a folder that may not be read
+        raise PictureError(text, f"cannot be looked at: {getattr(error, 'strerror', None) or error}") from None
     if not found:
         raise PictureError(text, reason)
     return found
+
+
+def _find(text: str) -> tuple[list[pathlib.Path], str]:
+    """The files, sorted, and what is wrong if there are none."""
+    path = pathlib.Path(text)
+    if path.is_dir():
+        os.scandir(path).close()  # `rglob` passes over what may not be read, as if it were empty
+        found = [each for each in path.rglob("*") if _is_picture(each)]
+        return sorted(found), f"has no pictures in it: no file ends in {', '.join(SUFFIXES)}"
+    if is_glob(text):
+        found = [pathlib.Path(each) for each in set(_matches(path.parts)) if os.path.isfile(each)]
+        return sorted(found), "matches no file"
+    exists = path.exists()
+    return [path] if path.is_file() else [], "is neither a file nor a folder" if exists else _MISSING
+
+
+def _matches(parts: tuple[str, ...]) -> Iterator[str]:
+    """As `glob.glob`, which follows links below `**`: two that lead back to their folder keep it busy for good."""
+    if "**" not in parts:
+        yield from glob.glob(os.path.join(*parts))
+        return
+    place = parts.index("**")
+    rest = tuple(itertools.dropwhile("**".__eq__, parts[place:])) or ("*",)
+    for root in glob.glob(os.path.join(*parts[:place])) if place else (os.curdir,):
+        for folder, inner, _ in os.walk(root):
+            inner[:] = (name for name in inner if not name.startswith("."))
+            yield from _matches((glob.escape(folder), *rest))
 
 
 def is_glob(pattern: str | os.PathLike) -> bool:
@@ -148,16 +179,77 @@ def _is_picture(path: pathlib.Path) -> bool:
     return path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
 
 
+def _check_file(status: os.stat_result) -> None:
+    """Before a file is opened: opening a pipe waits for somebody to write to it, and a device may have no end."""
+    if stat.S_ISDIR(status.st_mode):
+        raise PictureError("", "is a folder; a picture is wanted here")
+    if not stat.S_ISREG(status.st_mode):
+        raise PictureError("", "is a pipe or a device, not a file")
+    _check_bytes(status.st_size)
+
+
+def _check_bytes(count: int) -> None:
+    if not count:
+        raise PictureError("", "is empty")
+    if count > MAX_BYTES:
+        raise PictureError("", f"has more than {MAX_BYTES // 1_000_000} MB, the limit for a picture's file")
+
+
+def _bytes_of(picture: Any) -> bytes:
+    data = picture.read(MAX_BYTES + 1) if hasattr(picture, "read") else picture
+    _check_bytes(len(data))
+    return data
+
+
 def _open(file: Any, max_pixels: int) -> Image.Image:
-    with Image.open(file) as image:
+    with Image.open(file, formats=known_formats()) as image:
+        if image.format in ("JPEG", "MPO"):  # Pillow makes the second of the first
+            _check_scans(image.fp)
         return _upright_rgb(image, max_pixels)
 
 
+@functools.cache
+def known_formats() -> tuple[str, ...]:
+    """Those of `FORMATS` that this Pillow was built with."""
+    Image.init()
+    return tuple(each for each in FORMATS if each in Image.OPEN)
+
+
+def _check_scans(file: Any) -> None:
+    place = file.tell()
+    file.seek(0)
+    data = file.read()
+    file.seek(place)
+    if data.count(_SCAN) > _MAX_SCANS and _count_scans(data) > _MAX_SCANS:
+        raise PictureError("", f"has more than {_MAX_SCANS} scans, each as much work as a picture")
+
+
+def _count_scans(data: bytes) -> int:
+    """The scans of a JPEG; what comes after its end, such as the film of a telephone, is not looked at."""
+    count, place = 0, 2
+    while (found := _MARKER.search(data, place)) and found[0] != _END:
+        count += found[0] == _SCAN
+        place = found.end() + int.from_bytes(data[found.end() : found.end() + 2])
+    return count
+
+
 def _upright_rgb(image: Image.Image, max_pixels: int) -> Image.Image:
-    if image.width * image.height > max_pixels:
-        raise PictureError("", f"has {image.width} x {image.height} pixels. {_too_large(max_pixels)}")
+    _check_pixels(image.width, image.height, max_pixels)
     image.load()  # of an animation the first frame
-    return _rgb(ImageOps.exif_transpose(image))
+    return _rgb(_upright(image))
+
+
+def _check_pixels(width: int, height: int, max_pixels: int) -> None:
+    if width * height > max_pixels:
+        raise PictureError("", f"has {width} x {height} pixels. {_too_large(max_pixels)}")
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    try:
+        turn = _TURNS.get(image.getexif().get(_ORIENTATION, 1))
+    except Exception:  # damaged EXIF data: a viewer shows the picture as it lies
+        turn = None
+    return image if turn is None else image.transpose(turn)
 
 
 def _rgb(image: Image.Image) -> Image.Image:
@@ -178,12 +270,13 @@ def _eight_bits(values: np.ndarray) -> Image.Image:
     return Image.fromarray((values // _SIXTEEN_TO_EIGHT).astype("uint8"))
 
 
-def _from_values(values: np.ndarray) -> Image.Image:
+def _from_values(values: np.ndarray, max_pixels: int) -> Image.Image:
     if values.ndim == 2:
         values = values[..., None]
     if values.ndim != 3 or values.shape[-1] not in (1, 3) or 0 in values.shape:
         raise PictureError("", f"must have shape [height, width, 3]. Received: shape={values.shape}")
-    if not (np.issubdtype(values.dtype, np.number) and np.all((values >= 0) & (values <= 255))):
+    _check_pixels(values.shape[1], values.shape[0], max_pixels)  # an array may take no memory and be of any size
+    if not (values.dtype.kind in _REAL and np.all((values >= 0) & (values <= 255))):
         raise PictureError("", f"must have values in 0..255. Received: {values.dtype}, {_range(values)}")
     if np.issubdtype(values.dtype, np.floating) and 0 < values.max() <= 1:
         raise PictureError("", "must have values in 0..255; multiply by 255. Received: floats in 0..1")
@@ -192,11 +285,23 @@ def _from_values(values: np.ndarray) -> Image.Image:
 
 
 def _range(values: np.ndarray) -> str:
-    return f"{values.min()}..{values.max()}" if np.issubdtype(values.dtype, np.number) else "no numbers"
+    return f"{values.min()}..{values.max()}" if values.dtype.kind in _REAL else "no real numbers"
 
 
 def _too_large(max_pixels: int) -> str:
     return f"The limit is {max_pixels / 1e6:.0f} million, for the memory that detection needs: reduce the picture"
+
+
+def _reason(error: Exception, max_pixels: int) -> str:
+    if isinstance(error, FileNotFoundError):
+        return "there is no such file"
+    if isinstance(error, Image.UnidentifiedImageError):
+        return f"is no picture, or of a format that is not read: only {', '.join(known_formats())}"
+    if isinstance(error, Image.DecompressionBombError | Image.DecompressionBombWarning):  # the second as an error
+        count = re.search(r"\d+", str(error))  # Pillow's words are all that is known of it
+        return f"has {int(count[0]):,} pixels. {_too_large(max_pixels)}" if count else _too_large(max_pixels)
+    words = getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
+    return f"cannot be read as a picture: {words[:_LONGEST]}"
 
 
 def is_one(pictures: Any) -> bool:

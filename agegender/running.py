@@ -28,7 +28,9 @@ from agegender.stream import data_from
 
 
 def refuse_finished(workdir: pathlib.Path) -> None:
-    """Raises FileExistsError if a folder holds a finished run, also one of a time without checkpoints."""
+    """Raises FileExistsError if a folder holds a finished run, also one of a time without checkpoints, or is none."""
+    if workdir.exists() and not workdir.is_dir():
+        raise FileExistsError(f"`workdir` must be a folder, there already or not. Received: the file {workdir}")
     finished = runrecord.FINISHED in runrecord.read_record(workdir)
     trained = any((workdir / name).exists() for name in (BEST_MODEL, LAST_MODEL))
     if finished or (trained and not any((workdir / CHECKPOINTS).glob("*.npz"))):
@@ -135,8 +137,9 @@ def run(
 
 def _refuse_another(settings: Mapping[str, Any]) -> None:
     """Raises if this process was told something else than process 0."""
-    there = json.loads(from_chief(lambda: json.dumps(settings).encode()))
-    if listed := differences(there, settings):
+    told = json.dumps(settings).encode()
+    there = from_chief(lambda: told)
+    if there != told and (listed := differences(json.loads(there), settings)):
         raise ValueError(f"All processes must be told the same. Process 0 has other settings: {'; '.join(listed)}")
 
 

@@ -260,9 +260,10 @@ def _download(url: str, path: Path) -> Path:
 
 def _load_weights(trunk: keras.Model, path: Path, architecture: str) -> None:
     """Load by layer name, all layers or none."""
-    found = _read_weights(path)
     layers = {layer.name: layer for layer in trunk.layers if layer.weights}
-    faults = _faults({name: [tuple(w.shape) for w in layer.weights] for name, layer in layers.items()}, found)
+    wanted = {name: [tuple(weight.shape) for weight in layer.weights] for name, layer in layers.items()}
+    found = _read_weights(path, wanted)
+    faults = _faults(wanted, found)
     if faults:
         raise ValueError(
             f"`weights` must be a file that keras-vggface saved for {architecture!r}, but {'; '.join(faults[:3])} "
@@ -280,19 +281,22 @@ def _faults(wanted: Mapping[str, list[tuple[int, ...]]], found: Mapping[str, lis
     for name, shapes in wanted.items():
         if received.get(name, shapes) != shapes:
             faults.append(f"the layer {name} has the shapes {received[name]} instead of {shapes}")
+        elif not all(value.dtype.kind == "f" and np.all(np.isfinite(value)) for value in found.get(name, ())):
+            faults.append(f"the layer {name} has weights that are not finite numbers")
     # A classifier on top is welcome, but a further convolution means another architecture: all layers of resnet50 are
     # also in senet50, with the same shapes.
     extra = [name for name in found if name.startswith("conv") and name not in wanted]
     return faults + [f"the layer {name} is one too many" for name in extra]
 
 
-def _read_weights(path: Path) -> dict[str, list[np.ndarray]]:
-    """All weights of an HDF5 file that Keras 2 saved, by layer name; of a whole model or of its weights alone."""
+def _read_weights(path: Path, wanted: Mapping[str, list[tuple[int, ...]]]) -> dict[str, list[np.ndarray]]:
+    """The weights of an HDF5 file that Keras 2 saved, by layer name; of a whole model or of its weights alone."""
     try:
         with h5py.File(path, "r") as file:
             root = file.get("model_weights", file)
-            return {_keras3_name(layer): _read_layer(root[layer]) for layer in _texts(root.attrs["layer_names"])}
-    except (OSError, KeyError, TypeError, RuntimeError) as error:
+            layers = {_keras3_name(layer): root[layer] for layer in _texts(root.attrs["layer_names"])}
+            return {name: _read_layer(layer, wanted.get(name)) for name, layer in layers.items()}
+    except Exception as error:  # of a damaged file h5py lets any kind through
         raise ValueError(
             "`weights` must be a complete HDF5 file as Keras 2 and keras-vggface saved them; delete and fetch it again "
             "if a download broke off, and use `trunk.load_weights` for what Keras 3 saved. "
@@ -300,8 +304,14 @@ def _read_weights(path: Path) -> dict[str, list[np.ndarray]]:
         ) from error
 
 
-def _read_layer(group: h5py.Group) -> list[np.ndarray]:
-    return [np.asarray(group[name]) for name in _texts(group.attrs["weight_names"])]
+def _read_layer(group: h5py.Group, shapes: list[tuple[int, ...]] | None) -> list[np.ndarray]:
+    """Weights of other shapes as zeros that take no memory: a file of a kilobyte may claim any number of them."""
+    values = [group[name] for name in _texts(group.attrs["weight_names"])]
+    if any(value.external or value.is_virtual for value in values):
+        raise ValueError("its weights lie in other files")
+    if [value.shape for value in values] == shapes:
+        return [np.asarray(value) for value in values]
+    return [np.broadcast_to(np.float32(0), value.shape) for value in values]
 
 
 def _texts(values: Sequence[bytes | str]) -> list[str]:

@@ -5,6 +5,8 @@ wants the annotations as real types and does not run `__post_init__` again, henc
 """
 
 import dataclasses
+import math
+from typing import Any, Final
 
 from agegender.schema import IMAGE_SIZE
 
@@ -84,18 +86,36 @@ class Config:
     augmentation: AugmentationConfig = dataclasses.field(default_factory=AugmentationConfig)
 
 
+_LEAST: Final = {"epochs": 1, "steps_per_epoch": 0, "seed": 0, "weight_decay": 0.0, "clipnorm": 0.0}
+
+
 def validate(config: Config) -> None:
-    """Checks what no function of the library checks itself.
+    """Checks what no function of the library checks itself, or only once a model is built.
 
     Raises:
         ValueError: naming the field.
     """
+    _check_types(config)
+    _check_types(config.augmentation)
+    for name, least in _LEAST.items():
+        if getattr(config, name) < least:
+            raise ValueError(f"`{name}` must be {least} or more. Received: {name}={getattr(config, name)}")
     if not 1 <= config.limit <= 100:
         raise ValueError(f"`limit` must be in 1..100 per cent. Received: limit={config.limit}")
-    if config.epochs < 1:
-        raise ValueError(f"`epochs` must be 1 or more. Received: epochs={config.epochs}")
-    if config.steps_per_epoch < 0:
-        raise ValueError(f"`steps_per_epoch` must be 0 or more. Received: steps_per_epoch={config.steps_per_epoch}")
+
+
+def _check_types(config: Any) -> None:
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        whole_for_float = field.type is float and type(value) is int
+        if type(value) is not field.type and not whole_for_float:
+            raise ValueError(f"`{field.name}` must be {_name(field.type)}. Received: {field.name}={value!r}")
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ValueError(f"`{field.name}` must be finite. Received: {field.name}={value}")
+
+
+def _name(kind: Any) -> str:
+    return {int: "a whole number", float: "a number", bool: "True or False", str: "text"}.get(kind, kind.__name__)
 
 
 def heads(config: Config) -> tuple[str, ...]:

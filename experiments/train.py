@@ -140,7 +140,7 @@ def _on_devices(mirrored: bool, processes: tuple[str, int, int] | None) -> Itera
 
 def _is_trained(workdir: pathlib.Path, config: configs.Config) -> bool:
     """Whether a run of this config lacks nothing but its report."""
-    record = read_record(workdir)
+    record = read_record(workdir) if workdir.is_dir() else {}
     same = record.get("config") == plain(dataclasses.asdict(config))
     return same and FINISHED in record and "evaluation" not in record.get("seconds", {})
 

@@ -24,8 +24,13 @@ _TOO_LARGE: Final = f"The picture is too large. The limit is {MAX_BYTES // 1_000
 _NO_FILES: Final = "Not on this page: it takes no files. Send the picture's bytes as base64 text to /predict."
 
 
+_NOT_JSON: Final = "The request must be JSON: Content-Type: application/json."
+_NO_LENGTH: Final = "The request must say its length, and come in one piece: Content-Length."
+_NOT_UNDERSTOOD: Final = "The request was not understood. /?view=api says what this page answers."
+
+
 class Guard:
-    """ASGI middleware: refuses uploads and large bodies with a clean answer, and calls `forget` after each request.
+    """ASGI middleware: refuses what it must not let in with a clean answer, and calls `forget` after each request.
 
     Args:
         app: what answers the other requests.
@@ -45,10 +50,26 @@ class Guard:
             await _refuse(send, *refused)
             return
         try:
-            await self.app(scope, receive, send)
+            await self._answer(scope, receive, send)
         finally:
             if scope["path"].startswith(_INSIDE):
                 self.forget()
+
+    async def _answer(self, scope: Message, receive: Receive, send: Send) -> None:
+        begun = False
+
+        async def sending(message: Message) -> None:
+            nonlocal begun
+            begun = True
+            await send(message)
+
+        try:
+            await self.app(scope, receive, sending)
+        except Exception:  # a request that Gradio stumbles over; what it would write into the log holds the picture
+            if begun:
+                await send({"type": "http.response.body", "body": b""})
+            else:
+                await _refuse(send, 400, _NOT_UNDERSTOOD)
 
 
 def forbid_files(blocks: Any) -> None:
@@ -67,6 +88,22 @@ def forbid_files(blocks: Any) -> None:
         block.async_move_resource_to_block_cache = refuse
 
 
+def check_inputs(blocks: Any) -> None:
+    """Makes a page refuse wrong numbers of inputs; Gradio itself writes them, a picture too, into the server's log.
+
+    Args:
+        blocks: a `gradio.Blocks`.
+    """
+    import gradio
+
+    def check(function: Any, inputs: list) -> None:
+        if len(inputs) != len(function.inputs):
+            words = f"`data` must hold {len(function.inputs)} values. Received: {len(inputs)}"
+            raise gradio.Error(words, print_exception=False)
+
+    blocks.validate_inputs = check
+
+
 def _refusal(scope: Message) -> tuple[int, str] | None:
     path, asks = scope["path"], scope["method"] in ("GET", "HEAD", "OPTIONS")
     inside = path.startswith(_INSIDE)
@@ -76,10 +113,14 @@ def _refusal(scope: Message) -> tuple[int, str] | None:
         return 403, _NO_FILES
     if asks:
         return None
-    length = dict(scope["headers"]).get(b"content-length", b"")
-    if not length.isdigit():
-        return 411, "The request must say its length: Content-Length."
-    return (413, _TOO_LARGE) if int(length) > _MAX_BODY else None
+    headers = dict(scope["headers"])
+    length = headers.get(b"content-length", b"")
+    if not length.isdigit() or b"transfer-encoding" in headers:  # of the two the second would count
+        return 411, _NO_LENGTH
+    if int(length) > _MAX_BODY:
+        return 413, _TOO_LARGE
+    is_json = headers.get(b"content-type", b"").partition(b";")[0].strip().lower() == b"application/json"
+    return None if is_json else (415, _NOT_JSON)
 
 
 async def _refuse(send: Send, status: int, words: str) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from PIL import Image
 
-from agegender.demo.guard import MAX_BYTES, Guard, forbid_files
+from agegender.demo.guard import MAX_BYTES, Guard, check_inputs, forbid_files
 from agegender.demo.wording import answer, data_url, decode
 from agegender.predict import Predictor
 from agegender.synthetic import draw_people
@@ -86,6 +86,7 @@ def build_demo(predictor: Predictor) -> "gradio.Blocks":
         aligned.input(None, js="() => { document.dispatchEvent(new Event('agegender:again')); }")  # picker.js hears it
         gr.api(_endpoint(predictor), api_name="predict", **one_at_a_time)
     forbid_files(page)
+    check_inputs(page)
     return page
 
 

@@ -68,9 +68,11 @@ def answer(predictor: Predictor, picture: str | None, *, aligned: bool = False) 
     """
     try:
         image = read_picture(decode(picture))
+        faces = predictor(image, aligned=aligned)
     except PictureError as error:
         return _trouble(f"This picture cannot be used: it {html.escape(error.reason)}.")
-    faces = predictor(image, aligned=aligned)
+    except ValueError as error:  # about `aligned`, which is not from the page then
+        return _trouble(html.escape(str(error)))
     shown = predictor.draw(image, faces)
     shown.thumbnail((_SHOWN, _SHOWN))
     words = _table(faces, _promise(predictor)) if faces else _trouble(_NO_FACE)

@@ -22,7 +22,9 @@ from .labels import Labels, Skipped, parse_name
 from .sources import File, Form
 
 MAX_PIXELS: Final = 100_000_000  # 300 MB decoded
-_LARGE_FILE: Final = 250_000  # bytes; a JPEG with more than MAX_PIXELS has more
+_LARGE_FILE: Final = 250_000  # bytes; a whole JPEG with more than MAX_PIXELS has more
+MAX_SCANS: Final = 100  # a progressive JPEG has about ten; each takes a pass over all pixels and may be tiny
+_SCAN: Final = b"\xff\xda"
 _OTHER_FORMATS: Final = {b"\x89PNG": "PNG", b"RIFF": "WebP", b"GIF8": "GIF", b"BM": "BMP"}
 _TOLD: Final = 3  # how many files an error names
 
@@ -178,6 +180,8 @@ def decode(content: bytes) -> NDArray[np.uint8]:
         found = [name for magic, name in _OTHER_FORMATS.items() if content.startswith(magic)]
         raise Skipped(f"{found[0]} inside, not JPEG" if found else "not JPEG inside")
     try:
+        if content.count(_SCAN) > MAX_SCANS:
+            raise Skipped(f"more than {MAX_SCANS} scans")
         if len(content) > _LARGE_FILE and np.prod(tf.io.extract_jpeg_shape(content)[:2]) > MAX_PIXELS:
             raise Skipped(f"more than {MAX_PIXELS // 1_000_000} million pixels")
         return tf.io.decode_jpeg(content, channels=3).numpy()

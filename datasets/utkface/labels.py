@@ -16,7 +16,7 @@ MAX_AGE: Final = 116
 # Some pictures of the published set have a blank before, or no full stop in front of, the first "jpg":
 # `24_0_1_20170116220224657 .jpg.chip.jpg`, `55_0_0_20170116232725357jpg.chip.jpg`. Their labels are complete.
 _JPEG_NAME: Final = re.compile(r"(?P<stem>.*?) ?\.?jpe?g(\.chip\.jpe?g)?", re.IGNORECASE | re.DOTALL)
-_STEM: Final = re.compile(r"([0-9]+)_([0-9]+)_([0-9]+)_([0-9]+)")
+_STEM: Final = re.compile(r"([0-9]{1,9})_([0-9]{1,9})_([0-9]{1,9})_([0-9]+)")  # Python reads no number of 5,000 digits
 
 
 class Skipped(Exception):

@@ -23,6 +23,8 @@ from .labels import Skipped, parse_name
 HOMEPAGE: Final = "https://susanqq.github.io/UTKFace/"
 
 _MOST_TOLD: Final = 10  # how many names of what lies in a manual directory without UTKFace an error lists
+_MAX_BYTES: Final = 100_000_000  # of a picture; an archive of a kilobyte may hold any number of zeros
+_TOO_LARGE: Final = f"larger than {_MAX_BYTES // 1_000_000} MB"
 _NOT_A_FILE: Final = "a link or a device, not a file"
 _FOLDER_LINK: Final = "a link to a folder, which is not followed"
 _BAD_TAR: Final = (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError, BadGzipFile)
@@ -166,7 +168,13 @@ def _read_file(path: Path) -> bytes:
         raise Skipped(_FOLDER_LINK)
     if not path.is_file() and os.path.lexists(path):  # reading a pipe would wait forever
         raise Skipped(_NOT_A_FILE)
+    _check_size(path.stat().st_size)
     return path.read_bytes()
+
+
+def _check_size(size: int) -> None:
+    if size > _MAX_BYTES:
+        raise Skipped(_TOO_LARGE)
 
 
 def _archive_files(path: Path) -> Iterator[File]:
@@ -203,6 +211,7 @@ def _check_end(archive: tarfile.TarFile) -> None:
 def _read_tar_member(archive: tarfile.TarFile, member: tarfile.TarInfo, path: Path) -> bytes:
     if not member.isreg():
         raise Skipped(_NOT_A_FILE)
+    _check_size(member.size)
     with _damage_told(path):
         content = archive.extractfile(member)
         return content.read() if content else b""
@@ -221,6 +230,7 @@ def _zip_files(path: Path) -> Iterator[File]:
 def _read_zip_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> bytes:
     if stat.S_IFMT(member.external_attr >> 16) not in (0, stat.S_IFREG):  # 0 where it was not packed under Unix
         raise Skipped(_NOT_A_FILE)
+    _check_size(member.file_size)
     if member.flag_bits & 1:
         raise Skipped("encrypted")
     try:
