@@ -140,7 +140,7 @@ def newest_checkpoint(folder: pathlib.Path) -> Checkpoint | None:
     """Reads the newest checkpoint that is intact, and names the others on standard error.
 
     Returns:
-        The checkpoint; None if there is none at all.
+        The checkpoint; None if there is none at all, or only one of the beginning that is not intact.
 
     Raises:
         UnreadableCheckpoint: if there are some, and none is intact.
@@ -150,8 +150,11 @@ def newest_checkpoint(folder: pathlib.Path) -> Checkpoint | None:
         try:
             return read_checkpoint(path)
         except UnreadableCheckpoint as error:
-            print(f"Warning: {error}; the checkpoint before it is used.", file=sys.stderr)
-    if found:
+            used = (
+                "the checkpoint before it is used" if _step(path) else "nothing was done yet, and the run begins anew"
+            )
+            print(f"Warning: {error}; {used}.", file=sys.stderr)
+    if found and _step(found[0]):
         raise UnreadableCheckpoint(
             f"None of the {len(found)} checkpoints in {folder} can be read. To begin anew, choose another workdir or "
             "move this one away."
@@ -176,7 +179,11 @@ def checkpoint_from_chief(find: Callable[[], Checkpoint | None]) -> Checkpoint |
 
 def _find(folder: pathlib.Path) -> list[pathlib.Path]:
     """The checkpoints of a folder, newest first."""
-    return sorted(folder.glob("step-*.npz"), key=lambda path: int(path.stem.removeprefix("step-")), reverse=True)
+    return sorted(folder.glob("step-*.npz"), key=_step, reverse=True)
+
+
+def _step(path: pathlib.Path) -> int:
+    return int(path.stem.removeprefix("step-"))
 
 
 def _parse(content: bytes) -> np.ndarray:

@@ -110,6 +110,14 @@ def test_none_that_can_be_read_is_an_error_and_none_at_all_is_not(tmp_path: path
         checkpoints.newest_checkpoint(tmp_path)
 
 
+def test_a_damaged_one_of_the_beginning_costs_nothing(
+    tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "step-00000000.npz").write_bytes(b"")
+    assert checkpoints.newest_checkpoint(tmp_path) is None
+    assert "nothing was done yet, and the run begins anew" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("options", [{"seconds": 0}, {"steps": -1}, {"keep": 0}, {"seconds": float("nan")}])
 def test_when_to_save_is_checked(options: dict) -> None:
     with pytest.raises(ValueError, match="Received: seconds="):
