@@ -2,12 +2,12 @@
 
 Each has the same weights and reads its own rows of each batch; Keras's `DataParallel` and XLA make one step of it. What
 is written, process 0 writes, and what is read when a run begins or goes on, it reads and tells the others. A decision
-that all must share, such as to stop, is made together.
+that all must share, such as to stop, is made together. Keras is imported where it is
+used: scripts set their environment before that.
 """
 
 from collections.abc import Callable
 
-import keras
 import numpy as np
 
 _PIECE = 1 << 26  # bytes told at a time
@@ -27,6 +27,8 @@ def join(coordinator: str, num_processes: int, process_id: int, *, timeout: int 
         ValueError: for numbers out of range, an address without a port, and another backend than JAX.
         ConnectionError: if the others do not come in time, or the address is not this machine's or taken.
     """
+    import keras
+
     if keras.backend.backend() != "jax":
         raise ValueError(
             "Several processes need the JAX backend: set KERAS_BACKEND=jax. "
@@ -52,11 +54,15 @@ def join(coordinator: str, num_processes: int, process_id: int, *, timeout: int 
 
 def spread() -> None:
     """Trains on all devices of all processes from here on, each with its part of the batch; on the JAX backend."""
+    import keras
+
     keras.distribution.set_distribution(keras.distribution.DataParallel(auto_shard_dataset=False))
 
 
 def leave() -> None:
     """Ends the common work, when all have come here; each process is alone then, and can go on by itself."""
+    import keras
+
     together = process_count() > 1
     keras.distribution.set_distribution(None)
     if together:
@@ -77,6 +83,8 @@ def is_chief() -> bool:
 
 def share() -> tuple[int, int]:
     """Which process this is, of how many, as `load_utkface` takes its share of each batch: (0, 1) for one alone."""
+    import keras
+
     distribution = keras.distribution.distribution()
     if keras.backend.backend() != "jax" or distribution is None:
         return 0, 1  # without asking JAX, which would start, and then could no longer be set up for several
@@ -87,6 +95,8 @@ def share() -> tuple[int, int]:
 
 def device_count() -> int:
     """How many devices a batch is divided between."""
+    import keras
+
     distribution = keras.distribution.distribution()
     return distribution.device_mesh.devices.size if distribution else 1
 

@@ -14,31 +14,17 @@ The same command goes on where it was interrupted, also on another number of dev
 the run is finished already, 75 stopped by a signal and saved: run it again.
 """
 
-import contextlib
-import dataclasses
-import functools
 import os
 import pathlib
 import sys
-import time
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import NoReturn
 
 from absl import app, flags, logging
 from ml_collections import config_flags
 
 from agegender.checkpoints import Saving
-from agegender.environment import set_environment
 from agegender.interruptions import explained
-from agegender.runrecord import FINISHED, note_seconds, plain, read_record
-from agegender.schema import BEST_MODEL
-from experiments import config as configs
-from experiments.runs import build, calibrate_run, evaluate_run, renew_run
-
-if TYPE_CHECKING:
-    import numpy as np
-
-TRACED = 4  # steps: a trace of one on two cores has 10,000 events and more
+from experiments.one_run import train_and_evaluate
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "What to train: a file of experiments/configs.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder for the models, numbers and curves of this run.", required=True)
@@ -54,162 +40,6 @@ _COORDINATOR = flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0,
 _NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "How many there are.")
 _PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which of them this one is, from 0; process 0 writes the files.")
 _DETERMINISTIC = flags.DEFINE_bool("deterministic", False, "The same weights bit for bit, on a GPU too; slower there.")
-
-
-def train_and_evaluate(
-    config: configs.Config,
-    workdir: pathlib.Path,
-    data_dir: str | None = None,
-    *,
-    split: str = "test",
-    profile: bool = False,
-    saving: Saving | None = None,
-    mirrored: bool = False,
-    processes: tuple[str, int, int] | None = None,
-    deterministic: bool = False,
-) -> None:
-    """Trains what the config says, calibrates it on the validation split and reports on the test split.
-
-    Goes on where it was interrupted, in training or after.
-
-    Args:
-        config: what to train.
-        workdir: folder of the run.
-        data_dir: where `tfds build` wrote; by default TFDS's own folder.
-        split: what to report on instead.
-        profile: whether to trace up to `TRACED` steps in the middle of the first epoch.
-        saving: when checkpoints are written, and how many stay.
-        mirrored: whether to train on all devices of this machine.
-        processes: where several train together, the arguments of `processes.join`. Process 0 evaluates.
-        deterministic: whether a GPU is to give the same bits each time; a CPU does anyway.
-
-    Raises:
-        FileExistsError: if the folder holds a finished run with its report, or a finished run of another config.
-    """
-    set_environment()
-    import keras
-
-    import agegender as ag
-    from agegender.devices import list_devices, repeat_bits
-    from agegender.processes import from_chief, is_chief
-
-    configs.validate(config)
-    if deterministic:
-        repeat_bits()
-    with _on_devices(mirrored, processes):
-        keras.utils.set_random_seed(config.seed)
-        keras.config.set_dtype_policy(ag.fastest_dtype() if config.dtype == "auto" else config.dtype)
-        print(f"Devices: {', '.join(list_devices())}; dtype: {keras.config.dtype_policy().name}")
-        if not from_chief(lambda: b"trained" if _is_trained(workdir, config) else b""):
-            _train(config, workdir, data_dir, profile=profile, saving=saving)
-        chief = is_chief()
-    if not chief:
-        return
-    began = time.monotonic()
-    if config.batch_norm:
-        renew_run(workdir, config, data_dir)
-    try:
-        calibrate_run(workdir, data_dir, flip=config.flip, batch_size=config.batch_size)
-    except ValueError as error:  # a run on a handful of pictures still has an answer
-        print(f"Not calibrated: {error}")
-    print(f"\nThe best epoch on the {split} split:")
-    evaluate_run(workdir, split, data_dir=data_dir, batch_size=config.batch_size)
-    note_seconds(workdir, "evaluation", time.monotonic() - began)
-    print(f"Model: {workdir / BEST_MODEL}\nCurves: {workdir / 'curves.png'}")
-
-
-@contextlib.contextmanager
-def _on_devices(mirrored: bool, processes: tuple[str, int, int] | None) -> Iterator[None]:
-    import keras
-
-    from agegender.processes import join, leave, spread
-
-    if processes:
-        join(*processes)
-    elif mirrored and keras.backend.backend() == "jax":
-        spread()
-    elif mirrored:
-        import tensorflow as tf
-
-        with tf.distribute.MirroredStrategy().scope():
-            yield
-        return
-    yield
-    leave()
-
-
-def _is_trained(workdir: pathlib.Path, config: configs.Config) -> bool:
-    """Whether a run of this config lacks nothing but its report."""
-    record = read_record(workdir) if workdir.is_dir() else {}
-    same = record.get("config") == plain(dataclasses.asdict(config))
-    return same and FINISHED in record and "evaluation" not in record.get("seconds", {})
-
-
-def _train(
-    config: configs.Config, workdir: pathlib.Path, data_dir: str | None, *, profile: bool, saving: Saving | None
-) -> None:
-    import agegender as ag
-    from agegender import processes
-
-    heads = configs.heads(config)
-    load = functools.partial(
-        ag.load_utkface, batch_size=config.batch_size, image_size=config.image_size, data_dir=data_dir
-    )
-    learned_from = functools.partial(load, f"train[:{config.limit}%]", heads=heads, conflicts=config.conflicts)
-    # Also of one process: in a short last batch, Keras weighs the losses of the heads wrongly on TensorFlow, and some
-    # replica may be left without a picture.
-    share = processes.share()
-    train = learned_from(training=True, seed=config.seed, mixup=config.mixup, share=share)
-    validation = load("validation", heads=heads, share=share)
-    steps_per_epoch = config.steps_per_epoch or train.steps_per_epoch
-    model = build(config)
-    optimizer = ag.make_optimizer(
-        steps=config.epochs * steps_per_epoch,
-        learning_rate=config.learning_rate,
-        warmup=config.warmup,
-        weight_decay=config.weight_decay,
-        clipnorm=config.clipnorm,
-        ema=config.ema,
-    )
-    ag.train(
-        model,
-        train,
-        validation,
-        workdir=workdir,
-        epochs=config.epochs,
-        steps_per_epoch=steps_per_epoch,
-        augmentation=ag.Augmentation(**dataclasses.asdict(config.augmentation), seed=config.seed),
-        optimizer=optimizer,
-        age_weight=config.age_weight,
-        gender_weight=config.gender_weight,
-        age_weights=_age_weights(learned_from(), config.age_density) if config.age_density else None,
-        learned_weights=config.learned_weights,
-        sizes=configs.sizes(config),
-        cache_trunk=config.cache_trunk,
-        record={"config": dataclasses.asdict(config)},
-        profile=_middle(steps_per_epoch) if profile else None,
-        saving=saving,
-    )
-    if profile:
-        print(f"\nTrace: pip install xprof && tensorboard --logdir={workdir / 'tensorboard'}, then the tab Profile")
-
-
-def _middle(steps: int) -> tuple[int, int]:
-    """The first and the last of the steps to trace: not at the start, where graphs are built and buffers filled.
-
-    >>> _middle(100), _middle(2), _middle(1)
-    ((49, 52), (1, 2), (1, 1))
-    """
-    first = max(1, (steps - TRACED) // 2 + 1)
-    return first, min(steps, first + TRACED - 1)
-
-
-def _age_weights(dataset: Any, power: float) -> "np.ndarray":
-    import numpy as np
-
-    from agegender.losses import density_weights
-
-    return density_weights(np.concatenate([targets["age"] for _, targets in dataset]), power=power)
 
 
 def main(_: list[str]) -> None:

@@ -27,7 +27,7 @@ from tiny_utkface import prepare
 import agegender as ag
 from agegender import cli, load_utkface
 from experiments import config as configs
-from experiments.train import train_and_evaluate
+from experiments.one_run import train_and_evaluate
 
 sys.path.insert(0, str(ROOT / "datasets"))
 from utkface import intake, sources
@@ -378,7 +378,7 @@ def test_a_hostile_split_is_named_with_those_that_there_are(good: pathlib.Path, 
         load(good, split)
 
 
-@pytest.mark.parametrize("place", PLACES, ids=repr)
+@pytest.mark.parametrize("place", PLACES, ids=lambda place: repr(place)[:9])
 def test_a_hostile_place_of_the_data_is_named(good: pathlib.Path, place: Any) -> None:
     with pytest.raises((ValueError, FileNotFoundError), match=r"`data_dir` must be|No prepared data set"):
         load(place)
