@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
+import keras
 import numpy as np
 import pytest
 
@@ -144,7 +145,7 @@ def test_processes_that_cannot_be_are_refused(monkeypatch: pytest.MonkeyPatch, t
 
 
 def test_several_processes_on_another_backend_are_refused() -> None:
-    if processes.keras.backend.backend() != "jax":
+    if keras.backend.backend() != "jax":
         with pytest.raises(ValueError, match="KERAS_BACKEND=jax"):
             processes.join("127.0.0.1:1", 2, 0)
 
