@@ -52,11 +52,11 @@ def make_callbacks(
         *([_SwapAverage(swap_on_epoch=True)] if averaged else []),
         _SaveModel(model, workdir and workdir / LAST_MODEL),
         _SaveModel(model, workdir and workdir / BEST_MODEL, first=full_size, monitor=monitor),
+        *([_WriteCurves(history, workdir)] if workdir else []),
         _TimeEpochs(workdir),
     ]
     if workdir is None:
         return listed
-    listed.append(_WriteCurves(history, workdir))
     if importlib.util.find_spec("tensorflow"):  # Keras writes TensorBoard's files with it, on every backend
         listed.append(keras.callbacks.TensorBoard(str(workdir / TENSORBOARD), write_graph=False))
     return [*listed, _Trace(workdir / TENSORBOARD, *profile)] if profile else listed

@@ -60,9 +60,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:
         if not type(error).__module__.startswith("tensorflow"):
             raise
-        # A shard that is damaged, or a device without memory. TensorFlow names first where in the graph it happened.
-        said = re.sub(r"\{\{.*?\}\}|\[\[.*?\]\]|\[Op:.*?\]|name: *$", "", str(error)).strip()
-        print(f"agegender {asked.command}: {type(error).__name__}: {said.splitlines()[0]}", file=sys.stderr)
+        from agegender.interruptions import line_of  # of a damaged shard, or a device without memory
+
+        print(f"agegender {asked.command}: {type(error).__name__}: {line_of(error)}", file=sys.stderr)
         return WRONG
 
 

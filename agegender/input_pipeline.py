@@ -36,6 +36,7 @@ _BUFFER: Final = 1 << 20  # bytes of a shard read at once
 # lasts, and keeping its books costs a tenth of the decoding.
 _PARALLEL: Final = (os.cpu_count() or 1) + 2
 _AHEAD: Final = 2  # batches that are ready
+_BUILD_AGAIN: Final = "Build it again, with --overwrite: `tfds build utkface --overwrite --manual_dir=...`"
 _Decode = Callable[[tf.Tensor], tuple[tf.Tensor, dict[str, tf.Tensor]]]
 
 
@@ -271,8 +272,7 @@ def _checked(builder: "tfds.core.DatasetBuilder") -> "tfds.core.DatasetBuilder":
 
 def _damaged(where: object, words: str) -> ValueError:
     return ValueError(
-        f"The prepared data set in {where or '~/tensorflow_datasets'} is damaged: {words}. Build it again, with "
-        "--overwrite: `tfds build utkface --overwrite --manual_dir=...`"
+        f"The prepared data set in {where or '~/tensorflow_datasets'} is damaged: {words}. {_BUILD_AGAIN}"
     )
 
 
@@ -343,8 +343,7 @@ def _require(builder: "tfds.core.DatasetBuilder", name: str, needed: Iterable[st
     if missing:
         raise ValueError(
             f"`{name}` needs {missing}, which the data set in {builder.data_dir} does not have: an older builder "
-            "prepared it. Build it again, with --overwrite: `tfds build utkface --overwrite --manual_dir=...`. "
-            f"Received: {received}"
+            f"prepared it. {_BUILD_AGAIN}. Received: {received}"
         )
 
 

@@ -107,18 +107,19 @@ def explained(where: Callable[[], str]) -> Iterator[None]:
         if error.errno is None and not _is_hdf5(error):
             raise  # words of our own
         what = ": ".join(str(part) for part in (error.strerror or error, error.filename) if part)
-        raise ExplainedError(f"{_line(what)}. {where()} Mend that, then run the same command again.") from error
+        raise ExplainedError(f"{line_of(what)}. {where()} Mend that, then run the same command again.") from error
     except Exception as error:
-        if lost := says_lost(error):
+        if says_lost(error):
             raise ExplainedError(
-                f"Another process of the run was lost: {lost}. {where()} Start all processes again, or fewer, to go on."
+                f"Another process of the run was lost: {line_of(error)}. {where()} Start all processes again, or "
+                "fewer, to go on."
             ) from error
         kind, words = type(error).__name__, str(getattr(error, "message", error))
         of_files = kind in _LOST_DATA or any(hint in words for hint in _OF_FILES)
         if not type(error).__module__.startswith("tensorflow") or not of_files:
             raise
         raise ExplainedError(
-            f"{kind}: {_line(words)}. {where()} Mend that, then run the same command again."
+            f"{kind}: {line_of(words)}. {where()} Mend that, then run the same command again."
         ) from error
 
 
@@ -126,10 +127,10 @@ def _is_hdf5(error: OSError) -> bool:
     return "errno" in str(error)
 
 
-def _line(words: Any) -> str:
+def line_of(words: Any) -> str:
     r"""The line of an error that says it, without the places in the code that TensorFlow names and the full stop.
 
-    >>> _line('Graph execution error:\n\n  File "parse.py"\ntruncated record at 5\n [[{{node Next}}]] [Op:X]')
+    >>> line_of('Graph execution error:\n\n  File "parse.py"\ntruncated record at 5\n [[{{node Next}}]] [Op:X]')
     'truncated record at 5'
     """
     plain = re.sub(r"\{\{.*?\}\}|\[\[.*?\]\]|\[Op:.*?\]|name: *$", "", str(words), flags=re.MULTILINE)

@@ -47,7 +47,8 @@ def join(coordinator: str, num_processes: int, process_id: int, *, timeout: int 
     except RuntimeError as error:
         raise ConnectionError(
             f"Process {process_id} of {num_processes} could not join the others at {coordinator} in {timeout} seconds. "
-            f"Start all of them, with the address of the machine of process 0 and a port that is free: {_line(error)}"
+            f"Start all of them, with the address of the machine of process 0 and a port that is free: "
+            f"{str(error).splitlines()[0]:.200}"
         ) from error
     spread()
 
@@ -142,11 +143,6 @@ def largest(number: int) -> int:
     return int(np.max(process_allgather(np.array(number, np.int32))))
 
 
-def says_lost(error: BaseException) -> str:
-    """What an error says of a process that was lost, in a line; nothing if it says something else."""
-    words = str(error)
-    return _line(error) if process_count() > 1 and any(hint in words for hint in _LOST) else ""
-
-
-def _line(error: BaseException) -> str:
-    return str(error).splitlines()[0].removesuffix(".")[:200]
+def says_lost(error: BaseException) -> bool:
+    """Whether an error says that another process was lost."""
+    return process_count() > 1 and any(hint in str(error) for hint in _LOST)

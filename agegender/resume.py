@@ -205,6 +205,11 @@ class SaveState(keras.callbacks.Callback):
 
     def save(self, learner: keras.Model | None = None) -> None:
         """Writes a checkpoint of this moment; in the middle of an epoch with the measures of the learner."""
+        if is_chief():
+            self._path = self._write(learner)
+        self._note_saved()
+
+    def _write(self, learner: keras.Model | None) -> pathlib.Path:
         facts = {
             "epoch": self._position.epoch,
             "step": self._position.step,
@@ -212,11 +217,8 @@ class SaveState(keras.callbacks.Callback):
             "callbacks": [callback.state() for callback in self._keepers],
             "variables": self._state.names,
         }
-        arrays = self._state.arrays(learner) if is_chief() else []
-        values = (_finite(value(), self._position) for value in arrays)
-        if is_chief():
-            self._path = write_checkpoint(self._folder, self._position.total, values, facts, keep=self._saving.keep)
-        self._note_saved()
+        values = (_finite(value(), self._position) for value in self._state.arrays(learner))
+        return write_checkpoint(self._folder, self._position.total, values, facts, keep=self._saving.keep)
 
     def _note_saved(self) -> None:
         self._saved, self.saved_step = time.monotonic(), self._position.total

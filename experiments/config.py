@@ -86,7 +86,7 @@ class Config:
     augmentation: AugmentationConfig = dataclasses.field(default_factory=AugmentationConfig)
 
 
-_LEAST: Final = {"epochs": 1, "steps_per_epoch": 0, "seed": 0, "weight_decay": 0.0, "clipnorm": 0.0}
+_LEAST: Final = {"epochs": 1, "steps_per_epoch": 0, "seed": 0}
 
 
 def validate(config: Config) -> None:

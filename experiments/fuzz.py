@@ -37,6 +37,7 @@ _CASE = flags.DEFINE_string("case", None, "A file to try, and no others.")
 _LARGEST = 16_384  # bytes of a case
 _SLOW = 1.0  # seconds; the slowest case is kept if it took longer
 _SEEDS = {"pictures": picture_seeds, "names": name_seeds}
+_CHECK = {"pictures": check_picture, "names": check_name}
 _MUTATE = {"pictures": mutate_picture, "names": mutate_name}
 
 
@@ -71,7 +72,7 @@ def search(target: str, out: pathlib.Path) -> None:
     import atheris
 
     with atheris.instrument_imports(include=["PIL", "agegender.pictures", "utkface.labels"]):
-        check = {"pictures": check_picture, "names": check_name}[target]()
+        check = _CHECK[target]()
     change, seeds = _MUTATE[target], _SEEDS[target]()
     corpus = pathlib.Path(tempfile.mkdtemp())
     for number, seed in enumerate(seeds):
@@ -99,8 +100,7 @@ def search(target: str, out: pathlib.Path) -> None:
 def main(_: list[Any]) -> None:
     try:
         if _CASE.value:
-            check = {"pictures": check_picture, "names": check_name}[_TARGET.value]()
-            good = check(pathlib.Path(_CASE.value).read_bytes())
+            good = _CHECK[_TARGET.value]()(pathlib.Path(_CASE.value).read_bytes())
             print(f"{_CASE.value}: {'answered' if good else 'refused in words'}")
         else:
             search(_TARGET.value, pathlib.Path(_OUT.value))

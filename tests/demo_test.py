@@ -1,6 +1,7 @@
 """The web page's server, asked as programs ask it; what a browser shows is in demo_browser_test.py."""
 
 import base64
+import contextlib
 import importlib.util
 import io
 import json
@@ -97,8 +98,8 @@ class Page:
         return [path for path in self.folder.rglob("*") if path.is_file()]
 
 
-@pytest.fixture(scope="module")
-def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
+@contextlib.contextmanager
+def serve(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
     run, folder = tmp_path_factory.mktemp("run"), tmp_path_factory.mktemp("temporary")
     make_model().save(run / "best.keras")
     environ = {**os.environ, "GRADIO_TEMP_DIR": str(folder / "gradio"), "TMPDIR": str(folder)}
@@ -108,6 +109,12 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
     with served:
         yield Page(served, folder, run / "said")
     assert served.returncode == 0
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
+    with serve(tmp_path_factory) as served:
+        yield served
 
 
 @pytest.fixture(scope="module")

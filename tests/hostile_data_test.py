@@ -435,6 +435,13 @@ def trainable_data(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     return prepare(tmp_path_factory.mktemp("rows"), dict.fromkeys(("train", "validation", "test"), rows))
 
 
+@pytest.fixture(autouse=True)
+def policy_as_it_was() -> Iterator[None]:
+    policy = keras.config.dtype_policy()
+    yield
+    keras.config.set_dtype_policy(policy)
+
+
 def config_of(change: dict[str, Any]) -> configs.Config:
     config = configs.Config(
         weights="none", width=1 / 64, image_size=48, batch_size=8, epochs=1, steps_per_epoch=1, dtype="float32",
@@ -451,15 +458,11 @@ def test_a_hostile_config_is_refused_before_anything_is_written(
     change, words = CONFIGS[name]
     if "width" not in change and ({"weights", "architecture"} & set(change)):
         change = {**change, "width": 1.0}
-    policy = keras.config.dtype_policy()
     workdir = tmp_path / "run"
     workdir.mkdir()
     (workdir / "notes.txt").write_text("mine")
-    try:
-        with pytest.raises((ValueError, OSError), match=words) as error:
-            train_and_evaluate(config_of(change), workdir, str(trainable_data))
-    finally:
-        keras.config.set_dtype_policy(policy)
+    with pytest.raises((ValueError, OSError), match=words) as error:
+        train_and_evaluate(config_of(change), workdir, str(trainable_data))
     assert len(str(error.value).splitlines()) == 1
     assert [path.name for path in workdir.iterdir()] == ["notes.txt"]
     assert (workdir / "notes.txt").read_text() == "mine"
@@ -480,11 +483,7 @@ def test_a_folder_that_cannot_be_a_run_is_named(
     place, words = WORKDIRS[name]
     (tmp_path / "file").write_text("mine")
     (tmp_path / "gone").symlink_to("nowhere/at/all")
-    policy = keras.config.dtype_policy()
-    try:
-        with pytest.raises((ValueError, OSError), match=words):
-            train_and_evaluate(config_of({}), tmp_path / place, str(trainable_data))
-    finally:
-        keras.config.set_dtype_policy(policy)
+    with pytest.raises((ValueError, OSError), match=words):
+        train_and_evaluate(config_of({}), tmp_path / place, str(trainable_data))
     assert (tmp_path / "file").read_text() == "mine"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "gone"]

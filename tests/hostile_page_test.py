@@ -5,16 +5,12 @@ Pictures themselves are in hostile_pictures_test.py; what a well-meant client ge
 
 import importlib.util
 import json
-import os
 import socket
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 
 import pytest
-from conftest import ROOT
-from demo_test import COUPLE, SERVER, Page, file_of, make_model, text_of
+from demo_test import COUPLE, Page, file_of, serve, text_of
 from hostile_pictures_test import EPS, FILES, JPEG, SVG
 
 if importlib.util.find_spec("gradio") is None:
@@ -30,14 +26,8 @@ NO_FILES, NOT_JSON = "it takes no files", "The request must be JSON"
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
-    run, folder = tmp_path_factory.mktemp("run"), tmp_path_factory.mktemp("temporary")
-    make_model().save(run / "best.keras")
-    environ = {**os.environ, "GRADIO_TEMP_DIR": str(folder / "gradio"), "TMPDIR": str(folder)}
-    command, pipe = [sys.executable, "-c", SERVER, str(run)], subprocess.PIPE
-    with (run / "said").open("w") as said:
-        served = subprocess.Popen(command, cwd=ROOT, env=environ, stdin=pipe, stdout=pipe, stderr=said, text=True)
-    with served:
-        yield Page(served, folder, run / "said")
+    with serve(tmp_path_factory) as served:
+        yield served
 
 
 @pytest.fixture(autouse=True)

@@ -73,7 +73,7 @@ ABOVE = {
     "demo/page": {"demo/guard", "demo/wording", "predict", "synthetic"},
     "cli": {
         *("environment", "devices", "input_pipeline", "loading", "predict", "pictures", "drawing", "writing", "demo"),
-        *("export", "runrecord", "schema"),
+        *("export", "interruptions", "runrecord", "schema"),
     },
 }
 MAY_IMPORT_TENSORFLOW = {"input_pipeline"}

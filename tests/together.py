@@ -6,7 +6,6 @@ Prints what each epoch logged, and the loss of each step, as JSON.
 import contextlib
 import json
 import os
-import signal
 import sys
 from typing import Any
 
@@ -73,7 +72,6 @@ def run(told: dict[str, Any]) -> Tell:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         with explained(lambda: "Here."):
             told = run(json.loads(sys.argv[1]))
