@@ -16,7 +16,7 @@ import contextlib
 import os
 import pathlib
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any, Final
 
 import keras
@@ -92,28 +92,27 @@ class Replay(keras.utils.PyDataset):
 
     Args:
         features: for each tensor at the cut an array [records, pictures, ...].
-        targets: for each head float32 [records, pictures, 1].
+        asked: the targets of each head, and the weights of the pictures if they have any: a tuple of one or two, with
+            float32 [records, pictures, 1] in it.
         batch_size: pictures a batch.
         epochs: of the run.
     """
 
-    def __init__(
-        self, features: list[np.ndarray], targets: Mapping[str, np.ndarray], *, batch_size: int, epochs: int = 1
-    ) -> None:
+    def __init__(self, features: list[np.ndarray], asked: tuple[Any, ...], *, batch_size: int, epochs: int = 1) -> None:
         super().__init__()
-        self._features, self._targets, self._batch_size, self._epochs = features, targets, batch_size, epochs
+        self._features, self._asked, self._batch_size, self._epochs = features, asked, batch_size, epochs
         self._records, self._count = features[0].shape[:2]
         self.steps_per_epoch = -(-self._count // batch_size)
 
     def __len__(self) -> int:
         return self._epochs * self.steps_per_epoch
 
-    def __getitem__(self, step: int) -> tuple[Any, dict[str, np.ndarray]]:
+    def __getitem__(self, step: int) -> tuple[Any, ...]:
         epoch, step = divmod(step, self.steps_per_epoch)
         rows = self._order(epoch)[step * self._batch_size : (step + 1) * self._batch_size]
         record = epoch % self._records
         features = [np.asarray(each[record, rows]) for each in self._features]
-        return _alone(features), {head: each[record, rows] for head, each in self._targets.items()}
+        return _alone(features), *keras.tree.map_structure(lambda each: each[record, rows], self._asked)
 
     def _order(self, epoch: int) -> np.ndarray:
         again = epoch >= self._records
@@ -145,7 +144,7 @@ def record(
 
     Args:
         frozen: from `split_model`.
-        batches: (pictures, targets), without end or gone through as often as it takes.
+        batches: (pictures, targets) or (pictures, targets, weights), without end or gone through as often as it takes.
         folder: for one file a tensor; made if it is not there, and what it holds is written over.
         steps: batches an epoch.
         records: epochs to record, K.
@@ -162,32 +161,33 @@ def record(
     folder = pathlib.Path(folder)
     stream = _without_end(batches)
     features: list[np.ndarray] = []
-    targets: dict[str, np.ndarray] = {}
+    columns: list[np.ndarray] = []
     bar = keras.utils.Progbar(records * steps, verbose=verbose, unit_name="batch")
     written = 0
     for step in range(records * steps):
-        pictures, asked = next(stream)
+        pictures, *asked = next(stream)
         given = pictures if augmentation is None else augmentation(pictures, training=True)
         found = keras.tree.flatten(frozen.predict_on_batch(given))
         count = len(found[0])
         if step == 0:
-            batch_size = count
-            features = _make_room(folder, found, records * steps * count)
-            targets = {head: np.empty((records * steps * count, 1), "float32") for head in asked}
-        for array, values in zip([*features, *targets.values()], [*found, *asked.values()], strict=True):
+            batch_size, room = count, records * steps * count
+            features = _make_room(folder, found, room)
+            columns = [np.empty((room, 1), "float32") for _ in keras.tree.flatten(asked)]
+        for array, values in zip([*features, *columns], [*found, *keras.tree.flatten(asked)], strict=True):
             array[written : written + count] = np.asarray(values)
         written += count
         bar.update(step + 1)
     per_record = written // records  # the last batch of one pass over a validation split may be short
+    by_record = [each[:written].reshape(records, per_record, *each.shape[1:]) for each in [*features, *columns]]
     return Replay(
-        [each[:written].reshape(records, per_record, *each.shape[1:]) for each in features],
-        {head: each[:written].reshape(records, per_record, 1) for head, each in targets.items()},
+        by_record[: len(features)],
+        keras.tree.pack_sequence_as(tuple(asked), by_record[len(features) :]),
         batch_size=batch_size,
         epochs=epochs,
     )
 
 
-def _without_end(batches: Any) -> Iterator[tuple[Any, Mapping[str, Any]]]:
+def _without_end(batches: Any) -> Iterator[tuple[Any, ...]]:
     while True:
         if isinstance(batches, keras.utils.PyDataset):
             yield from (batches[index] for index in range(len(batches)))

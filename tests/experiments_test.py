@@ -6,12 +6,15 @@ import os
 import pathlib
 import subprocess
 import sys
+from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from agegender.schema import HEADS
 from experiments import config as configs
+from experiments.one_run import train_and_evaluate
 
 ROOT = pathlib.Path(__file__).parent.parent
 NAMES = sorted(path.stem for path in (ROOT / "experiments" / "configs").glob("[!_]*.py"))
@@ -102,6 +105,23 @@ def test_evaluate_gives_the_numbers_that_training_ended_with(run: pathlib.Path, 
     assert names <= {path.name for path in written.iterdir()}
     assert {"race", "age x race"} <= set(theirs["groups"]) and theirs["bootstrap"]["resampled"] == "photograph groups"
     assert f"Report: {written / 'report.html'}" in done.stdout and "always the median or majority" in done.stdout
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"cache_trunk": 1, "trainable": "last_block"},
+        {"age_head": "distribution", "learned_weights": True, "age_density": 0.5, "conflicts": False, "ema": 0.9}
+        | {"mixup": 0.2, "flip": True, "limit": 60},
+    ],
+    ids=lambda options: next(iter(options)),
+)
+def test_every_option_trains(options: dict[str, Any], prepared: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    small = {"weights": "none", "trainable": "all", "width": 0.125, "image_size": 48, "batch_size": 8, "epochs": 1}
+    config = configs.Config(**{**small, "steps_per_epoch": 2, "dtype": "float32", **options})
+    train_and_evaluate(config, tmp_path / "run", str(prepared))
+    report = json.loads((tmp_path / "run" / "evaluation-test" / "report.json").read_text())
+    assert np.isfinite([report["model"][measure] for measure in ("mae", "log_loss")]).all()
 
 
 def test_a_second_run_in_the_same_folder_is_refused(run: pathlib.Path, prepared: pathlib.Path) -> None:

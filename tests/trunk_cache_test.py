@@ -103,6 +103,17 @@ def test_recorded_epochs_are_those_of_a_run_without_a_cache(tmp_path: pathlib.Pa
         np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5)
 
 
+def test_weights_of_pictures_are_recorded_with_them(tmp_path: pathlib.Path) -> None:
+    frozen, _ = trunk_cache.split_model(build())
+    weighed = [(*batch, np.full((4, 1), step, "float32")) for step, batch in enumerate(batches())]
+    replayed = trunk_cache.record(frozen, Listed(weighed), tmp_path, steps=3)
+    assert len(replayed) == 3
+    for step, (_, targets, weights) in enumerate(weighed):
+        _, again, given = replayed[step]
+        np.testing.assert_array_equal(again["age"], targets["age"])
+        np.testing.assert_array_equal(given, weights)
+
+
 def test_later_epochs_replay_the_same_pictures_in_another_order(tmp_path: pathlib.Path) -> None:
     frozen, _ = trunk_cache.split_model(build())
     replayed = trunk_cache.record(
