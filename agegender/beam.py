@@ -151,6 +151,7 @@ def score_pictures(
 
     Raises:
         ValueError: if nothing matches, the folder has wildcards in its name, or holds a finished run.
+        OSError: if the folder cannot be made.
         FileNotFoundError: if there is no model, as far as this machine can tell: one that only the workers of another
             runner have on their disks is not looked for.
         RuntimeError: or the runner's own: if the pipeline fails, or photographs are missing from the counts.
@@ -164,6 +165,8 @@ def score_pictures(
     _check_out(out)
     _check_model(score.model, local=not runner)
     pictures = pipeline | ReadPictures(pattern)
+    if not FileSystems.exists(out):
+        FileSystems.mkdirs(out)  # what cannot be written to is better said before all pictures are scored
     scored = pictures | score
     written = [AsIter(_write(scored[name], FileSystems.join(out, name), name)) for name in (FACES, UNREADABLE)]
     counts = (
@@ -314,8 +317,14 @@ def _model_file(model: str) -> str:
 
 def _check_pattern(pattern: str) -> None:
     if not (_find(pattern, _GLANCE) or _find(pattern)):
-        hint = "for a [ in the name of a folder write ?" if "[" in pattern else f"of a folder, {', '.join(SUFFIXES)}"
-        raise ValueError(f"`pattern` must match a picture or more; {hint}. Received: pattern={pattern!r}")
+        hint = f"of a folder, a file below it that ends in {', '.join(SUFFIXES)}"
+        if "[" in pattern:
+            hint = "for a [ in the name of a folder write ?"
+        elif not _WILDCARD.search(pattern) and not FileSystems.exists(pattern):
+            hint = "there is no such file or folder"
+        raise ValueError(
+            f"`pattern` (of the script: --pictures) must match a picture or more; {hint}. Received: pattern={pattern!r}"
+        )
 
 
 def _check_model(model: str | None, *, local: bool) -> None:

@@ -29,6 +29,7 @@ EXPORTS: Final = {  # formats, and what a file of each is called where nothing e
     "litert-int8": "model-int8.tflite",
 }
 _LONGEST: Final = 200  # bytes: most file systems take names of 255
+_NONE: Final = "none: "
 _NOT_FOR: Final = (
     "It guesses from looks and is often wrong. Not for deciding about people. Models trained on UTKFace or from "
     "VGGFace weights are for non-commercial research only."
@@ -110,6 +111,8 @@ def evaluate(asked: argparse.Namespace) -> int:
     import agegender as ag
     from agegender.input_pipeline import known_labels
 
+    if asked.out:
+        asked.out.mkdir(parents=True, exist_ok=True)  # before what takes long
     predictor = _predictor(asked)
     dataset = ag.load_utkface(
         asked.split,
@@ -159,11 +162,14 @@ def info(asked: argparse.Namespace) -> int:
     print(f"agegender {__version__}, Keras {keras.__version__} on {keras.backend.backend()}")
     print(f"devices   {', '.join(list_devices())}")
     print(f"dtype     {ag.fastest_dtype()} is the fastest here")
-    print(f"model     {_first_line(lambda: _about_model(asked))}")
-    print(f"data      {_first_line(lambda: _about_data(asked.data_dir))}")
+    model, data = _first_line(lambda: _about_model(asked)), _first_line(lambda: _about_data(asked.data_dir))
+    print(f"model     {model}")
+    print(f"data      {data}")
     if asked.model and read_record(asked.model):
         print(f"\nthe run\n{describe(asked.model)}")
-    return 0
+        return 0
+    named = (asked.model, model), (asked.data_dir, data)
+    return WRONG if any(name and found.startswith(_NONE) for name, found in named) else 0
 
 
 def _about_model(asked: argparse.Namespace) -> str:
@@ -191,7 +197,7 @@ def _first_line(say: Callable[[], str]) -> str:
     try:
         return say()
     except (OSError, ValueError) as error:
-        return f"none: {str(error).splitlines()[0]}"
+        return f"{_NONE}{str(error).splitlines()[0]}"
 
 
 def _predictor(asked: argparse.Namespace) -> "Predictor":
@@ -224,7 +230,10 @@ def _pictures(patterns: Iterable[str], drawn: pathlib.Path | None) -> Iterator[A
             continue
         try:
             found = find_pictures(pattern)
-            yield from (path for path in found if len(found) == 1 or not _is_drawn(path, drawn))
+            kept = found if len(found) == 1 else [path for path in found if not _is_drawn(path, drawn)]
+            if len(kept) < len(found):
+                _say(f"{len(found) - len(kept)} left out of {pattern}: named as what --draw writes there, *-faces.jpg")
+            yield from kept
         except PictureError as error:
             yield error
 
@@ -269,7 +278,9 @@ def _parser() -> argparse.ArgumentParser:
         "--json", dest="form", action="store_const", const="json", help="one JSON array, a picture a line"
     )
     form.add_argument("--csv", dest="form", action="store_const", const="csv", help="a table, a face a row")
-    asked.add_argument("--draw", type=pathlib.Path, metavar="FOLDER", help="also write the photographs with boxes here")
+    asked.add_argument(
+        "--draw", type=pathlib.Path, metavar="FOLDER", help="also write the photographs with boxes here, NAME-faces.jpg"
+    )
     asked.add_argument("--aligned", action="store_true", help="each picture is one face, cut as UTKFace cuts them")
     asked.add_argument("--min-face", type=int, default=20, metavar="PIXELS", help="smallest face to look for (20)")
     asked.set_defaults(form="words")

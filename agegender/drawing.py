@@ -52,13 +52,14 @@ def draw_faces(image: Image.Image, faces: Sequence[Face]) -> Image.Image:
 def _label(
     pen: ImageDraw.ImageDraw, words: str, box: tuple[int, int, int, int], size: tuple[int, int], colour: str
 ) -> None:
-    """Above the box, or in it where there is no room above; as wide as the box, but never too small to read."""
+    """Above the box, below it or, without room, in it; as wide as the box, but never too small to read."""
     font = ImageFont.load_default(_SMALLEST)
     wide = pen.multiline_textbbox((0, 0), words, font=font)[2]
     font = ImageFont.load_default(max(_SMALLEST, min(_SMALLEST * (box[2] - box[0]) / wide, size[1] / 12)))
     _, _, right, bottom = pen.multiline_textbbox((0, 0), words, font=font)
     width, height = right + 4, bottom + 4
     x = max(0, min(box[0], size[0] - width))
-    y = box[1] - height if box[1] >= height else box[1]
+    below = box[3] if box[3] + height <= size[1] else box[1]
+    y = box[1] - height if box[1] >= height else below
     pen.rectangle((x, y, x + width, y + height), fill=colour)
     pen.multiline_text((x + 2, y + 1), words, fill="black", font=font)

@@ -44,8 +44,8 @@ class FaceDetector:
     """
 
     def __init__(self, *, min_face: int = MIN_FACE) -> None:
-        if min_face < MIN_FACE:
-            raise ValueError(f"`min_face` must be {MIN_FACE} pixels or more. Received: min_face={min_face}")
+        if not isinstance(min_face, int) or min_face < MIN_FACE:
+            raise ValueError(f"`min_face` must be pixels, {MIN_FACE} or more. Received: min_face={min_face!r}")
         self.min_face = min_face
         self._mtcnn: Any = None
         self._lock = threading.Lock()

@@ -17,7 +17,10 @@ from PIL import Image
 # A telephone of 2026 makes 48 or 50 million. Decoded, and copied for the detector, this many take 0.4 GB; a file of a
 # few kilobytes may claim billions, so its header is asked before anything is decoded.
 MAX_PIXELS: Final = 64_000_000
-SUFFIXES: Final = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+SUFFIXES: Final = (
+    *(".avif", ".bmp", ".gif", ".j2k", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg"),
+    *(".pbm", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"),
+)
 # Of the forty formats that Pillow reads, those of photographs: EPS, for one, is a program, and Pillow hands it to
 # Ghostscript.
 FORMATS: Final = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
@@ -27,8 +30,10 @@ _MAX_SCANS: Final = 100
 _SCAN: Final = b"\xff\xda"
 _END: Final = b"\xff\xd9"
 _MARKER: Final = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")  # what begins a segment; within a scan there is none
+_OPENED_AS_TEXT: Final = "was opened to read text: open it in mode 'rb'"
 _MISSING: Final = "there is no such file or folder"
 _REAL: Final = "uif"  # kinds of numbers
+_NUMBERS: Final = _REAL + "bc"  # what has a range or a shape that can be named
 _LONGEST: Final = 300  # letters of what Pillow says
 _GLOB: Final = frozenset("*?[")
 _ORIENTATION: Final = 0x0112  # in EXIF
@@ -50,6 +55,14 @@ class PictureError(ValueError):
     Attributes:
         source: its path, or what else it was, in words.
         reason: what is wrong with it.
+
+    Example:
+
+    >>> try:
+    ...     read_picture(b"")
+    ... except PictureError as error:
+    ...     print(error.source, "|", error.reason)
+    0 bytes | is empty
     """
 
     def __init__(self, source: str, reason: str) -> None:
@@ -60,14 +73,14 @@ class PictureError(ValueError):
         return type(self), (self.source, self.reason)
 
     def to_dict(self) -> dict[str, str]:
-        """For JSON."""
+        """For JSON: "picture", its source, and "error", the reason."""
         return {"picture": self.source, "error": self.reason}
 
 
 def name_of(picture: Any) -> str:
     """What to call a picture in an answer: its path, or what it is."""
     if isinstance(picture, str | os.PathLike):
-        return os.fsdecode(picture)
+        return os.fsdecode(picture) or "''"
     if isinstance(picture, bytes | bytearray | memoryview):
         return f"{len(picture)} bytes"
     if hasattr(picture, "read"):
@@ -90,7 +103,12 @@ def read_picture(picture: Any, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
         A Pillow image of mode "RGB".
 
     Raises:
-        PictureError: if there is none, it cannot be read, or it is too large.
+        PictureError: if there is none, it cannot be read, or it is too large. It is a ValueError.
+
+    Example:
+
+    >>> read_picture("party.jpg").size
+    (360, 200)
     """
     source = name_of(picture)
     try:
@@ -129,7 +147,12 @@ def find_pictures(pattern: str | os.PathLike) -> list[pathlib.Path]:
         Paths, sorted.
 
     Raises:
-        PictureError: if there is none.
+        PictureError: if there is none. It is a ValueError.
+
+    Example:
+
+    >>> [path.name for path in find_pictures("*.jpg")]
+    ['party.jpg']
     """
     text = os.fsdecode(pattern)
     if not text:
@@ -197,6 +220,10 @@ def _check_bytes(count: int) -> None:
 
 def _bytes_of(picture: Any) -> bytes:
     data = picture.read(MAX_BYTES + 1) if hasattr(picture, "read") else picture
+    if isinstance(data, str):
+        raise PictureError("", _OPENED_AS_TEXT)
+    if not data and hasattr(picture, "read"):
+        raise PictureError("", "is empty, or was read to its end before")
     _check_bytes(len(data))
     return data
 
@@ -264,13 +291,16 @@ def _rgb(image: Image.Image) -> Image.Image:
 
 
 def _eight_bits(values: np.ndarray) -> Image.Image:
-    """Grey of 16 bits, which Pillow would clip at 255; or of 32, if they hold no more than 16."""
+    """Grey of 16 bits, which Pillow would clip at 255; or of 32, if they hold no more than 16, or only 8."""
     if np.issubdtype(values.dtype, np.floating) or values.min() < 0 or values.max() > 65_535:
         raise PictureError("", f"must have pixels of 8 or 16 bits. Received: {values.dtype}")
-    return Image.fromarray((values // _SIXTEEN_TO_EIGHT).astype("uint8"))
+    scale = 1 if values.dtype.itemsize > 2 and values.max() <= 255 else _SIXTEEN_TO_EIGHT
+    return Image.fromarray((values // scale).astype("uint8"))
 
 
 def _from_values(values: np.ndarray, max_pixels: int) -> Image.Image:
+    if values.ndim == 0 or values.dtype.kind not in _NUMBERS:
+        raise PictureError("", "is no picture: a path, bytes, an open file, an array or a Pillow image is wanted")
     if values.ndim == 2:
         values = values[..., None]
     if values.ndim != 3 or values.shape[-1] not in (1, 3) or 0 in values.shape:
@@ -295,6 +325,8 @@ def _too_large(max_pixels: int) -> str:
 def _reason(error: Exception, max_pixels: int) -> str:
     if isinstance(error, FileNotFoundError):
         return "there is no such file"
+    if isinstance(error, UnicodeDecodeError):
+        return _OPENED_AS_TEXT
     if isinstance(error, Image.UnidentifiedImageError):
         return f"is no picture, or of a format that is not read: only {', '.join(known_formats())}"
     if isinstance(error, Image.DecompressionBombError | Image.DecompressionBombWarning):  # the second as an error

@@ -39,6 +39,10 @@ class Predictor:
             which is not looked for.
         min_face: pixels, the side of the smallest face that is looked for, see `faces.FaceDetector`.
 
+    Attributes:
+        model: the Keras model.
+        calibration: its `Calibration`, None if there is none.
+
     Raises:
         FileNotFoundError: if there is no model.
         ValueError: if it is damaged, or not from `build_model`, if its calibration is damaged, or an argument is none
@@ -46,7 +50,11 @@ class Predictor:
 
     Example:
 
-    `for face in Predictor("runs/1")("party.jpg"): print(face.box, face.age, face.age_interval, face.gender)`
+    >>> predictor = Predictor("runs/1")
+    >>> for face in predictor("party.jpg"):
+    ...     print(face.age, face.gender, face.age_interval)
+    33.0 female None
+    33.0 female None
     """
 
     def __init__(
@@ -226,7 +234,7 @@ class _Cut:
 
 def _check(batch_size: object, flip: object, aligned: object) -> None:
     if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
-        raise ValueError(f"`batch_size` must be 1 or more. Received: batch_size={batch_size!r}")
+        raise ValueError(f"`batch_size` must be a whole number, 1 or more. Received: batch_size={batch_size!r}")
     for name, value in (("flip", flip), ("aligned", aligned)):
         if value not in (True, False, None):
             raise ValueError(f"`{name}` must be True, False or None. Received: {name}={value!r}")

@@ -107,7 +107,8 @@ def _errors(report: Report) -> Figure:
     panels[1].axhline(0, color="black", linewidth=1)
     panels[1].set_xticks(range(len(BANDS)), BANDS)
     panels[1].set_xlabel("recorded age, years")
-    panels[0].legend(frameon=False)
+    if panels[0].get_legend_handles_labels()[1]:  # none where no band has pictures enough for an interval
+        panels[0].legend(frameon=False)
     return figure
 
 

@@ -317,9 +317,10 @@ def test_the_parts_join_other_pipelines_and_count_for_their_runners(pictures: pa
 @pytest.mark.parametrize(
     ("pattern", "words"),
     [
-        ("*.tiff", "`pattern` must match a picture or more; of a folder, .bmp, "),
+        ("*.tiff", "(of the script: --pictures) must match a picture or more; of a folder, a file below it that "),
         ("album [2019]/*", "for a [ in the name of a folder write ?"),
-        ("nothing", "of a folder, .bmp, "),
+        ("nothing", "of a folder, a file below it that ends in .avif, "),
+        ("nowhere", "there is no such file or folder"),
     ],
 )
 def test_a_pattern_without_files_is_an_error(
@@ -342,7 +343,8 @@ def test_a_model_that_is_not_there_is_an_error(model: str, pictures: pathlib.Pat
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        (["--pictures={pictures}/*.tiff", "--out={out}"], "`pattern` must match"),
+        (["--pictures={pictures}/*.tiff", "--out={out}"], "`pattern` (of the script: --pictures) must match"),
+        (["--pictures={pictures}", "--out={run}/best.keras/out"], "best.keras/out"),
         (["--pictures={pictures}", "--out={out}", "--model={out}"], "no trained model at"),
         (["--pictures={pictures}", "--out={out}", "--batch_size=0"], "batch_size"),
     ],
@@ -350,7 +352,7 @@ def test_a_model_that_is_not_there_is_an_error(model: str, pictures: pathlib.Pat
 def test_the_command_ends_with_2_and_one_line_if_there_is_nothing_to_do(
     flags: list[str], words: str, pictures: pathlib.Path, run: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
-    given = [each.format(pictures=pictures, out=tmp_path / "out") for each in (f"--model={run}", *flags)]
+    given = [each.format(pictures=pictures, out=tmp_path / "out", run=run) for each in (f"--model={run}", *flags)]
     command = [sys.executable, "-m", "experiments.score_pictures", *given]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     *_, last = done.stderr.splitlines()

@@ -98,7 +98,7 @@ def test_drawn_photographs_are_new_files_and_nothing_is_overwritten(
     capsys.readouterr()
     assert cli.main(["predict", "--json", "--draw", str(album), "--model", model, str(album)]) == 1
     out, err = capsys.readouterr()
-    assert len(json.loads(out)) == 4 and "3 drawn" in err  # what was drawn is not read again
+    assert len(json.loads(out)) == 4 and "3 drawn" in err and "2 left out" in err  # what was drawn is not read again
     assert all(path.read_bytes() == content for path, content in before.items())
     with Image.open(album / "couple-faces.jpg") as drawn:
         assert drawn.size == (360, 200)
@@ -144,8 +144,8 @@ def test_what_cannot_be_used_is_named_and_the_exit_code_is_one(
         (["predict", "--model", "{album}", "{album}"], "no trained model at"),
         (["predict", "--model", "{album}/text.jpg", "{album}"], "text.jpg"),
         (["predict", "{album}"], "There is no released model"),
-        (["predict", "--model", "{model}", "--min-face", "3", "{album}"], "`min_face` must be 20"),
-        (["predict", "--model", "{model}", "--batch-size", "0", "{album}"], "`batch_size` must be 1 or more"),
+        (["predict", "--model", "{model}", "--min-face", "3", "{album}"], "`min_face` must be pixels, 20 or more"),
+        (["predict", "--model", "{model}", "--batch-size", "0", "{album}"], "`batch_size` must be a whole number"),
         (["evaluate", "{model}", "--data-dir", "{album}"], "tfds build"),
         (["export", "{album}"], "no trained model at"),
         (["evaluate", "{model}", "--data-dir", "{prepared}", "--split", "test[:0%]"], "at least one picture"),
@@ -205,6 +205,8 @@ def test_info_says_what_is_found_and_what_is_not(
     words = capsys.readouterr().out
     assert "model     none: There is no trained model" in words and "data      none: " in words
     assert "the run\n" in words and "train.py --workdir=runs/1" in words and "x 1" in words
+    for named in ([str(tmp_path / "nowhere")], [model, "--data-dir", str(tmp_path)]):
+        assert cli.main(["info", *named]) == 2
 
 
 def test_the_formats_of_the_command_are_those_of_the_library() -> None:

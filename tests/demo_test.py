@@ -155,7 +155,7 @@ def test_a_picture_without_a_face_gives_no_faces(client: Any) -> None:
     ("picture", "words"),
     [
         ("", "is missing"),
-        (7, "is missing"),
+        (7, "must be the bytes of a file as base64"),
         (None, "is missing"),
         ("no base64!", "as base64"),
         ("data:image/png;base64,", "is an empty file"),

@@ -67,7 +67,7 @@ def test_small_and_empty_pictures_have_no_faces(shape: tuple[int, int], value: i
 
 
 def test_a_smallest_face_below_what_the_networks_see_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"`min_face` must be 20 pixels or more\. Received: min_face=19"):
+    with pytest.raises(ValueError, match=r"`min_face` must be pixels, 20 or more\. Received: min_face=19"):
         FaceDetector(min_face=19)
 
 

@@ -65,8 +65,8 @@ PICTURES = {
     "address-of-a-machine": ("http://127.0.0.1:9/a.jpg", "as base64"),
     "nul": ("\0" * 99, "as base64"),
     "half-a-character": ("\ud800", "as base64"),
-    "list": ([GOOD], "is missing"),
-    "nested": ({"data": {"path": "/etc/passwd"}}, "is missing"),
+    "list": ([GOOD], "must be the bytes of a file as base64"),
+    "nested": ({"data": {"path": "/etc/passwd"}}, "must be the bytes of a file as base64"),
 }
 
 

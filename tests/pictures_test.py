@@ -147,6 +147,12 @@ def test_a_float_picture_is_refused_not_clipped() -> None:
         read_picture(encode(Image.fromarray(np.full((2, 2), 0.5, "float32")), "TIFF"))
 
 
+def test_of_32_bits_8_may_be_used() -> None:
+    values = np.array([[0, 200]], "int32")
+    assert np.asarray(read_picture(encode(Image.fromarray(values), "TIFF")))[0, :, 0].tolist() == [0, 200]
+    assert np.asarray(read_picture(encode(Image.fromarray(257 * values), "TIFF")))[0, :, 0].tolist() == [0, 200]
+
+
 @pytest.mark.parametrize(
     ("values", "words"),
     [
@@ -156,10 +162,14 @@ def test_a_float_picture_is_refused_not_clipped() -> None:
         (np.full((4, 4, 3), 256.0), r"0\.\.255"),
         (np.full((4, 4, 3), -1), r"0\.\.255"),
         (np.full((4, 4, 3), np.nan), r"0\.\.255"),
-        (np.full((4, 4, 3), "a"), r"0\.\.255"),
+        (np.full((4, 4, 3), "a"), "is no picture"),
+        (None, "is no picture"),
+        (["one.jpg"], "is no picture"),
+        (io.StringIO("words"), "mode 'rb'"),
+        (io.BytesIO(), "is empty, or was read to its end"),
+        ("", "no such file"),
         (np.full((4, 4, 3), 0.5), "multiply by 255"),
-        (None, "Received: shape"),
-        ({"a": 1}, "Received: shape"),
+        ({"a": 1}, "is no picture"),
     ],
 )
 def test_values_that_are_no_picture_are_named(values: object, words: str) -> None:
@@ -180,7 +190,7 @@ def test_an_error_survives_pickling_and_is_ready_for_json() -> None:
 
 @pytest.fixture
 def album(tmp_path: pathlib.Path) -> pathlib.Path:
-    for name in ("b.JPG", "a.png", "deep/er/c.webp", "notes.txt", ".hidden.jpg", "odd[1].jpg"):
+    for name in ("b.JPG", "a.png", "deep/er/c.webp", "notes.txt", ".hidden.jpg", "odd[1].jpg", "p.avif", "q.ppm"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
     return tmp_path
@@ -189,7 +199,7 @@ def album(tmp_path: pathlib.Path) -> pathlib.Path:
 @pytest.mark.parametrize(
     ("pattern", "names"),
     [
-        ("", ["a.png", "b.JPG", "deep/er/c.webp", "odd[1].jpg"]),
+        ("", ["a.png", "b.JPG", "deep/er/c.webp", "odd[1].jpg", "p.avif", "q.ppm"]),
         ("*.png", ["a.png"]),
         ("**/*.webp", ["deep/er/c.webp"]),
         ("[ab].*", ["a.png", "b.JPG"]),

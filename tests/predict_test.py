@@ -129,7 +129,7 @@ def test_a_stream_takes_what_a_call_takes(predictor: ag.Predictor, tmp_path: pat
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"batch_size": "64"}, "`batch_size` must be 1 or more. Received: batch_size='64'"),
+        ({"batch_size": "64"}, "`batch_size` must be a whole number, 1 or more. Received: batch_size='64'"),
         ({"aligned": "no"}, "`aligned` must be True, False or None. Received: aligned='no'"),
         ({"flip": 2}, "`flip` must be .*Received: flip=2"),
     ],
@@ -170,7 +170,7 @@ def test_an_age_that_nobody_has_is_the_nearest_one_that_there_is(tiny_trunk: ker
 
 
 def test_a_batch_of_none_is_refused(tiny_trunk: keras.Model) -> None:
-    with pytest.raises(ValueError, match="`batch_size` must be 1 or more"):
+    with pytest.raises(ValueError, match="`batch_size` must be a whole number, 1 or more"):
         ag.Predictor(ag.build_model(tiny_trunk), batch_size=0)
 
 

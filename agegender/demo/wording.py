@@ -34,8 +34,10 @@ def decode(picture: str | None) -> bytes:
     >>> decode("data:image/png;base64,iVBORw0KGgo=")[1:4]
     b'PNG'
     """
-    if not isinstance(picture, str) or not picture:
+    if not picture:
         raise PictureError("picture", "is missing")
+    if not isinstance(picture, str):
+        raise PictureError("picture", "must be the bytes of a file as base64")
     text = picture.partition(",")[2] if picture.startswith("data:") else picture
     if len(text) * 3 // 4 > MAX_BYTES:
         raise PictureError("picture", f"is too large. The limit is {MAX_BYTES // 1_000_000} MB")
