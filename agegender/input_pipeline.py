@@ -101,8 +101,15 @@ def load_utkface(
             that look at what an older builder did not prepare, and for fewer pictures than one training batch.
         FileNotFoundError: if the data set is not prepared in `data_dir`.
 
-    Examples: `load_utkface("train", batch_size=64, training=True, seed=1)`,
-    `load_utkface("all", batch_size=64, training=True, folds=(0, 1, 2, 3), ages=(21, 60))`
+    Example:
+
+    >>> train = load_utkface("train", batch_size=8, training=True, seed=1)
+    >>> pictures, targets = next(iter(train))
+    >>> tuple(pictures.shape), tuple(targets["age"].shape)
+    ((8, 200, 200, 3), (8, 1))
+    >>> women = load_utkface("all", batch_size=8, genders=("female",), ages=(21, 60))
+    >>> sum(len(pictures) for pictures, _ in women)
+    16
     """
     _check(batch_size, seed, skip, image_size, heads, labels, cache)
     if not 0 <= mixup < float("inf") or (mixup and not training):
@@ -315,7 +322,8 @@ def _count(builder: "tfds.core.DatasetBuilder", split: str, conditions: Conditio
         count = builder.info.splits[split].num_examples
     except (KeyError, ValueError, AttributeError, NotImplementedError) as error:  # of what is no text, or "all[:5]"
         raise ValueError(
-            f"`split` must be one of {tuple(builder.info.splits)}, 'all', or a slice or a sum of them. "
+            f"`split` must be one of {tuple(builder.info.splits)}, 'all', or a slice or a sum of them; a split into "
+            f"which no picture fell is not there. "
             f"Received: split={split!r}"
         ) from error
     if count < 1:

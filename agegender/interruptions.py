@@ -16,8 +16,9 @@ RUN_AGAIN: Final = os.EX_TEMPFAIL  # 75
 _LOCK: Final = "lock"
 # What TensorFlow says when files are gone, cut short or hold something else; its errors are no OSErrors.
 _LOST_DATA: Final = ("NotFoundError", "DataLossError", "PermissionDeniedError")
-_OF_FILES: Final = ("JPEG", "expected to contain", "parse", "No space left", "File too large", "Input/output error")
-_WORDS: Final = (*_OF_FILES, "truncated", "corrupted", "No such file", "ermission denied")
+_OF_DATA: Final = ("JPEG", "expected to contain", "parse")
+_OF_DISK: Final = ("No space left", "File too large", "Input/output error")
+_WORDS: Final = (*_OF_DATA, *_OF_DISK, "truncated", "corrupted", "No such file", "ermission denied")
 
 
 class Stopped(SystemExit):
@@ -77,6 +78,7 @@ class StopSignals:
 
     def _note(self, number: int, frame: Any) -> None:
         self.came = signal.Signals(number).name
+        os.write(2, f"\n{self.came}: saves after this step. A second one ends now, without saving.\n".encode())
         self.__exit__()
 
     def __exit__(self, *_: object) -> None:
@@ -115,11 +117,13 @@ def explained(where: Callable[[], str]) -> Iterator[None]:
                 "fewer, to go on."
             ) from error
         kind, words = type(error).__name__, str(getattr(error, "message", error))
-        of_files = kind in _LOST_DATA or any(hint in words for hint in _OF_FILES)
-        if not type(error).__module__.startswith("tensorflow") or not of_files:
+        of_disk = any(hint in words for hint in _OF_DISK)
+        of_data = not of_disk and (kind in _LOST_DATA or any(hint in words for hint in _OF_DATA))
+        if not type(error).__module__.startswith("tensorflow") or not (of_disk or of_data):
             raise
+        hint = ": a shard of the data set is gone or damaged" if of_data else ""
         raise ExplainedError(
-            f"{kind}: {line_of(words)}. {where()} Mend that, then run the same command again."
+            f"{kind}: {line_of(words)}{hint}. {where()} Mend that, then run the same command again."
         ) from error
 
 

@@ -6,6 +6,7 @@ that all must share, such as to stop, is made together. Keras is imported where 
 used: scripts set their environment before that.
 """
 
+import sys
 from collections.abc import Callable
 
 import numpy as np
@@ -35,13 +36,15 @@ def join(coordinator: str, num_processes: int, process_id: int, *, timeout: int 
             f"Received: the backend {keras.backend.backend()!r}"
         )
     host, _, port = coordinator.rpartition(":")
-    if not host or not port.isdigit() or num_processes < 2 or not 0 <= process_id < num_processes:
+    reachable = host and port.isdigit() and int(port) < 1 << 16
+    if not reachable or num_processes < 2 or not 0 <= process_id < num_processes:
         raise ValueError(
             "`coordinator` must be HOST:PORT of process 0, `num_processes` 2 or more, `process_id` from 0 to one less. "
             f"Received: coordinator={coordinator!r}, num_processes={num_processes}, process_id={process_id}"
         )
     import jax
 
+    print(f"Process {process_id} waits for {num_processes - 1} more at {coordinator}", file=sys.stderr)
     try:
         jax.distributed.initialize(coordinator, num_processes, process_id, initialization_timeout=timeout)
     except RuntimeError as error:

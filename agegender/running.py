@@ -28,14 +28,20 @@ from agegender.stream import data_from
 
 
 def refuse_finished(workdir: pathlib.Path) -> None:
-    """Raises FileExistsError if a folder holds a finished run, also one of a time without checkpoints, or is none."""
+    """Raises FileExistsError if a folder holds a finished run, recorded or not; OSError if that in it cannot go on."""
     if workdir.exists() and not workdir.is_dir():
-        raise FileExistsError(f"`workdir` must be a folder, there already or not. Received: the file {workdir}")
-    finished = runrecord.FINISHED in runrecord.read_record(workdir)
+        raise NotADirectoryError(f"`workdir` must be a folder, there already or not. Received: the file {workdir}")
+    record = runrecord.read_record(workdir)
     trained = any((workdir / name).exists() for name in (BEST_MODEL, LAST_MODEL))
-    if finished or (trained and not any((workdir / CHECKPOINTS).glob("*.npz"))):
+    lost = trained and not any((workdir / CHECKPOINTS).glob("*.npz"))
+    if runrecord.FINISHED in record or (lost and not record):
         raise FileExistsError(
             f"{workdir} holds a trained model already: its run is finished. Choose another workdir, or move it away."
+        )
+    if lost:
+        raise OSError(
+            f"{workdir} holds a run that is not finished, without the checkpoints from which it would go on. Choose "
+            "another workdir, or move it away."
         )
 
 
@@ -113,7 +119,7 @@ def run(
             signals=signals,
         )
         options = {"callbacks": [*ours, *callbacks, saver], "verbose": verbose if writes else 0}
-        with explained(lambda: f"The last checkpoint is of step {saver.saved_step}."):
+        with explained(lambda: f"The last checkpoint in {folder} is of step {saver.saved_step}."):
             if found:
                 saver.go_on(found)
                 print(f"Goes on after {position}, from {found.path}", file=sys.stderr)

@@ -24,10 +24,17 @@ _ROOT: Final = pathlib.Path(__file__).parent.parent  # a clone, or where the pac
 
 
 def read_record(workdir: str | os.PathLike) -> dict[str, Any]:
-    """Reads the record of a run, from its folder or its file; an empty one if there is none."""
+    """Reads the record of a run, from its folder or its file; an empty one if there is none.
+
+    Raises:
+        ValueError: if it is damaged.
+    """
     path = pathlib.Path(workdir)
     path = path / RECORD if path.is_dir() else path
-    return json.loads(path.read_text()) if path.is_file() else {}
+    try:
+        return dict(json.loads(path.read_text())) if path.is_file() else {}
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{path} is no record of a run, or damaged: {error}. Restore it, or move it away") from None
 
 
 def write_record(workdir: pathlib.Path, facts: Mapping[str, Any]) -> None:
@@ -137,7 +144,7 @@ def describe(path: str | os.PathLike) -> str:
     finished = record.get(FINISHED)
     rows: dict[str, Any] = {
         "started": record.get("started"),
-        "finished": finished or (f"not yet, after {len(epochs)} epochs" if "seconds" in record else None),
+        "finished": finished or (f"not yet; epochs done: {len(epochs)}" if "seconds" in record else None),
         "command": " ".join(record.get("command", [])),
         "code": code and f"commit {code['commit'][:12]}{', with changes of its own' if code['dirty'] else ''}",
         "versions": ", ".join(f"{name} {version}" for name, version in record.get("versions", {}).items()),

@@ -59,6 +59,7 @@ def train_and_evaluate(
     from agegender.processes import from_chief, is_chief
 
     configs.validate(config)
+    ag.load_utkface(split, batch_size=1, data_dir=data_dir)  # what is wrong with it is better said before the training
     if deterministic:
         repeat_bits()
     with _on_devices(mirrored, processes):

@@ -11,7 +11,7 @@ Several GPUs of one machine: --distribute=mirrored. Several processes, on one ma
 same command in each, with --coordinator=HOST:PORT --num_processes=N and its own --process_id from 0 to N - 1.
 
 The same command goes on where it was interrupted, also on another number of devices. Exit status: 0 done, 1 an error, 2
-the run is finished already, 75 stopped by a signal and saved: run it again.
+the run is finished already, 75 stopped by a signal and saved: run it again, 130 stopped by Ctrl-C outside of training.
 """
 
 import os
@@ -31,9 +31,9 @@ _WORKDIR = flags.DEFINE_string("workdir", None, "Folder for the models, numbers 
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "Where `tfds build` wrote; by default ~/tensorflow_datasets.")
 _SPLIT = flags.DEFINE_string("split", "test", "What the trained model is measured on; 'validation' while choosing.")
 _SAVE_SECONDS = flags.DEFINE_float(
-    "save_seconds", 300.0, "A checkpoint is written after so many seconds, and each epoch."
+    "save_seconds", 300.0, "A checkpoint is written after so many seconds, and each epoch.", lower_bound=0.1
 )
-_KEEP = flags.DEFINE_integer("keep", 2, "Number of checkpoints that stay until the run is finished.")
+_KEEP = flags.DEFINE_integer("keep", 2, "Number of checkpoints that stay until the run is finished.", lower_bound=1)
 _PROFILE = flags.DEFINE_bool("profile", False, "Trace a few steps in the middle of the first epoch for TensorBoard.")
 _DISTRIBUTE = flags.DEFINE_enum("distribute", "none", ["none", "mirrored"], "mirrored: on all devices of the machine.")
 _COORDINATOR = flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0, where several train together.")
@@ -61,8 +61,11 @@ def main(_: list[str]) -> None:
     except FileExistsError as error:
         print(error, file=sys.stderr)
         _leave(2)
+    except KeyboardInterrupt:
+        print(f"Interrupted. What was saved before is in {workdir}; the same command goes on.", file=sys.stderr)
+        _leave(130)
     except (OSError, ValueError, FloatingPointError) as error:
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)  # the words say it all; a traceback would hide them
+        print(f"train: {error}", file=sys.stderr)  # the words say it all; a traceback would hide them
         _leave(1)
 
 
@@ -75,6 +78,8 @@ def _processes() -> tuple[str, int, int] | None:
             "--coordinator, --num_processes and --process_id go together. Received: "
             f"--coordinator={coordinator} --num_processes={count} --process_id={index}"
         )
+    if _DISTRIBUTE.value != "none":
+        raise ValueError("--distribute and --coordinator exclude each other: several processes use all their devices")
     return coordinator, count, index
 
 
@@ -87,6 +92,15 @@ def _leave(code: int) -> NoReturn:
     os._exit(code)
 
 
+def _parse(arguments: list[str]) -> list[str]:
+    try:
+        return flags.FLAGS(arguments)
+    except (flags.Error, KeyError, OSError) as error:  # the last two of ml_collections: no such field, no such file
+        print(f"train: {error.args[0] if isinstance(error, KeyError) else error}", file=sys.stderr)
+        sys.exit(1)
+
+
 if __name__ == "__main__":
     flags.mark_flag_as_required("config")
-    app.run(main)
+    flags.register_validator("workdir", bool, "must name a folder")
+    app.run(main, flags_parser=_parse)

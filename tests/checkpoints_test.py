@@ -206,12 +206,14 @@ def test_a_folder_is_held_by_one_process_which_is_named_until_it_is_killed(tmp_p
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_the_first_signal_is_noted_and_the_second_has_its_effect(number: signal.Signals) -> None:
+def test_the_first_signal_is_noted_and_the_second_has_its_effect(
+    number: signal.Signals, capfd: pytest.CaptureFixture[str]
+) -> None:
     before = signal.signal(number, signal.default_int_handler)  # SIGTERM would end this process
     try:
         with pytest.raises(KeyboardInterrupt), interruptions.StopSignals() as signals:
             os.kill(os.getpid(), number)
-            assert signals.came == number.name
+            assert signals.came == number.name and f"{number.name}: saves after this step" in capfd.readouterr().err
             os.kill(os.getpid(), number)
             time.sleep(5)
         assert signal.getsignal(number) is signal.default_int_handler

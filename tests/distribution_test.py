@@ -136,7 +136,10 @@ def test_what_process_0_finds_wrong_all_say(prepared: pathlib.Path, tmp_path: pa
 
 @pytest.mark.parametrize(
     "told",
-    [("127.0.0.1", 2, 0), ("127.0.0.1:1", 1, 0), ("127.0.0.1:1", 2, 2), ("127.0.0.1:1", 2, -1), ("127.0.0.1:x", 2, 0)],
+    [
+        *(("127.0.0.1", 2, 0), ("127.0.0.1:x", 2, 0), ("127.0.0.1:65536", 2, 0)),
+        *(("127.0.0.1:1", 1, 0), ("127.0.0.1:1", 2, 2), ("127.0.0.1:1", 2, -1)),
+    ],
 )
 def test_processes_that_cannot_be_are_refused(monkeypatch: pytest.MonkeyPatch, told: tuple[str, int, int]) -> None:
     monkeypatch.setattr("keras.backend.backend", lambda: "jax")

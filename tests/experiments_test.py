@@ -124,6 +124,12 @@ def test_every_option_trains(options: dict[str, Any], prepared: pathlib.Path, tm
     assert np.isfinite([report["model"][measure] for measure in ("mae", "log_loss")]).all()
 
 
+def test_a_split_that_there_is_not_is_named_before_the_training(prepared: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    with pytest.raises(ValueError, match="Received: split='holdout'"):
+        train_and_evaluate(configs.Config(weights="none"), tmp_path / "run", str(prepared), split="holdout")
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_second_run_in_the_same_folder_is_refused(run: pathlib.Path, prepared: pathlib.Path) -> None:
     before = (run / "best.keras").read_bytes()
     done = script("train", "--config=experiments/configs/synthetic.py", f"--workdir={run}", f"--data_dir={prepared}")
@@ -142,8 +148,9 @@ def test_help_explains_the_flags(module: str) -> None:
     [
         (("train", "--workdir=x"), "--config must have a value"),
         (("train", "--config=experiments/configs/joint.py"), "--workdir must have a value"),
+        (("train", "--config=experiments/configs/joint.py", "--workdir="), "must name a folder"),
         (("train", "--config=experiments/configs/none.py", "--workdir=x"), "none.py"),
-        (("train", "--config=experiments/configs/joint.py", "--config.epoch=3", "--workdir=x"), "epoch"),
+        (("train", "--config=experiments/configs/joint.py", "--config.epoch=3", "--workdir=x"), "Field epoch not"),
         (("evaluate",), "--workdir must have a value"),
         (("evaluate", "--workdir=x"), "There is no trained model at x"),
     ],
@@ -151,3 +158,4 @@ def test_help_explains_the_flags(module: str) -> None:
 def test_wrong_flags_are_named(arguments: tuple[str, ...], words: str) -> None:
     done = script(*arguments)
     assert done.returncode != 0 and words in done.stdout + done.stderr
+    assert "Traceback" not in done.stderr

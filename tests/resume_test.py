@@ -23,6 +23,7 @@ import agegender as ag
 from agegender import runrecord
 from agegender.batch_norm import add_batch_norm
 from agegender.checkpoints import Saving
+from agegender.running import refuse_finished
 from agegender.stream import data_from
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -235,7 +236,9 @@ def test_a_shard_cut_short_ends_a_run_in_one_line(prepared: pathlib.Path, tmp_pa
     shard = sorted(data.rglob("*train.tfrecord*"))[-1]
     os.truncate(shard, shard.stat().st_size - 5)
     train = ag.load_utkface("train", batch_size=16, training=True, image_size=SIZE, data_dir=data)
-    with pytest.raises(OSError, match=r"^DataLossError: truncated record at.*checkpoint is of step 0\. Mend") as raised:
+    with pytest.raises(
+        OSError, match=r"^DataLossError: truncated record at.*checkpoint in .* is of step 0\. Mend"
+    ) as raised:
         go(tmp_path / "run", train=train)
     assert len(str(raised.value).splitlines()) == 1
 
@@ -341,7 +344,24 @@ except OSError as error:
     program = start(PROGRAM + full.replace("{train}", TRAIN.strip().replace("\n", "\n    ")), tmp_path)
     out, errors = program.communicate()
     assert re.fullmatch(
-        r"File too large.*\. The last checkpoint is of step 3\. Mend that, then run .*again\.\n", out
+        r"File too large.*\. The last checkpoint in .* is of step 3\. Mend that, then run .*again\.\n", out
     ), errors
     names = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
     assert names == ["lock", "step-00000000.npz", "step-00000003.npz"]
+
+
+def test_a_run_without_the_checkpoints_that_it_needs_is_not_called_finished(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "best.keras").touch()
+    with pytest.raises(FileExistsError, match="its run is finished"):
+        refuse_finished(tmp_path)
+    runrecord.write_record(tmp_path, {"seconds": {}})
+    with pytest.raises(OSError, match="a run that is not finished, without the checkpoints") as error:
+        refuse_finished(tmp_path)
+    assert not isinstance(error.value, FileExistsError)
+
+
+@pytest.mark.parametrize("content", ["", '{"config": {', "[1, 2]", "7"])
+def test_a_damaged_record_is_named(tmp_path: pathlib.Path, content: str) -> None:
+    (tmp_path / "run.json").write_text(content)
+    with pytest.raises(ValueError, match=r"run\.json is no record of a run, or damaged"):
+        refuse_finished(tmp_path)
