@@ -20,7 +20,7 @@ PREPARED := data/prepared-$(firstword $(shell ls -lnR "$(PICTURES)" 2>/dev/null 
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help train bench prepare check-arguments test lint clean
+.PHONY: help train bench prepare check-arguments test lint docs clean
 
 help: ## Say what there is to make.
 	@echo 'make train                     train, evaluate and predict on faces that the project draws'
@@ -33,6 +33,7 @@ help: ## Say what there is to make.
 	@echo '                               UTKFACE=FOLDER times it on real pictures, of 200 px if you have them'
 	@echo 'make test                      check style and types, run all tests'
 	@echo 'make lint                      check style and types only'
+	@echo 'make docs                      the reference of the library, from its docstrings: docs/api/index.html'
 	@echo 'make clean                     remove the environment and the prepared data; runs/ stays'
 	@echo
 	@echo 'PYTHON=python3.12 chooses the Python (3.11 to 3.13) that the environment is made with.'
@@ -67,8 +68,12 @@ lint: $(BIN)/.test
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+docs: $(BIN)/.docs
+	rm -rf docs/api
+	$(BIN)/python -W error -m experiments.reference docs/api
+
 clean: ## Everything that a command makes again.
-	rm -rf .venv data build dist *.egg-info
+	rm -rf .venv data build dist docs/api *.egg-info
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || { \
@@ -83,3 +88,7 @@ $(BIN)/.train: setup.cfg | $(BIN)/python
 $(BIN)/.test: setup.cfg | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[data,train,test]'
 	@touch $@ $(BIN)/.train
+
+$(BIN)/.docs: setup.cfg | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[beam,docs]'
+	@touch $@

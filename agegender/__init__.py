@@ -2,6 +2,11 @@
 
 The names below are the library. Each is imported when it is first used: TensorFlow takes seconds to load, and
 `import agegender` should not.
+
+Beside them there are modules for those who want more: `agegender.batch_norm` for trunks from random weights,
+`agegender.beam` for millions of photographs, `agegender.losses` and `agegender.metrics` with what is made small and
+what is measured, `agegender.processes` for several that train together, `agegender.schema` with keys, units and
+codings, and `agegender.trunk_cache` for frozen layers.
 """
 
 import importlib

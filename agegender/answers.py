@@ -21,6 +21,12 @@ class Face:
             picture that was given as aligned.
         score: how sure the detector is that this is a face, 0 to 1; None likewise.
         note: why the guess should not be trusted, in words; None if nothing speaks against it.
+
+    Example:
+
+    >>> face = Face((48, 32, 147, 155), age=31.4, p_female=0.2, age_interval=(22.0, 43.5))
+    >>> face.gender, face.to_dict()["age"]
+    ('male', 31.4)
     """
 
     box: tuple[int, int, int, int]
@@ -44,9 +50,19 @@ class Face:
 class Photograph(list[Face]):
     """The faces of one photograph, from left to right: a list, empty if there is none.
 
+    Args:
+        faces: of it, from left to right.
+
     Attributes:
         source: its path, or what else it was, in words.
         size: width and height in pixels, after turning it upright.
+
+    Example:
+
+    >>> face = Face((8, 8, 56, 56), age=31.4, p_female=0.2)
+    >>> photograph = Photograph([face], source="party.jpg", size=(64, 48))
+    >>> len(photograph), photograph[0].age, photograph.to_dict()["width"]
+    (1, 31.4, 64)
     """
 
     def __init__(self, faces: Iterable[Face] = (), *, source: str = "", size: tuple[int, int] = (0, 0)) -> None:
@@ -54,7 +70,7 @@ class Photograph(list[Face]):
         self.source, self.size = source, size
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """For JSON: "picture", its source, "width" and "height" in pixels, and "faces", a dict each."""
         return {
             "picture": self.source,
             "width": self.size[0],

@@ -304,16 +304,10 @@ class Augmentation(keras.layers.Layer):
         horizontal_flip: mirror half of the pictures.
         brightness: values are multiplied by a factor in [1 - brightness, 1 + brightness]; in [0, 1].
         contrast: the distance to mid grey, 127.5, is multiplied by a factor in [1 - contrast, 1 + contrast]; in [0, 1].
-        erasing: probability that a rectangle of the picture is painted over, in [0, 1]; see `erase`.
+        erasing: probability that a rectangle of the picture is painted over, in [0, 1]
+            (random erasing, Zhong et al. 2020, arXiv 1708.04896; `augment.erase` says what is different).
         seed: integer in [0, 2**31 - 3].
-        **kwargs: `name` and `trainable`, as every Keras layer has them.
-
-    Call arguments:
-        pictures: uint8 or float `[B, H, W, 3]`, 0..255.
-        training: whether to change anything.
-
-    Returns:
-        float32 `[B, H, W, 3]`, 0..255.
+        **kwargs: "name" and "trainable", as every Keras layer has them.
 
     Raises:
         ValueError: if a number is outside its range.
@@ -356,6 +350,9 @@ class Augmentation(keras.layers.Layer):
 
         Set it before `fit` to resume there: a `.keras` file does not hold it. On the JAX backend `fit` works on a
         copy, so read it after.
+
+        Raises:
+            ValueError: for a step outside [0, 2**31 - 3].
         """
         return int(self.seed_generator.state.value[1])
 
@@ -366,18 +363,30 @@ class Augmentation(keras.layers.Layer):
         self.seed_generator.state.assign([self.seed, operator.index(step)])
 
     def call(self, pictures: Tensor, training: bool = False) -> Tensor:
+        """Makes new pictures of a batch; `layer(pictures, training=True)` does it and counts the step.
+
+        Args:
+            pictures: uint8 or float `[B, H, W, 3]`, 0..255.
+            training: whether to change anything.
+
+        Returns:
+            float32 `[B, H, W, 3]`, 0..255.
+        """
         if not training:
             return ops.cast(pictures, "float32")
         noise = _draw(ops.shape(pictures)[0], self.seed_generator)
         return _compiled()(pictures, noise, self.settings)
 
     def compute_output_spec(self, pictures: Any, training: bool = False) -> keras.KerasTensor:
+        """The shape of the pictures, as float32."""
         return keras.KerasTensor(pictures.shape, dtype="float32")
 
     def compute_output_shape(self, input_shape: Any) -> Any:
+        """The shape stays."""
         return input_shape
 
     def get_config(self) -> dict[str, Any]:
+        """The arguments that it was made with."""
         config = super().get_config()
         del config["dtype"]  # always float32
         return {**config, **self.settings._asdict(), "seed": self.seed}

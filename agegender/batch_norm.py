@@ -37,6 +37,13 @@ def add_batch_norm(trunk: keras.Model) -> keras.Model:
     Raises:
         ValueError: if no convolution of the trunk has a ReLU of its own, as in the ResNets, which have batch
             normalisation anyway.
+
+    Example:
+
+    >>> trunk = keras.Sequential(
+    ...     [keras.Input((24, 24, 3)), layers.Conv2D(8, 3, activation="relu", name="conv")])
+    >>> [layer.name for layer in add_batch_norm(trunk).layers[1:]]
+    ['conv', 'conv_batch_norm', 'conv_relu']
     """
     chain = _chain(trunk)
     if not any(map(_has_relu, chain)):

@@ -52,7 +52,13 @@ def evaluate(
     Raises:
         ValueError: if the dataset is endless, empty or lacks the targets of a head.
 
-    Example: `print(evaluate(model, load_utkface("test", batch_size=64)))`
+    Example:
+
+    >>> from agegender import Predictor, load_utkface
+    >>> model = Predictor("runs/1").model
+    >>> report = evaluate(model, load_utkface("test", batch_size=64))
+    >>> report.count, report.model["mae"]
+    (8, 9.5)
     """
     table = tabulate(*predict_all(model, dataset, flip=flip, verbose=verbose), calibration=calibration)
     if calibration is None:

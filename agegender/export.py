@@ -64,7 +64,7 @@ def export_model(
     Args:
         model: as for `Predictor`: a model, a `.keras` file, the folder of a run, or None for the released model.
         path: where to; nothing may be there.
-        format: one of `FORMATS`.
+        format: "saved_model", "onnx", "litert-float16" or "litert-int8".
         flip: whether to answer with the mean over a picture and its mirror image; None does what the calibration was
             fitted with.
         pictures: for "litert-int8" only: 100 aligned faces or more, such as the model will see, each as for
@@ -74,7 +74,7 @@ def export_model(
         The path.
 
     Raises:
-        ValueError: for an unknown format, or pictures that are missing or too few.
+        ValueError: for an unknown format, pictures that are missing or too few, and a damaged model or calibration.
         PictureError: if one of the pictures cannot be used.
         FileExistsError: if something is at the path.
         FileNotFoundError: if there is no model.
@@ -83,7 +83,8 @@ def export_model(
 
     Example:
 
-    `export_model("runs/1", "age_gender.onnx", format="onnx")`
+    >>> export_model("runs/1", "age_gender.onnx", format="onnx").name
+    'age_gender.onnx'
     """
     path = pathlib.Path(path)
     _check(path, format, pictures)

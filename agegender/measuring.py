@@ -51,7 +51,14 @@ class Report:
         calibration: of the gender: log loss, ECE and reliability, before and after temperature scaling.
         coverage: of the age intervals, promised and measured, for all and for each group.
         bootstrap: how the intervals came about.
-        predictions: the table that all of this was measured on.
+        predictions: the table that all of this was measured on, a column [pictures] at each name.
+
+    Example:
+
+    >>> import numpy as np
+    >>> report = measure({"age": np.arange(20, 40), "predicted_age": np.full(20, 30.0)})
+    >>> report.count, report.model["mae"], report.constant["mae"]
+    (20, 5.0, 5.0)
     """
 
     count: int
@@ -130,17 +137,28 @@ def measure(
 ) -> Report:
     """Measures a table of predictions, whoever made them.
 
+    The measures are those of `agegender.metrics`; the intervals are percentiles of a bootstrap over photographs (Efron
+    and Tibshirani, An Introduction to the Bootstrap, 1993).
+
     Args:
-        predictions: columns [pictures] at some of `COLUMNS`: at "predicted_age" with "age", or at "p_female" with
-            "gender", or all four; "race", "group" and the columns of a calibration where there are any.
+        predictions: columns [pictures]: at "predicted_age" with "age", both in years, or at "p_female", 0 to 1, with
+            "gender", 0 = male and 1 = female, or all four; where there are any, "race" (a code of `schema.RACES`),
+            "group" (the photograph's name), "file_name", and of a calibration "age_low" and "age_high" in years and
+            "p_female_calibrated".
         promised: the coverage of its intervals, 0 to 1, if anybody promised one.
         temperature: of its calibrated probabilities, if known.
         repetitions: of the bootstrap, for every measure.
         seed: of the bootstrap.
 
+    Returns:
+        A `Report`.
+
     Raises:
         ValueError: for missing labels, columns of unequal length, and values that are not finite or out of range.
 
+    Example:
+
+    >>> import numpy as np
     >>> measure({"age": np.array([20, 40]), "predicted_age": np.array([25, 39])}).model["mae"]
     3.0
     """

@@ -60,7 +60,9 @@ def build_model(
 
     Example:
 
-    >>> trunk = keras.Sequential([keras.Input((64, 64, 3)), keras.layers.GlobalAveragePooling2D()])
+    >>> import keras
+    >>> picture = keras.Input((64, 64, 3))
+    >>> trunk = keras.Model(picture, keras.layers.GlobalAveragePooling2D()(picture))
     >>> {head: output.shape for head, output in build_model(trunk).output.items()}
     {'age': (None, 1), 'gender': (None, 1)}
     """

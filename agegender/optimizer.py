@@ -33,6 +33,13 @@ def make_optimizer(
 
     Raises:
         ValueError: for a number out of its range.
+
+    Example:
+
+    >>> optimizer = make_optimizer(steps=1000, learning_rate=1e-3, warmup=0.05)
+    >>> _ = optimizer.iterations.assign(50)  # as many steps later
+    >>> round(float(optimizer.learning_rate), 6)
+    0.001
     """
     if steps < 1 or not 0 < learning_rate < math.inf or not 0 <= warmup < 1 or not 0 <= ema < 1:
         raise ValueError(

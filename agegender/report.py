@@ -36,6 +36,15 @@ def write_report(
 
     Returns:
         The path of report.html: one file that needs nothing else.
+
+    Example:
+
+    >>> import numpy as np
+    >>> from agegender import measure
+    >>> ages, genders, errors = np.repeat([25, 45], 20), np.arange(40) % 2, np.arange(40) % 7 - 3
+    >>> report = measure({"age": ages, "predicted_age": ages + errors, "gender": genders})
+    >>> write_report(report, "report").name
+    'report.html'
     """
     folder = pathlib.Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -80,6 +89,14 @@ def read_predictions(path: str | os.PathLike) -> dict[str, NDArray[Any]]:
     Raises:
         FileNotFoundError: if it is not there.
         ValueError: for what is no such table.
+
+    Example:
+
+    >>> import pathlib
+    >>> from agegender import measure
+    >>> _ = pathlib.Path("theirs.csv").write_text("age,predicted_age\\n20,25\\n40,39\\n")
+    >>> measure(read_predictions("theirs.csv")).model["mae"]
+    3.0
     """
     with open(path, newline="", encoding="utf-8-sig") as file:
         head, *rows = list(csv.reader(file)) or [[]]

@@ -441,6 +441,11 @@ def write_faces(folder: str | Path, count: int, *, size: int = schema.IMAGE_SIZE
 
     Raises:
         ValueError: an argument is out of its range.
+
+    Example:
+        >>> paths = write_faces("faces", 3, size=64, seed=1)
+        >>> [path.name.count("_") for path in paths]
+        [3, 3, 3]
     """
     if count < 1:
         raise ValueError(f"`count` must be 1 or more. Received: count={count}")

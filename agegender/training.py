@@ -85,10 +85,9 @@ def train(
         callbacks: further Keras callbacks.
         profile: first and last step, of the first epoch and counted from 1, whose doings on host and device are traced
             into `tensorboard/`; on TensorFlow and JAX. `pip install xprof`, then `tensorboard --logdir` shows them.
-        verbose: as in Keras; "auto" is a progress bar on a terminal and a line an epoch elsewhere.
-
         saving: when checkpoints are written, and how many stay, `checkpoints.Saving()` by default; they are removed
             when the run is finished.
+        verbose: as in Keras; "auto" is a progress bar on a terminal and a line an epoch elsewhere.
 
     Returns:
         Keras's History, of all epochs: `history.history["val_age_mae"][-1]`.
@@ -102,7 +101,14 @@ def train(
         FloatingPointError: if the loss is not finite; names the step. The folder keeps the epochs before it.
         interruptions.Stopped: a `SystemExit`, after a signal.
 
-    Example: `train(model, batches, validation, workdir="runs/1", epochs=30, augmentation=Augmentation(seed=1))`
+    Example:
+
+    >>> from agegender import Predictor, load_utkface
+    >>> model = Predictor("runs/1").model  # or `build_model(trunk)`
+    >>> batches = load_utkface("train", batch_size=8, training=True, seed=1)
+    >>> history = train(model, batches, workdir="runs/2", epochs=1, verbose=0)
+    >>> sorted(history.history)
+    ['age_loss', 'age_mae', 'gender_accuracy', 'gender_loss', 'loss']
     """
     began = time.monotonic()
     if isinstance(cache_trunk, bool) or not isinstance(cache_trunk, int) or not 0 <= cache_trunk <= epochs:

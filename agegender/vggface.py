@@ -86,6 +86,9 @@ def vggface_trunk(
     model. Under the dtype policy mixed_bfloat16 the convolutions, and with them the features, are bfloat16. The
     ResNets average the whole of their last map, whatever its size; in keras-vggface they need at least 197 pixels.
 
+    Sources: Parkhi, Vedaldi and Zisserman 2015, "Deep Face Recognition" (vgg16); Cao et al. 2018 (arXiv 1710.08092,
+    resnet50 and senet50); https://github.com/rcmalli/keras-vggface.
+
     Args:
         architecture: "vgg16" (VGGFace), "resnet50" or "senet50" (VGGFace2).
         image_size: height and width of the pictures in pixels, at least 48.
@@ -98,7 +101,7 @@ def vggface_trunk(
         width: of each convolution, as a share of its published number of filters, from 1/64 to 1. Less than 1 is for
             vgg16 from a random start: arithmetic and weights fall with its square.
         seed: makes the random start repeatable; it has no effect on published weights.
-        name: of the model, "vggface_<architecture>" if not given.
+        name: of the model; "vggface_" and the architecture if not given.
 
     Returns:
         A model from pictures [batch, image_size, image_size, 3], uint8 or float32, RGB, 0..255, to features [batch,
