@@ -33,7 +33,6 @@ _MARKER: Final = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")  # what begins a segme
 _OPENED_AS_TEXT: Final = "was opened to read text: open it in mode 'rb'"
 _MISSING: Final = "there is no such file or folder"
 _REAL: Final = "uif"  # kinds of numbers
-_NUMBERS: Final = _REAL + "bc"  # what has a range or a shape that can be named
 _LONGEST: Final = 300  # letters of what Pillow says
 _GLOB: Final = frozenset("*?[")
 _ORIENTATION: Final = 0x0112  # in EXIF
@@ -299,7 +298,7 @@ def _eight_bits(values: np.ndarray) -> Image.Image:
 
 
 def _from_values(values: np.ndarray, max_pixels: int) -> Image.Image:
-    if values.ndim == 0 or values.dtype.kind not in _NUMBERS:
+    if values.ndim == 0 or (values.ndim == 1 and values.dtype.kind not in _REAL):  # a number, or names in a list
         raise PictureError("", "is no picture: a path, bytes, an open file, an array or a Pillow image is wanted")
     if values.ndim == 2:
         values = values[..., None]
