@@ -1,43 +1,84 @@
 """Short runs that differ in one field of the config, and the table that they give together."""
 
+import contextlib
+import os
 import pathlib
+import runpy
 import shutil
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
+
+from experiments.config import Config
 
 if TYPE_CHECKING:
     from agegender.groups import Table
 
 PLAIN: Final = "plain"
-OPTIONS: Final[Mapping[str, tuple[str, ...]]] = {
-    PLAIN: (),
-    "age only": ("heads=age",),
-    "gender only": ("heads=gender",),
-    "no batch norm": ("batch_norm=False", "learning_rate=3e-4"),
-    "distribution": ("age_head=distribution",),
-    "learned weights": ("learned_weights=True",),
-    "age density 0.5": ("age_density=0.5",),
-    "no conflicts": ("conflicts=False",),
-    "ema": ("ema=0.99",),
-    "mixup": ("mixup=0.2",),
-    "32 px first": ("sizes=4x32", "epochs=6"),  # in about the same time
-    "64 px": ("image_size=64", "epochs=2"),
-    "three eighths of the width": ("width=0.375", "epochs=2"),
-    "half of the pictures": ("limit=50", "epochs=8"),  # as many steps
-    "a quarter": ("limit=25", "epochs=16"),
-}
 
 
-def run(option: str, seed: str, folder: pathlib.Path, config: str, data_dir: str | None) -> None:
-    """Trains one run and measures it on the validation split, in a process of its own."""
+def changes(base: Config) -> dict[str, dict[str, Any]]:
+    """The fields of a config that each option changes.
+
+    With fewer pictures, runs are as many steps long, with smaller ones first, about as many minutes.
+
+    >>> changes(Config(epochs=4))["half of the pictures"]
+    {'limit': 50, 'epochs': 8}
+    """
+    epochs, size = base.epochs, base.image_size
+    return {
+        PLAIN: {},
+        "age only": {"heads": "age"},
+        "gender only": {"heads": "gender"},
+        "no batch norm": {"batch_norm": False, "learning_rate": 3e-4},
+        "distribution": {"age_head": "distribution"},
+        "learned weights": {"learned_weights": True},
+        "age density 0.5": {"age_density": 0.5},
+        "no conflicts": {"conflicts": False},
+        "ema": {"ema": 0.99},
+        "mixup": {"mixup": 0.2},
+        "smaller first": {"sizes": f"{epochs}x{size * 3 // 4}", "epochs": epochs + epochs // 2},
+        "half of the width": {"width": base.width / 2},
+        **{f"{side} px": {"image_size": side} for side in (48, 64) if side != size},
+        "half of the pictures": {"limit": 50, "epochs": epochs * 2},
+        "a quarter": {"limit": 25, "epochs": epochs * 4},
+        "an eighth": {"limit": 12, "epochs": epochs * 8},
+    }
+
+
+def base_of(config: str) -> Config:
+    """What a file of experiments/configs says."""
+    return runpy.run_path(config)["get_config"]()
+
+
+def run(
+    option: str, seed: str, folder: pathlib.Path, config: str, data_dir: str | None, *, quiet: bool = False
+) -> None:
+    """Trains one run and measures it on the validation split, in a process of its own.
+
+    Args:
+        option: of `changes`.
+        seed: of the run.
+        folder: of the run; what was there is deleted.
+        config: path of the config that it changes.
+        data_dir: where `tfds build` wrote.
+        quiet: whether what it says goes to FOLDER.log, where several run at once.
+
+    Raises:
+        subprocess.CalledProcessError: if it fails.
+    """
     shutil.rmtree(folder, ignore_errors=True)
     command = [sys.executable, "-m", "experiments.train", f"--config={config}", f"--workdir={folder}"]
-    command += ["--split=validation", f"--config.seed={seed}", *(f"--config.{field}" for field in OPTIONS[option])]
-    subprocess.run([*command, *([f"--data_dir={data_dir}"] if data_dir else [])], check=True)
+    command += ["--split=validation", f"--config.seed={seed}"]
+    command += [f"--config.{field}={value}" for field, value in changes(base_of(config))[option].items()]
+    command += [f"--data_dir={data_dir}"] if data_dir else []
+    shared = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false", **os.environ}  # JAX would take most of a GPU for each process
+    with contextlib.ExitStack() as stack:
+        log = stack.enter_context(folder.with_name(f"{folder.name}.log").open("w")) if quiet else None
+        subprocess.run(command, check=True, env=shared, stdout=log, stderr=log and subprocess.STDOUT)
 
 
 def table(runs: Mapping[str, Mapping[str, "Table"]]) -> str:

@@ -1,8 +1,12 @@
+import dataclasses
+import types
+
 import numpy as np
+import pytest
 
 from experiments import config as configs
 from experiments import option_runs as options
-from experiments.configs import short_48
+from experiments.configs import options_64, short_48
 
 NAMES = np.array([f"{index}.jpg" for index in range(4)])
 AGES, GENDERS = np.array([10.0, 20.0, 30.0, 40.0]), np.array([0.0, 1.0, 0.0, 1.0])
@@ -27,15 +31,12 @@ def test_a_model_with_one_head_leaves_the_other_empty() -> None:
     assert options.table({"plain": {"1": predictions([2] * 4)}, "age only": one}).endswith("to -1.00) |  |  |")
 
 
-def test_every_option_changes_fields_of_the_config_that_there_are() -> None:
-    for changes in options.OPTIONS.values():
-        for change in changes:
-            assert hasattr(short_48.get_config(), change.split("=")[0])
-
-
-def test_the_small_sizes_leave_an_epoch_at_full_size() -> None:
-    for changes in options.OPTIONS.values():
-        config = short_48.get_config()
-        for field, value in (change.split("=") for change in changes):
-            setattr(config, field, type(getattr(config, field))(value))
-        assert sum(epochs for epochs, _ in configs.sizes(config)) < config.epochs
+@pytest.mark.parametrize("base", [short_48, options_64])
+def test_every_option_is_a_config_that_ends_at_its_full_size(base: types.ModuleType) -> None:
+    plain = options.base_of(str(base.__file__))
+    for option, changes in options.changes(plain).items():
+        changed = dataclasses.replace(plain, **changes)
+        configs.validate(changed)
+        assert sum(epochs for epochs, _ in configs.sizes(changed)) < changed.epochs
+        assert changed.image_size in (48, 64)
+        assert (changed != plain) == (option != options.PLAIN)
