@@ -40,7 +40,14 @@ class Config:
         cache_trunk: epochs of which the frozen part of the trunk is computed once and kept on the disk; 0 for none.
         warmup: share of the steps in which the learning rate rises.
         image_size: pixels a side.
+        age_weight: of the age loss in the joint loss.
+        gender_weight: of the gender loss.
+        batch_size: pictures a step, of all devices together.
+        epochs: number of them, those of `sizes` included.
         steps_per_epoch: batches an epoch; 0 is one pass over the training split.
+        learning_rate: at its highest; AdamW, linear warm-up, then one cosine to 0.
+        weight_decay: AdamW's.
+        clipnorm: longest global norm of the gradients.
         start: folder of a run, whose last weights are those to begin with; empty to begin anew.
         batch_norm: train VGG16 with batch normalisation, for random weights; `fold_batch_norm` takes it out again.
         age_head: "regression", "distribution" or "median", see `agegender.build_model`.
@@ -52,6 +59,8 @@ class Config:
         flip: whether to average the answers on a picture and its mirror image, when the run is evaluated.
         sizes: epochs at smaller sizes to begin with: "8x32,4x48" are eight at 32 px and four at 48 px.
         limit: percentage of the training split to use, to see what more pictures are worth.
+        seed: of the weights, the order of the pictures and the augmentation.
+        augmentation: see `AugmentationConfig`.
     """
 
     heads: str = "age,gender"

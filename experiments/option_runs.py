@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from agegender.metrics import resample
 from experiments.config import Config
 
 if TYPE_CHECKING:
@@ -82,7 +83,8 @@ def run(
 
 
 def table(runs: Mapping[str, Mapping[str, "Table"]]) -> str:
-    """The options beside the plain runs, averaged over the seeds that both have, differences with 95 % intervals.
+    """The options beside the plain runs, averaged over the seeds that both have; differences with 95 % intervals
+    over photograph groups.
 
     Args:
         runs: for each option and seed its table of predictions.
@@ -106,8 +108,8 @@ def _cells(ours: list["Table"], plain: list["Table"], head: str, form: str, scal
     scores, base = ([scale * _score(one, head) for one in tables] for tables in (ours, plain))
     each = " / ".join(form.format(score.mean()) for score in scores)
     difference = np.mean(scores, axis=0) - np.mean(base, axis=0)
-    drawn = np.random.default_rng(0).choice(difference, (1000, len(difference))).mean(axis=1)
-    low, high = np.percentile(drawn, [2.5, 97.5])
+    weights = resample(plain[0]["group"][np.argsort(plain[0]["file_name"])])
+    low, high = np.percentile(weights @ difference / weights.sum(axis=1), [2.5, 97.5])
     return [each, f"{difference.mean():+.2f} ({low:+.2f} to {high:+.2f})"]
 
 

@@ -67,8 +67,9 @@ def calibrate_run(
     coverage: float = 0.95,
     flip: bool = False,
     batch_size: int = 64,
+    split: str = "validation",
 ) -> "Calibration":
-    """Calibrates the best model of a run on the validation split and writes calibration.json beside it.
+    """Calibrates the best model of a run and writes calibration.json beside it.
 
     Args:
         workdir: folder of the run, or a `.keras` file.
@@ -76,6 +77,7 @@ def calibrate_run(
         coverage: the share of intervals that are to hold the recorded age, between 0 and 1.
         flip: whether to answer with the mean over a picture and its mirror image; the `Predictor` then does too.
         batch_size: pictures a step.
+        split: as in `load_utkface`; nothing of it may have been trained on.
 
     Returns:
         What was written.
@@ -86,10 +88,8 @@ def calibrate_run(
     from agegender.loading import load_model
 
     model = load_model(workdir)
-    validation = ag.load_utkface(
-        "validation", batch_size=batch_size, image_size=model.input_shape[1], data_dir=data_dir
-    )
-    calibration = ag.calibrate(*predict_all(model, validation, flip=flip), coverage=coverage, flip=flip)
+    unseen = ag.load_utkface(split, batch_size=batch_size, image_size=model.input_shape[1], data_dir=data_dir)
+    calibration = ag.calibrate(*predict_all(model, unseen, flip=flip), coverage=coverage, flip=flip)
     calibration.save(workdir if workdir.is_dir() else workdir.parent)
     return calibration
 
@@ -117,7 +117,7 @@ def evaluate_run(
     set_environment()
     import agegender as ag
     from agegender.calibration import load_calibration
-    from agegender.input_pipeline import known_labels
+    from agegender.prepared import known_labels
     from experiments.predictions import draw_predictions
 
     predictor = ag.Predictor(workdir, aligned=True)
@@ -156,7 +156,7 @@ def _title(workdir: pathlib.Path, split: str, flip: bool) -> str:
 
 def _read_worst(report: "Report", split: str, data_dir: str | None) -> dict[str, bytes]:
     """The encoded pictures with the largest errors, at their names."""
-    from agegender.input_pipeline import find_prepared, read_encoded
+    from agegender.prepared import find_prepared, read_encoded
     from agegender.report_page import largest_errors
 
     names = report.predictions[FILE_NAME]

@@ -2,7 +2,6 @@
 
 import ast
 import configparser
-import json
 import pathlib
 import re
 import shlex
@@ -11,12 +10,9 @@ import subprocess
 import sys
 from typing import Any
 
-import ai_edge_litert.interpreter
 import keras
 import numpy as np
-import onnxruntime
 import pytest
-import tensorflow as tf
 from PIL import Image
 from tiny_utkface import prepare
 
@@ -201,11 +197,9 @@ def test_what_a_section_says_to_type_does_what_it_says(
 ) -> None:
     faces = np.stack([np.asarray(Image.open(path)) for path in sorted((place / "faces").iterdir())])
     space: dict[str, Any] = {
-        **{"ag": ag, "ai_edge_litert": ai_edge_litert, "json": json, "keras": keras, "onnxruntime": onnxruntime},
-        **{"pathlib": pathlib, "tf": tf, "readme": README, "shown": [], "cited": ""},
-        **{"aligned_faces": faces, "faces_64px": faces},
+        **{"ag": ag, "readme": README, "shown": [], "cited": "", "aligned_faces": faces, "faces_64px": faces},
         "there": lambda *files: all((place / file).exists() for file in files),
-        "alike": lambda file: difference(place / file, ROOT / file) < 4,
+        "alike": lambda file: difference(place / file, ROOT / file) < 0.3,
     }
     for language, text in BLOCKS[heading]:
         match language:
@@ -224,7 +218,10 @@ def test_what_a_section_says_to_type_does_what_it_says(
 
 
 def difference(one: pathlib.Path, other: pathlib.Path) -> float:
-    """Between two pictures, in grey levels on average: the last digit of a guess may differ between machines."""
+    """Between two pictures, in grey levels on average: the last digit of a guess may differ between machines.
+
+    One digit changed is 0.11, one in each of four faces 0.42.
+    """
     with Image.open(one) as first, Image.open(other) as second:
         assert first.size == second.size
         return float(np.abs(np.asarray(first, "float32") - np.asarray(second, "float32")).mean())
