@@ -23,11 +23,12 @@ if TYPE_CHECKING:
     from agegender.losses import joint_loss
     from agegender.measuring import Report, measure
     from agegender.model import build_model
+    from agegender.optimizer import make_optimizer
     from agegender.pictures import PictureError, find_pictures, read_picture
     from agegender.predict import Predictor
     from agegender.report import read_predictions, write_report
     from agegender.synthetic import draw_face, write_faces
-    from agegender.training import make_optimizer, train
+    from agegender.training import train
     from agegender.vggface import vggface_trunk
 
 __version__ = "0.1.0"

@@ -11,7 +11,9 @@ import numpy as np
 from numpy.typing import ArrayLike
 from PIL import Image
 
-CROP: Final = 200  # pixels a side, as UTKFace ships its crops
+from agegender.schema import IMAGE_SIZE
+
+CROP: Final = IMAGE_SIZE  # pixels a side, as UTKFace ships its crops
 # Medians of mtcnn's landmarks on UTKFace's own crops (`python -m experiments.face_template`): x and y in pixels of the
 # crop, of the eye on the left of the picture, the one on the right, the nose, the left and the right end of the mouth.
 TEMPLATE: Final = ((59.0, 58.0), (137.0, 59.0), (98.0, 104.0), (63.0, 136.0), (133.0, 137.0))

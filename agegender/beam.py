@@ -26,11 +26,9 @@ from apache_beam.runners.portability.portable_runner import JobServiceHandle
 from apache_beam.utils.shared import Shared
 
 from agegender.environment import load_backend
-from agegender.pictures import SUFFIXES, PictureError
+from agegender.pictures import MAX_BYTES, SUFFIXES, TOO_LONG, PictureError
 from agegender.schema import BEST_MODEL, CALIBRATION
 
-# Twice what a picture of pictures.MAX_PIXELS takes without any compression; a film is larger.
-MAX_BYTES: Final = 400_000_000
 FACES: Final = "faces"
 UNREADABLE: Final = "unreadable"
 COUNTS: Final = ("photographs", "answered", "without_a_face", FACES, UNREADABLE)
@@ -297,7 +295,7 @@ def _read(name: bytes) -> tuple[str, bytes | PictureError]:
     except OSError as error:  # Beam's own is one, too
         return path, PictureError(path, f"cannot be read: {error}")
     if len(content) > MAX_BYTES:
-        return path, PictureError(path, f"has more than {MAX_BYTES / 1e6:.0f} million bytes")
+        return path, PictureError(path, TOO_LONG)
     return path, content
 
 

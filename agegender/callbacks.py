@@ -30,7 +30,7 @@ def make_callbacks(
     *,
     monitor: str,
     position: Position,
-    full_size: int = 0,
+    first_best: int = 0,
     averaged: bool = False,
     profile: tuple[int, int] | None = None,
 ) -> list[keras.callbacks.Callback]:
@@ -41,7 +41,7 @@ def make_callbacks(
         workdir: where to; None in a process that writes nothing, whose callbacks know the same.
         monitor: what the best epoch is lowest in, such as "val_loss".
         position: where the run is.
-        full_size: the first epoch that may be the best one.
+        first_best: the first epoch that may be the best one.
         averaged: whether the optimizer keeps an average of the weights, to be measured and saved in their place.
         profile: first and last step to trace.
     """
@@ -51,7 +51,7 @@ def make_callbacks(
         _StopAtNonFiniteLoss(position),
         *([_SwapAverage(swap_on_epoch=True)] if averaged else []),
         _SaveModel(model, workdir and workdir / LAST_MODEL),
-        _SaveModel(model, workdir and workdir / BEST_MODEL, first=full_size, monitor=monitor),
+        _SaveModel(model, workdir and workdir / BEST_MODEL, first=first_best, monitor=monitor),
         *([_WriteCurves(history, workdir)] if workdir else []),
         _TimeEpochs(workdir),
     ]

@@ -109,7 +109,7 @@ def predict(asked: argparse.Namespace) -> int:
 def evaluate(asked: argparse.Namespace) -> int:
     """The report of a model on a split of a prepared data set."""
     import agegender as ag
-    from agegender.input_pipeline import known_labels
+    from agegender.prepared import known_labels
 
     if asked.out:
         asked.out.mkdir(parents=True, exist_ok=True)  # before what takes long
@@ -121,9 +121,11 @@ def evaluate(asked: argparse.Namespace) -> int:
         data_dir=asked.data_dir,
         labels=known_labels(asked.data_dir),
     )
-    report = ag.evaluate(
-        predictor.model, dataset, calibration=predictor.calibration, flip=predictor.flip, verbose=sys.stderr.isatty()
-    )
+    calibration, flip = predictor.calibration, predictor.flip
+    if calibration and calibration.flip != flip:
+        _say("Calibrated with another --flip: that is not measured.")
+        calibration = None
+    report = ag.evaluate(predictor.model, dataset, calibration=calibration, flip=flip, verbose=sys.stderr.isatty())
     print(report)
     if asked.out:
         print(f"\nReport: {ag.write_report(report, asked.out, title=f'{asked.model} on {asked.split}')}")
@@ -157,7 +159,7 @@ def info(asked: argparse.Namespace) -> int:
 
     import agegender as ag
     from agegender.devices import list_devices
-    from agegender.runrecord import describe, read_record
+    from agegender.runrecord import describe_run, read_record
 
     print(f"agegender {__version__}, Keras {keras.__version__} on {keras.backend.backend()}")
     print(f"devices   {', '.join(list_devices())}")
@@ -166,7 +168,7 @@ def info(asked: argparse.Namespace) -> int:
     print(f"model     {model}")
     print(f"data      {data}")
     if asked.model and read_record(asked.model):
-        print(f"\nthe run\n{describe(asked.model)}")
+        print(f"\nthe run\n{describe_run(asked.model)}")
         return 0
     named = (asked.model, model), (asked.data_dir, data)
     return WRONG if any(name and found.startswith(_NONE) for name, found in named) else 0
@@ -186,7 +188,7 @@ def _about_model(asked: argparse.Namespace) -> str:
 
 
 def _about_data(data_dir: str | None) -> str:
-    from agegender.input_pipeline import find_prepared
+    from agegender.prepared import find_prepared
 
     found = find_prepared(data_dir).info
     counts = ", ".join(f"{name} {split.num_examples:,}" for name, split in found.splits.items())

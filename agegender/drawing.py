@@ -12,10 +12,10 @@ _DOUBTFUL: Final = "#BBBBBB"
 _SMALLEST: Final = 10.0  # pixels of a font
 
 
-def describe(face: Face, separator: str = " ") -> str:
+def describe_face(face: Face, separator: str = " ") -> str:
     """A `Face` in a few words, with a separator between age and gender.
 
-    >>> describe(Face((0, 0, 9, 9), 31.4, 0.9, (22.0, 41.6)))
+    >>> describe_face(Face((0, 0, 9, 9), 31.4, 0.9, (22.0, 41.6)))
     '31 (22-42) female 90 %'
     """
     words = []
@@ -45,7 +45,7 @@ def draw_faces(image: Image.Image, faces: Sequence[Face]) -> Image.Image:
         colour = _DOUBTFUL if face.note else _COLOURS[face.gender]
         left, top, right, bottom = face.box
         pen.rectangle((left, top, right - 1, bottom - 1), outline=colour, width=max(1, round((right - left) / 40)))
-        _label(pen, describe(face, "\n"), face.box, drawn.size, colour)
+        _label(pen, describe_face(face, "\n"), face.box, drawn.size, colour)
     return drawn
 
 

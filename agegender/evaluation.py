@@ -4,33 +4,17 @@ The way is predict, tabulate, measure: a `Report` depends on nothing but the tab
 """
 
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any
 
 import keras
 import numpy as np
 from numpy.typing import NDArray
 
-from agegender.groups import AGE_HIGH, AGE_LOW, COLUMNS, P_CALIBRATED, P_FEMALE, PREDICTED_AGE
+from agegender.answers import ask
+from agegender.calibration import Calibration
+from agegender.groups import COLUMNS, P_CALIBRATED, P_FEMALE, PREDICTED_AGE
 from agegender.measuring import Report, measure
-from agegender.schema import AGE, FILE_NAME, GENDER, GROUP, MAX_AGE, MIN_AGE, RACE
-
-
-class Calibration(Protocol):
-    """What `evaluate` asks of a calibration: intervals that keep a promise, probabilities that mean what they say."""
-
-    @property
-    def coverage(self) -> Any:
-        """The share of ages that the intervals promise to hold, 0 to 1."""
-
-    @property
-    def temperature(self) -> Any:
-        """What the logits of the gender are divided by."""
-
-    def intervals(self, ages: Any) -> tuple[Any, Any]:
-        """From predicted ages [n] the lower and the upper ends [n], in years."""
-
-    def probabilities(self, p_female: Any) -> Any:
-        """From probabilities of female [n] the calibrated ones [n]."""
+from agegender.schema import AGE, AGE_HIGH, AGE_LOW, FILE_NAME, GENDER, GROUP, RACE
 
 
 def evaluate(
@@ -77,7 +61,7 @@ def predict_all(model: keras.Model, dataset: Any, *, flip: bool = False, verbose
     asked, answered = [], []
     bar = keras.utils.Progbar(len(dataset) if hasattr(dataset, "__len__") else None, verbose=verbose)
     for pictures, targets in dataset:
-        outputs = _predict(model, np.asarray(pictures), flip)
+        outputs = ask(model, np.asarray(pictures), flip=flip)
         missing = [head for head in outputs if head not in targets]
         if missing:
             raise ValueError(f"`dataset` must give targets for {missing[0]!r}. Received targets: {sorted(targets)}")
@@ -110,13 +94,6 @@ def tabulate(targets: Mapping, outputs: Mapping, *, calibration: Calibration | N
     if calibration is not None and GENDER in outputs:
         table[P_CALIBRATED] = np.asarray(calibration.probabilities(table[P_FEMALE]))
     return {key: table[key] for key in COLUMNS if key in table}
-
-
-def _predict(model: keras.Model, pictures: NDArray[Any], flip: bool) -> dict[str, NDArray[Any]]:
-    views = [pictures, pictures[:, :, ::-1]] if flip else [pictures]
-    answers = [model.predict_on_batch(view) for view in views]
-    means = {head: np.mean([np.ravel(answer[head]) for answer in answers], axis=0) for head in answers[0]}
-    return {head: np.clip(values, MIN_AGE, MAX_AGE) if head == AGE else values for head, values in means.items()}
 
 
 def _join(batches: list[dict]) -> dict[str, NDArray[Any]]:

@@ -25,8 +25,8 @@ import numpy as np
 
 from agegender.pictures import fit_picture, read_picture
 from agegender.predict import Predictor
-from agegender.schema import AGE, GENDER, PICTURE
-from agegender.serving import AGE_HIGH, AGE_LOW, answering_model, decode_pictures, resize_pictures
+from agegender.schema import AGE, AGE_HIGH, AGE_LOW, GENDER, PICTURE
+from agegender.serving import answering_model, decode_pictures, resize_pictures
 
 FORMATS: Final = ("saved_model", "onnx", "litert-float16", "litert-int8")
 FACTS: Final = (

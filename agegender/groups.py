@@ -19,12 +19,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agegender import metrics
-from agegender.schema import AGE, FILE_NAME, GENDER, GENDERS, GROUP, RACE, RACES
+from agegender.schema import AGE, AGE_HIGH, AGE_LOW, FILE_NAME, GENDER, GENDERS, GROUP, RACE, RACES
 
 PREDICTED_AGE: Final = "predicted_age"  # years
 P_FEMALE: Final = "p_female"  # the probability of female, 0 to 1, as the model gives it
-AGE_LOW: Final = "age_low"  # years, the interval that a calibration promises
-AGE_HIGH: Final = "age_high"
 P_CALIBRATED: Final = "p_female_calibrated"  # after temperature scaling
 
 COLUMNS: Final = (FILE_NAME, GROUP, AGE, GENDER, RACE, PREDICTED_AGE, P_FEMALE, AGE_LOW, AGE_HIGH, P_CALIBRATED)

@@ -16,27 +16,20 @@ Pictures stay uint8 up to the accelerator; `augment.Augmentation` works there.
 """
 
 import os
-from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any, Final, Literal
+from collections.abc import Callable, Sequence
+from typing import Any, Final, Literal
 
-import numpy as np
 import tensorflow as tf
 
 from agegender.conditions import Conditions
-from agegender.schema import DATASET, FILE_NAME, GROUP, HEADS, IMAGE_SIZE, PICTURE, RACE
+from agegender.prepared import LABELS, count_pictures, find_prepared, parse, read_where, require, stored_size
+from agegender.schema import HEADS, IMAGE_SIZE, PICTURE
 
-if TYPE_CHECKING:
-    import tensorflow_datasets as tfds
-
-LABELS: Final = (RACE, FILE_NAME, GROUP)  # to evaluate with
 _SHUFFLED: Final = 8192  # pictures: at 200 px 41 MB of bytes
-_READ: Final = 256  # examples at a time where a batch is only a means
-_BUFFER: Final = 1 << 20  # bytes of a shard read at once
 # Batches at work at a time. A fixed number from the start: autotuning takes longer to find one than a pass of UTKFace
 # lasts, and keeping its books costs a tenth of the decoding.
 _PARALLEL: Final = (os.cpu_count() or 1) + 2
 _AHEAD: Final = 2  # batches that are ready
-_BUILD_AGAIN: Final = "Build it again, with --overwrite: `tfds build utkface --overwrite --manual_dir=...`"
 _Decode = Callable[[tf.Tensor], tuple[tf.Tensor, dict[str, tf.Tensor]]]
 
 
@@ -75,7 +68,7 @@ def load_utkface(
         labels: what to give beside them, to evaluate and not to train with: some of "race" (a code of
             `schema.RACES`), "file_name" and "group", the name of the photograph that near-identical pictures share.
         mixup: alpha of picture mixing (Zhang et al. 2018, arXiv 1710.09412), where `training`: each picture and its
-            targets become a mean of its own and another's, the share drawn from Beta(alpha, alpha); 0 for none.
+            targets become a mean of its own and another's, its part drawn from Beta(alpha, alpha); 0 for none.
         cache: what stays in memory after the first pass: "bytes" as encoded, "pixels" as decoded, or None.
         ages: the youngest and the oldest wanted, both included, 0 to 116 years; papers on UTKFace take (21, 60).
         genders: those wanted, of `schema.GENDERS`.
@@ -117,9 +110,9 @@ def load_utkface(
     rows = _own_rows(share, batch_size)
     conditions = Conditions(ages=ages, genders=genders, races=races, folds=folds, conflicts=conflicts)
     builder = find_prepared(data_dir)
-    _require(builder, "heads", (PICTURE, *heads), f"heads={heads!r}")
-    _require(builder, "labels", labels, f"labels={labels!r}")
-    count = _count(builder, split, conditions)
+    require(builder, "heads", (PICTURE, *heads), f"heads={heads!r}")
+    require(builder, "labels", labels, f"labels={labels!r}")
+    count = count_pictures(builder, split, conditions)
     if training and count < batch_size:
         left = f" with {conditions}" if conditions else ""
         raise ValueError(
@@ -132,10 +125,10 @@ def load_utkface(
     @tf.autograph.experimental.do_not_convert
     def decode(examples: tf.Tensor) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
         size = len(range(batch_size)[early])
-        parsed = _parse(builder, (PICTURE, *heads, *labels), examples[early])
-        return _decode(parsed, size, _stored_size(builder), image_size)
+        parsed = parse(builder, (PICTURE, *heads, *labels), examples[early])
+        return _decode(parsed, size, stored_size(builder), image_size)
 
-    examples = _read_where(builder, split, conditions, count)
+    examples = read_where(builder, split, conditions, count)
     if not training:
         if share is None:
             return _ahead(_in_order(examples, decode, batch_size, skip, cache))
@@ -227,10 +220,10 @@ def _mix(dataset: tf.data.Dataset, alpha: float, seed: int, skip: int) -> tf.dat
     def mix(step: tf.Tensor, batch: tuple[tf.Tensor, dict[str, tf.Tensor]]) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
         pictures, targets = batch
         drawn = tf.random.stateless_gamma((2, len(pictures)), seed=(seed, step), alpha=alpha)
-        share = drawn[0] / tf.reduce_sum(drawn, axis=0)
+        portion = drawn[0] / tf.reduce_sum(drawn, axis=0)
 
         def mean(values: tf.Tensor) -> tf.Tensor:
-            own = tf.reshape(share, [-1] + [1] * (len(values.shape) - 1))
+            own = tf.reshape(portion, [-1] + [1] * (len(values.shape) - 1))
             return own * tf.cast(values, tf.float32) + (1 - own) * tf.cast(values[::-1], tf.float32)
 
         return tf.cast(tf.round(mean(pictures)), tf.uint8), {head: mean(values) for head, values in targets.items()}
@@ -238,148 +231,12 @@ def _mix(dataset: tf.data.Dataset, alpha: float, seed: int, skip: int) -> tf.dat
     return dataset.enumerate(start=skip).map(mix, num_parallel_calls=_PARALLEL)
 
 
-def find_prepared(data_dir: str | os.PathLike | None) -> "tfds.core.DatasetBuilder":
-    """Finds the data set as it lies on disk: the code that built it need not be there.
-
-    Args:
-        data_dir: where `tfds build` wrote; by default TFDS's own folder.
-
-    Raises:
-        FileNotFoundError: if it is not there; the message says how to build it.
-        ValueError: if what is written about it is damaged, or `data_dir` is no path.
-    """
-    import tensorflow_datasets as tfds
-
-    if not isinstance(data_dir, str | os.PathLike | None) or "\0" in str(data_dir):
-        raise ValueError(f"`data_dir` must be the path of a folder, or None. Received: data_dir={data_dir!r}")
-    where = None if data_dir is None else os.path.expanduser(data_dir)
-    try:
-        return _checked(tfds.core.read_only_builder.builder_from_files(DATASET, data_dir=where))
-    except tfds.core.DatasetNotFoundError as error:
-        raise FileNotFoundError(
-            f"No prepared data set '{DATASET}'. Build it once, in the folder datasets/ of the project: "
-            f"`tfds build utkface --manual_dir=FOLDER_OF_THE_ARCHIVE --data_dir={where or '...'}`. "
-            f"Received: data_dir={where!r} (without one, TFDS looks in ~/tensorflow_datasets)"
-        ) from error
-    except Exception as error:  # the readers of JSON, of protocol buffers and of TFDS each have kinds of their own
-        raise _damaged(where, f"{type(error).__name__}: {str(error).rstrip('.')}") from error
-
-
-def _checked(builder: "tfds.core.DatasetBuilder") -> "tfds.core.DatasetBuilder":
-    info = builder.info
-    size = dict(info.metadata or {}).get("size")
-    if size is not None and not (
-        isinstance(size, list | tuple) and len(size) == 2 and all(type(n) is int for n in size)
-    ):
-        raise ValueError(f"the size of its pictures must be two numbers. Received: {size!r}")
-    if info.file_format.value != "tfrecord" or not info.splits:
-        raise ValueError(f"it must hold splits as TFRecord. Received: {sorted(info.splits)}, {info.file_format.value}")
-    return builder
-
-
-def _damaged(where: object, words: str) -> ValueError:
-    return ValueError(
-        f"The prepared data set in {where or '~/tensorflow_datasets'} is damaged: {words}. {_BUILD_AGAIN}"
-    )
-
-
-def known_labels(data_dir: str | os.PathLike | None) -> tuple[str, ...]:
-    """Those of `LABELS` that a prepared data set has; an older one has fewer. For `find_prepared`'s `data_dir`."""
-    features = find_prepared(data_dir).info.features
-    return tuple(label for label in LABELS if label in features)
-
-
-def read_encoded(builder: "tfds.core.DatasetBuilder", split: str, keys: Iterable[str]) -> tf.data.Dataset:
-    """Reads the features at `keys` of a split's examples, in a fixed order; a picture comes as its JPEG bytes."""
-    keys = tuple(keys)
-    return _read(builder, split).batch(_READ).map(lambda examples: _parse(builder, keys, examples)).unbatch()
-
-
-def _read(builder: "tfds.core.DatasetBuilder", split: str) -> tf.data.Dataset:
-    """The serialized examples of a split, shard after shard: TFDS's own reader parses each on its own, and slower."""
-    parts = builder.info.splits[split].file_instructions
-    for part in parts:
-        if not tf.io.gfile.exists(part.filename) or tf.io.gfile.isdir(part.filename):
-            raise _damaged(builder.data_dir, f"the file {os.path.basename(part.filename)} is missing")
-    spans = np.array([(part.skip, part.take) for part in parts], np.int64)
-    files = tf.data.Dataset.from_tensor_slices(([part.filename for part in parts], spans))
-    return files.flat_map(
-        lambda file, span: tf.data.TFRecordDataset(file, buffer_size=_BUFFER).skip(span[0]).take(span[1])
-    )
-
-
-def _parse(builder: "tfds.core.DatasetBuilder", keys: Iterable[str], examples: tf.Tensor) -> dict[str, tf.Tensor]:
-    """The features at `keys` of serialized examples [batch]."""
-    dtypes = {key: builder.info.features.get_serialized_info()[key].tf_dtype for key in keys}
-    stored = {key: tf.string if dtype == tf.string else tf.int64 for key, dtype in dtypes.items()}
-    parsed = tf.io.parse_example(examples, {key: tf.io.FixedLenFeature([], dtype) for key, dtype in stored.items()})
-    return {key: parsed[key] if dtype == tf.string else tf.cast(parsed[key], dtype) for key, dtype in dtypes.items()}
-
-
-def _count(builder: "tfds.core.DatasetBuilder", split: str, conditions: Conditions) -> int:
-    """How many pictures there will be; with conditions that takes a pass over the labels, about a second."""
-    try:
-        count = builder.info.splits[split].num_examples
-    except (KeyError, ValueError, AttributeError, NotImplementedError) as error:  # of what is no text, or "all[:5]"
-        raise ValueError(
-            f"`split` must be one of {tuple(builder.info.splits)}, 'all', or a slice or a sum of them; a split into "
-            f"which no picture fell is not there. "
-            f"Received: split={split!r}"
-        ) from error
-    if count < 1:
-        raise ValueError(f"`split` must hold at least one picture. Received: split={split!r}")
-    if not conditions:
-        return count
-    held = _read(builder, split).batch(_READ).map(lambda examples: _hold(builder, conditions, examples))
-    held = held.map(tf.math.count_nonzero)
-    count = int(held.reduce(tf.constant(0, tf.int64), tf.add))
-    if count == 0:
-        raise ValueError(f"No picture satisfies all of the conditions. Received: split={split!r}, {conditions}")
-    return count
-
-
-def _keys(builder: "tfds.core.DatasetBuilder", conditions: Conditions) -> list[str]:
-    """The features that the conditions look at, if the data set has them all."""
-    keys = conditions.keys()
-    for name, needed in keys.items():
-        _require(builder, name, needed, str(conditions))
-    return [key for needed in keys.values() for key in needed]
-
-
-def _require(builder: "tfds.core.DatasetBuilder", name: str, needed: Iterable[str], received: str) -> None:
-    missing = sorted(set(needed) - set(builder.info.features))
-    if missing:
-        raise ValueError(
-            f"`{name}` needs {missing}, which the data set in {builder.data_dir} does not have: an older builder "
-            f"prepared it. {_BUILD_AGAIN}. Received: {received}"
-        )
-
-
-def _hold(builder: "tfds.core.DatasetBuilder", conditions: Conditions, examples: tf.Tensor) -> tf.Tensor:
-    return conditions.hold(_parse(builder, _keys(builder, conditions), examples))
-
-
-def _read_where(builder: "tfds.core.DatasetBuilder", split: str, conditions: Conditions, count: int) -> tf.data.Dataset:
-    """Reads the `count` examples for which the conditions hold."""
-    dataset = _read(builder, split)
-    if conditions:
-        batches = dataset.batch(_READ)
-        dataset = batches.map(lambda examples: examples[_hold(builder, conditions, examples)]).unbatch()
-    return dataset.apply(tf.data.experimental.assert_cardinality(count))  # len() needs it
-
-
-def _stored_size(builder: "tfds.core.DatasetBuilder") -> tuple[int, int] | None:
-    """Height and width of all pictures as they lie on the disk, in pixels; None if they differ or nobody knows."""
-    size = (builder.info.metadata or {}).get("size")  # an older builder did not write it
-    return size and tuple(size)
-
-
 def _decode(
-    examples: dict[str, tf.Tensor], batch_size: int, stored_size: tuple[int, int] | None, image_size: int
+    examples: dict[str, tf.Tensor], batch_size: int, stored: tuple[int, int] | None, image_size: int
 ) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
     """Decodes up to `batch_size` examples; they are a batch already."""
     encoded = examples.pop(PICTURE)
-    if stored_size is None:
+    if stored is None:
         pictures = tf.map_fn(lambda e: _fit(_decode_jpeg(e), image_size), encoded, fn_output_signature=tf.uint8)
     else:
         # As many operations as pictures: `map_fn` would cost a tenth of the decoding again. The last batch of a pass
@@ -391,9 +248,9 @@ def _decode(
             lambda: tf.gather(encoded, tf.minimum(tf.range(batch_size), count - 1)),
         )
         decoded = tf.ensure_shape(
-            tf.stack([_decode_jpeg(e) for e in tf.unstack(filled, batch_size)]), (None, *stored_size, 3)
+            tf.stack([_decode_jpeg(e) for e in tf.unstack(filled, batch_size)]), (None, *stored, 3)
         )
-        fits = stored_size == (image_size, image_size)
+        fits = stored == (image_size, image_size)
         pictures = (decoded if fits else _resize(decoded, image_size))[:count]
     pictures.set_shape([encoded.shape[0], image_size, image_size, 3])
     return pictures, {key: _number(label)[:, None] for key, label in examples.items()}

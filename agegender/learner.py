@@ -5,7 +5,7 @@ from typing import Any
 import keras
 
 from agegender import losses
-from agegender.schema import AGE, AGE_DISTRIBUTION, GENDER
+from agegender.schema import AGE, AGE_DISTRIBUTION, GENDER, PICTURE
 
 
 def with_distribution(model: keras.Model) -> keras.Model:
@@ -32,7 +32,7 @@ def make_learner(
         size: to which the pictures are reduced after that, in pixels; by default they stay.
         learned: hands the outputs on and learns their weights.
     """
-    pictures = keras.Input(model.input_shape[1:], dtype="uint8", name="picture")
+    pictures = keras.Input(model.input_shape[1:], dtype="uint8", name=PICTURE)
     tensor = pictures if augmentation is None else augmentation(pictures)
     if size not in (None, model.input_shape[1]):
         tensor = keras.layers.Resizing(size, size, antialias=True, dtype="float32", name="reduced")(tensor)

@@ -12,8 +12,6 @@ from numpy.typing import NDArray
 
 from agegender import metrics
 from agegender.groups import (
-    AGE_HIGH,
-    AGE_LOW,
     ENOUGH_FOR_AN_INTERVAL,
     MEASURES,
     P_CALIBRATED,
@@ -30,7 +28,7 @@ from agegender.groups import (
     measure_some,
     partition,
 )
-from agegender.schema import AGE, GENDER, GROUP, RACE
+from agegender.schema import AGE, AGE_HIGH, AGE_LOW, GENDER, GROUP, RACE
 
 YEARS: Final = range(21)  # of the CS@k curve
 

@@ -25,6 +25,7 @@ SUFFIXES: Final = (
 # Ghostscript.
 FORMATS: Final = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 MAX_BYTES: Final = 600_000_000  # of a file; four channels of 16 bits, of as many pixels, are fewer
+TOO_LONG: Final = f"has more than {MAX_BYTES // 1_000_000} MB, the limit for a picture's file"
 # A progressive JPEG has about ten scans. Each takes a pass over all pixels, and may be a hundred bytes long.
 _MAX_SCANS: Final = 100
 _SCAN: Final = b"\xff\xda"
@@ -214,7 +215,7 @@ def _check_bytes(count: int) -> None:
     if not count:
         raise PictureError("", "is empty")
     if count > MAX_BYTES:
-        raise PictureError("", f"has more than {MAX_BYTES // 1_000_000} MB, the limit for a picture's file")
+        raise PictureError("", TOO_LONG)
 
 
 def _bytes_of(picture: Any) -> bytes:

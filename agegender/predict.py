@@ -10,13 +10,13 @@ import numpy as np
 from PIL import Image
 
 from agegender.alignment import cut, turn
-from agegender.answers import Face, Photograph
+from agegender.answers import Face, Photograph, ask
 from agegender.calibration import Calibration, load_calibration
 from agegender.drawing import draw_faces
 from agegender.faces import Detection, FaceDetector
 from agegender.loading import check_model, find_released, load_model
 from agegender.pictures import PictureError, each_picture, fit_picture, is_one, name_of, read_picture
-from agegender.schema import AGE, GENDER, MAX_AGE, MIN_AGE
+from agegender.schema import AGE, GENDER
 
 _TOGETHER = 16  # photographs, at most, that are looked at together
 _TOGETHER_PIXELS = 4_000_000  # and pixels, unless one alone has more
@@ -198,12 +198,7 @@ class Predictor:
         return guesses
 
     def _guess_batch(self, batch: np.ndarray) -> list["_Guess"]:
-        outputs = self._outputs(batch)
-        if self.flip:
-            mirrored = self._outputs(batch[:, :, ::-1])
-            outputs = {head: (values + mirrored[head]) / 2 for head, values in outputs.items()}
-        if AGE in outputs:  # a regression has no bounds, and nobody is -3
-            outputs[AGE] = np.clip(outputs[AGE], MIN_AGE, MAX_AGE)
+        outputs = ask(self.model, batch, flip=self.flip)
         none = [None] * len(batch)
         intervals: Sequence[tuple[float, float] | None] = none
         if AGE in outputs and self.calibration is not None and self.calibration.ages is not None:
@@ -213,9 +208,6 @@ class Predictor:
             outputs[GENDER] = self.calibration.probabilities(outputs[GENDER])
         ages, genders = (outputs[head].tolist() if head in outputs else none for head in (AGE, GENDER))
         return list(zip(ages, genders, intervals, strict=True))
-
-    def _outputs(self, batch: np.ndarray) -> dict[str, np.ndarray]:
-        return {head: np.asarray(values).ravel() for head, values in self.model.predict_on_batch(batch).items()}
 
 
 _Read = tuple[str, Image.Image]

@@ -49,32 +49,38 @@ def markdown(title: str, sections: Sections) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def html_page(
-    title: str, sections: Sections, *, folder: pathlib.Path | None = None, warning: str = "", extra: str = ""
-) -> str:
+def html_page(title: str, sections: Sections, *, folder: pathlib.Path | None = None) -> str:
     """The sections as one HTML file.
 
     Args:
         title: of the page.
         sections: of it.
         folder: where the plots are, which the page will hold.
-        warning: above everything, if any.
-        extra: HTML to come after the sections.
+    """
+    contents = {name: "\n".join(_html_block(block, folder) for block in blocks) for name, blocks in sections.items()}
+    return shell(title, contents)
+
+
+def shell(title: str, sections: Mapping[str, str], *, opening: str = "", style: str = _STYLE) -> str:
+    """One HTML file with links to its sections.
+
+    Args:
+        title: of the page.
+        sections: HTML, at the title of each.
+        opening: HTML, above the links.
+        style: CSS.
     """
     titles = [html.escape(name) for name in sections]
     links = "\n".join(f'<a href="#s{number}">{name}</a>' for number, name in enumerate(titles))
     body = "\n".join(
-        f'<section id="s{number}">\n<h2>{name}</h2>\n'
-        + "\n".join(_html_block(block, folder) for block in blocks)
-        + "\n</section>"
-        for number, (name, blocks) in enumerate(zip(titles, sections.values(), strict=True))
+        f'<section id="s{number}">\n<h2>{name}</h2>\n{content}\n</section>'
+        for number, (name, content) in enumerate(zip(titles, sections.values(), strict=True))
     )
-    warned = f'<p class="warning">{html.escape(warning)}</p>\n' if warning else ""
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{html.escape(title)}</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n"
-        f"<h1>{html.escape(title)}</h1>\n{warned}<nav>\n{links}\n</nav>\n{body}\n{extra}</body>\n</html>\n"
+        f"<title>{html.escape(title)}</title>\n<style>{style}</style>\n</head>\n<body>\n"
+        f"<h1>{html.escape(title)}</h1>\n{opening}<nav>\n{links}\n</nav>\n{body}\n</body>\n</html>\n"
     )
 
 
@@ -100,14 +106,11 @@ def largest_errors(table: Table, count: int = 48) -> dict[str, list[int]]:
 def errors_page(title: str, table: Table, pictures: Mapping[str, bytes]) -> str:
     """The page with the pictures of `largest_errors`, each encoded as JPEG at its file name."""
     words = "What looks like an error of the model is often one of the labels: look before you judge."
-    sections = [
-        f"<section>\n<h2>{name}</h2>\n"
-        + '<div class="faces">\n'
-        + "\n".join(_face(table, row, pictures[table[FILE_NAME][row]]) for row in rows)
-        + "\n</div>\n</section>\n"
-        for name, rows in largest_errors(table).items()
-    ]
-    return html_page(title, {}, warning=WARNING, extra=f"<p>{words}</p>\n" + "".join(sections))
+    sections = {}
+    for name, rows in largest_errors(table).items():
+        faces = "\n".join(_face(table, row, pictures[table[FILE_NAME][row]]) for row in rows)
+        sections[name] = f'<div class="faces">\n{faces}\n</div>'
+    return shell(title, sections, opening=f'<p class="warning">{WARNING}</p>\n<p>{words}</p>\n')
 
 
 def _face(table: Table, row: int, encoded: bytes) -> str:
@@ -122,7 +125,7 @@ def _face(table: Table, row: int, encoded: bytes) -> str:
     told = f"recorded {', '.join(recorded)}"
     name = html.escape(table[FILE_NAME][row]).replace("_", "_<wbr>")  # where a long name may break
     return (
-        f'<figure><img alt="{told}" src="data:image/jpeg;base64,{_base64(encoded)}">'
+        f'<figure><img alt="{told}" src="{address_of(encoded, "jpeg")}">'
         f"<figcaption>guess {', '.join(guessed)}<br>{told}<br><small>{name}</small></figcaption></figure>"
     )
 
@@ -142,8 +145,8 @@ def _html_block(block: Block, folder: pathlib.Path | None) -> str:
     if isinstance(block, Rows):
         return '<div class="wide"><table>\n' + "\n".join(_html_lines(block)) + "\n</table></div>"
     if isinstance(block, Plot):
-        png = _base64(((folder or pathlib.Path()) / block.name).read_bytes())
-        return f'<img class="plot" alt="{html.escape(block.words)}" src="data:image/png;base64,{png}">'
+        png = ((folder or pathlib.Path()) / block.name).read_bytes()
+        return f'<img class="plot" alt="{html.escape(block.words)}" src="{address_of(png, "png")}">'
     return f"<p>{html.escape(block)}</p>"
 
 
@@ -152,5 +155,6 @@ def _html_lines(rows: Rows) -> list[str]:
     return ["<tr>" + "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in line) + "</tr>" for tag, line in tagged]
 
 
-def _base64(content: bytes) -> str:
-    return base64.b64encode(content).decode()
+def address_of(picture: bytes, kind: str) -> str:
+    """A picture as an address that holds all of it; its kind is "png" or "jpeg"."""
+    return f"data:image/{kind};base64,{base64.b64encode(picture).decode()}"

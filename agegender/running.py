@@ -105,7 +105,7 @@ def run(
             workdir if writes else None,
             monitor=monitor,
             position=position,
-            full_size=stages[-1].first,
+            first_best=stages[-1].first,
             averaged=averaged,
             profile=None if going_on else profile,
         )

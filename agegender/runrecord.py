@@ -124,7 +124,7 @@ def _short(value: Any) -> str:
     return words if len(words) <= 60 else f"{words[:57]}..."
 
 
-def describe(path: str | os.PathLike) -> str:
+def describe_run(path: str | os.PathLike) -> str:
     """What the record of a run says, for people to read.
 
     Args:

@@ -20,6 +20,8 @@ FOLD: Final = "fold"  # 0..4, of a grouped cross-validation
 AGE_CONFLICT: Final = "age_conflict"  # whether the pictures of the group carry different ages
 GENDER_CONFLICT: Final = "gender_conflict"  # whether they carry different genders
 HEADS: Final = (AGE, GENDER)
+AGE_LOW: Final = "age_low"  # years, the ends of the interval that a calibration promises
+AGE_HIGH: Final = "age_high"
 
 GENDERS: Final = ("male", "female")
 RACES: Final = ("White", "Black", "Asian", "Indian", "Others")

@@ -15,10 +15,8 @@ from keras import ops
 from agegender.batch_norm import fold_batch_norm
 from agegender.calibration import Calibration
 from agegender.exif import orientations, turn_upright
-from agegender.schema import AGE, GENDER, MAX_AGE, MIN_AGE, PICTURE
+from agegender.schema import AGE, AGE_HIGH, AGE_LOW, GENDER, MAX_AGE, MIN_AGE, PICTURE
 
-AGE_LOW: Final = "age_low"  # float32 [batch, 1], years, with a calibration of the age only
-AGE_HIGH: Final = "age_high"
 _SMALLEST: Final = 1e-7  # of a probability, as in `Calibration.probabilities`
 
 

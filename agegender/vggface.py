@@ -10,21 +10,18 @@ senet50); https://github.com/rcmalli/keras-vggface (the architectures and the pu
 
 import contextlib
 import functools
-import hashlib
 import importlib
 import os
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
 from types import ModuleType
 from typing import Any, Final
 
-import h5py
 import keras
-import numpy as np
 
 from agegender import schema
+from agegender.vggface_weights import keras3_name, load_weights, remember, weights_path
 
 # Mean of blue, green and red of the pictures each family was trained on, as keras_vggface.utils.preprocess_input
 # subtracts them: version 1 (VGGFace) for vgg16, version 2 (VGGFace2) for the others.
@@ -32,8 +29,6 @@ _VGGFACE_MEAN: Final = (93.5940, 104.7624, 129.1863)
 _VGGFACE2_MEAN: Final = (91.4953, 103.8827, 131.0912)
 MEANS: Final = {"vgg16": _VGGFACE_MEAN, "resnet50": _VGGFACE2_MEAN, "senet50": _VGGFACE2_MEAN}
 ARCHITECTURES: Final = tuple(MEANS)
-
-WEIGHTS_URL: Final = "https://github.com/rcmalli/keras-vggface/releases/download/v2.0/"
 
 _PACKAGE: Final = "keras_vggface"
 _LAST_BLOCK: Final = "conv5_"  # how the layers of the last stage begin, in all three architectures
@@ -78,7 +73,6 @@ def vggface_trunk(
     trainable: str | int = "last_block",
     width: float = 1.0,
     seed: int | None = None,
-    name: str | None = None,
 ) -> keras.Model:
     """Build a model from pictures to features.
 
@@ -101,7 +95,6 @@ def vggface_trunk(
         width: of each convolution, as a share of its published number of filters, from 1/64 to 1. Less than 1 is for
             vgg16 from a random start: arithmetic and weights fall with its square.
         seed: makes the random start repeatable; it has no effect on published weights.
-        name: of the model; "vggface_" and the architecture if not given.
 
     Returns:
         A model from pictures [batch, image_size, image_size, 3], uint8 or float32, RGB, 0..255, to features [batch,
@@ -119,16 +112,16 @@ def vggface_trunk(
     """
     _check_arguments(architecture, image_size, trainable, seed)
     _check_width(width, architecture, weights)
-    path = _weights_path(architecture, weights)
-    trunk = _build(architecture, image_size, name or f"vggface_{architecture}")
+    path = weights_path(architecture, weights)
+    trunk = _build(architecture, image_size)
     if width < 1:
         trunk = keras.models.clone_model(trunk, clone_function=functools.partial(_narrowed, width=width))
     if path is None:
         _initialize(trunk, seed)
     else:
-        _load_weights(trunk, path, architecture)
-        if weights == "vggface" and not _hash_record(path).exists():
-            _hash_record(path).write_text(_sha256(path) + "\n")
+        load_weights(trunk, path, architecture)
+        if weights == "vggface":
+            remember(path)
     _set_trainable(trunk, trainable)
     return trunk
 
@@ -164,13 +157,13 @@ def _is_int(value: object, *, minimum: int = 0) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= minimum
 
 
-def _build(architecture: str, image_size: int, name: str) -> keras.Model:
+def _build(architecture: str, image_size: int) -> keras.Model:
     picture = keras.Input((image_size, image_size, 3), dtype="float32", name=schema.PICTURE)
     normalized = VGGFaceNormalization(MEANS[architecture], name="normalization")(picture)
     built = _keras_vggface().VGGFace(
         include_top=False, model=architecture, weights=None, input_tensor=normalized, pooling="avg"
     )
-    return keras.Model(picture, built.output, name=name)
+    return keras.Model(picture, built.output, name=f"vggface_{architecture}")
 
 
 def _narrowed(layer: keras.layers.Layer, *, width: float) -> keras.layers.Layer:
@@ -200,132 +193,6 @@ def _set_trainable(trunk: keras.Model, trainable: str | int) -> None:
         layer.trainable = layer in chosen
 
 
-# ---- The files of weights
-
-
-def _weights_path(architecture: str, weights: object) -> Path | None:
-    if weights is None:
-        return None
-    if weights == "vggface":
-        return _published_weights(architecture)
-    if not isinstance(weights, (str, os.PathLike)) or not Path(weights).is_file():
-        raise ValueError(
-            f"`weights` must be 'vggface', None, or the path of a file that exists. Received: weights={weights!r}"
-        )
-    return Path(weights)
-
-
-def _published_weights(architecture: str) -> Path:
-    """The path of the published file, from Keras's cache or the net."""
-    url = f"{WEIGHTS_URL}rcmalli_vggface_tf_notop_{architecture}.h5"
-    path = _cache_folder() / url.rpartition("/")[2]
-    if not path.is_file():
-        path = _download(url, path)
-    record = _hash_record(path)
-    expected, received = (record.read_text().strip() if record.is_file() else None), _sha256(path)
-    if expected not in (None, received):
-        raise ValueError(
-            f"{path} has changed since it was first loaded: its SHA-256 must be {expected}, as {record.name} says. "
-            f"Delete both, to have it fetched again, or give the path of a file as `weights`. Received: {received}"
-        )
-    return path
-
-
-def _hash_record(path: Path) -> Path:
-    """Where the SHA-256 of a published file is kept.
-
-    Nobody publishes the hashes of these three files, so the first one whose layers all fit is trusted, and every later
-    one must be the same.
-    """
-    return path.with_name(f"{path.name}.sha256")
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _cache_folder() -> Path:
-    """Where keras-vggface itself keeps its weights."""
-    home = os.environ.get("KERAS_HOME") or os.path.join(os.path.expanduser("~"), ".keras")
-    return Path(home, "models", "vggface").absolute()
-
-
-def _download(url: str, path: Path) -> Path:
-    try:
-        return Path(keras.utils.get_file(path.name, url, cache_subdir=path.parent))
-    except Exception as error:  # `get_file` raises a bare Exception if the address cannot be reached
-        raise ConnectionError(
-            f"The published weights could not be fetched from {url} ({error}). Fetch that file by hand and put it into "
-            f"the folder {path.parent}, or pass its path as `weights`, or pass `weights=None` to start from random."
-        ) from error
-
-
-def _load_weights(trunk: keras.Model, path: Path, architecture: str) -> None:
-    """Load by layer name, all layers or none."""
-    layers = {layer.name: layer for layer in trunk.layers if layer.weights}
-    wanted = {name: [tuple(weight.shape) for weight in layer.weights] for name, layer in layers.items()}
-    found = _read_weights(path, wanted)
-    faults = _faults(wanted, found)
-    if faults:
-        raise ValueError(
-            f"`weights` must be a file that keras-vggface saved for {architecture!r}, but {'; '.join(faults[:3])} "
-            f"({len(faults)} faults in all). Give another file or another `architecture`. "
-            f"Received: weights={str(path)!r}, with the layers {', '.join(list(found)[:4])}, ..."
-        )
-    for name, layer in layers.items():
-        layer.set_weights(found[name])
-
-
-def _faults(wanted: Mapping[str, list[tuple[int, ...]]], found: Mapping[str, list[np.ndarray]]) -> list[str]:
-    """In what way the layers of a file differ from those wanted, in words."""
-    received = {name: [value.shape for value in values] for name, values in found.items()}
-    faults = [f"the layer {name} is missing" for name in wanted if name not in found]
-    for name, shapes in wanted.items():
-        if received.get(name, shapes) != shapes:
-            faults.append(f"the layer {name} has the shapes {received[name]} instead of {shapes}")
-        elif not all(value.dtype.kind == "f" and np.all(np.isfinite(value)) for value in found.get(name, ())):
-            faults.append(f"the layer {name} has weights that are not finite numbers")
-    # A classifier on top is welcome, but a further convolution means another architecture: all layers of resnet50 are
-    # also in senet50, with the same shapes.
-    extra = [name for name in found if name.startswith("conv") and name not in wanted]
-    return faults + [f"the layer {name} is one too many" for name in extra]
-
-
-def _read_weights(path: Path, wanted: Mapping[str, list[tuple[int, ...]]]) -> dict[str, list[np.ndarray]]:
-    """The weights of an HDF5 file that Keras 2 saved, by layer name; of a whole model or of its weights alone."""
-    try:
-        with h5py.File(path, "r") as file:
-            root = file.get("model_weights", file)
-            layers = {_keras3_name(layer): root[layer] for layer in _texts(root.attrs["layer_names"])}
-            return {name: _read_layer(layer, wanted.get(name)) for name, layer in layers.items()}
-    except Exception as error:  # of a damaged file h5py lets any kind through
-        raise ValueError(
-            "`weights` must be a complete HDF5 file as Keras 2 and keras-vggface saved them; delete and fetch it again "
-            "if a download broke off, and use `trunk.load_weights` for what Keras 3 saved. "
-            f"Received: weights={str(path)!r}, which gives {type(error).__name__}: {error}"
-        ) from error
-
-
-def _read_layer(group: h5py.Group, shapes: list[tuple[int, ...]] | None) -> list[np.ndarray]:
-    """Weights of other shapes as zeros that take no memory: a file of a kilobyte may claim any number of them."""
-    values = [group[name] for name in _texts(group.attrs["weight_names"])]
-    if any(value.external or value.is_virtual for value in values):
-        raise ValueError("its weights lie in other files")
-    if [value.shape for value in values] == shapes:
-        return [np.asarray(value) for value in values]
-    return [np.broadcast_to(np.float32(0), value.shape) for value in values]
-
-
-def _texts(values: Sequence[bytes | str]) -> list[str]:
-    """h5py gives bytes or str, depending on which version of it wrote them."""
-    return [value.decode() if isinstance(value, bytes) else str(value) for value in values]
-
-
-def _keras3_name(name: str) -> str:
-    return name.replace("/", "_")
-
-
 # ---- keras-vggface on Keras 3
 
 
@@ -347,7 +214,7 @@ def _keras_vggface() -> ModuleType:
 
 def _renaming(layer: Callable[..., Any]) -> Callable[..., Any]:
     """The same layer class, but without the "/" in names, which Keras 3 refuses."""
-    return lambda *args, name, **kwargs: layer(*args, name=_keras3_name(name), **kwargs)
+    return lambda *args, name, **kwargs: layer(*args, name=keras3_name(name), **kwargs)
 
 
 def _stand_ins() -> dict[str, ModuleType]:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final, TextIO
 
 from agegender.answers import Photograph
-from agegender.drawing import describe
+from agegender.drawing import describe_face
 from agegender.pictures import PictureError
 
 
@@ -35,7 +35,7 @@ def write_words(answers: Answers, out: TextIO) -> None:
         print(f"{printable(answer.source)}: {count}", file=out, flush=True)
         for face in answer:
             note = f"  ({face.note})" if face.note else ""
-            print(f"  {','.join(map(str, face.box))}  {describe(face)}{note}", file=out, flush=True)
+            print(f"  {','.join(map(str, face.box))}  {describe_face(face)}{note}", file=out, flush=True)
 
 
 def write_json(answers: Answers, out: TextIO) -> None:

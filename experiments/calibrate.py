@@ -6,10 +6,10 @@ Writes calibration.json beside the model, where the `Predictor` finds it.
 """
 
 import pathlib
-import sys
 
-from absl import app, flags, logging
+from absl import app, flags
 
+from experiments.command import in_words
 from experiments.runs import calibrate_run
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a run, or a .keras file.", required=True)
@@ -19,18 +19,15 @@ _FLIP = flags.DEFINE_bool("flip", False, "Answer with the mean over a picture an
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", 64, "Pictures a step.", lower_bound=1)
 
 
+@in_words()
 def main(_: list[str]) -> None:
-    logging.set_verbosity(logging.WARNING)  # TFDS tells of each file it opens
-    try:
-        calibration = calibrate_run(
-            pathlib.Path(_WORKDIR.value),
-            _DATA_DIR.value,
-            coverage=_COVERAGE.value,
-            flip=_FLIP.value,
-            batch_size=_BATCH_SIZE.value,
-        )
-    except (OSError, ValueError) as error:
-        sys.exit(f"{type(error).__name__}: {error}")  # the words say it all; a traceback would hide them
+    calibration = calibrate_run(
+        pathlib.Path(_WORKDIR.value),
+        _DATA_DIR.value,
+        coverage=_COVERAGE.value,
+        flip=_FLIP.value,
+        batch_size=_BATCH_SIZE.value,
+    )
     print(f"Calibrated on {calibration.count} pictures, gender temperature {calibration.temperature}")
     for age in range(10, 90, 10) if calibration.ages else ():
         low, high = calibration.intervals(age)

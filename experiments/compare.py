@@ -10,8 +10,6 @@ from numpy.typing import NDArray
 
 from agegender import metrics, report_page
 from agegender.groups import (
-    AGE_HIGH,
-    AGE_LOW,
     ENOUGH_FOR_AN_INTERVAL,
     MEASURES,
     P_CALIBRATED,
@@ -25,7 +23,7 @@ from agegender.groups import (
 from agegender.measuring import draw_bootstrap
 from agegender.report import write_json
 from agegender.report_story import NOT_FOR, Rows, Sections, definitions, show_difference, show_with_interval
-from agegender.schema import AGE, FILE_NAME, GENDER, GROUP, RACE
+from agegender.schema import AGE, AGE_HIGH, AGE_LOW, FILE_NAME, GENDER, GROUP, RACE
 
 _PREDICTIONS = (PREDICTED_AGE, P_FEMALE, AGE_LOW, AGE_HIGH, P_CALIBRATED)
 _GROUPED = ("mae", "bias", "gender_accuracy")  # what the page shows of each group

@@ -13,11 +13,11 @@ AGE+GENDER joins two that have one head each.
 
 import functools
 import pathlib
-import sys
 from collections.abc import Sequence
 
-from absl import app, flags, logging
+from absl import app, flags
 
+from experiments.command import in_words
 from experiments.reporting import report_on
 from experiments.runs import evaluate_run
 
@@ -40,16 +40,13 @@ def _paths(given: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(path for paths in given for path in paths.split(",")))
 
 
+@in_words()
 def main(_: list[str]) -> None:
-    logging.set_verbosity(logging.WARNING)  # TFDS tells of each file it opens
-    try:
-        measure_run = functools.partial(
-            evaluate_run, split=_SPLIT.value, data_dir=_DATA_DIR.value, batch_size=_BATCH_SIZE.value, flip=_FLIP.value
-        )
-        out = pathlib.Path(_OUT.value) if _OUT.value else None
-        print(report_on(_paths(_WORKDIR.value), _paths(_PREDICTIONS.value), out, measure_run))
-    except (OSError, FloatingPointError, ValueError) as error:
-        sys.exit(f"{type(error).__name__}: {error}")  # the words say it all; a traceback would hide them
+    measure_run = functools.partial(
+        evaluate_run, split=_SPLIT.value, data_dir=_DATA_DIR.value, batch_size=_BATCH_SIZE.value, flip=_FLIP.value
+    )
+    out = pathlib.Path(_OUT.value) if _OUT.value else None
+    print(report_on(_paths(_WORKDIR.value), _paths(_PREDICTIONS.value), out, measure_run))
 
 
 if __name__ == "__main__":

@@ -11,14 +11,15 @@ The page shows faces: those of UTKFace may not be published.
 """
 
 import json
-import os
 import pathlib
-import sys
 import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from absl import app, flags, logging
+from absl import app, flags
+
+from agegender.environment import set_environment
+from experiments.command import in_words
 
 if TYPE_CHECKING:
     import tensorflow_datasets as tfds
@@ -64,8 +65,8 @@ def explore(
 
     wheres = [parse_where(words) for words in dict.fromkeys(where)]
     out.mkdir(parents=True, exist_ok=True)  # what can be wrong is said before TensorFlow takes its seconds
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    from agegender.input_pipeline import find_prepared
+    set_environment()
+    from agegender.prepared import find_prepared
     from experiments.exploring.faces import choose_sheets
     from experiments.exploring.numbers import count, find_groups, summary
     from experiments.exploring.plots import draw_plots
@@ -119,20 +120,17 @@ class _Clock:
         print(f"{time.monotonic() - self._start:5.1f} s  {words}", flush=True)
 
 
+@in_words()
 def main(_: list[str]) -> None:
-    logging.set_verbosity(logging.WARNING)  # TFDS tells of each file it opens
-    try:
-        told = explore(
-            pathlib.Path(_OUT.value),
-            data_dir=_DATA_DIR.value,
-            split=_SPLIT.value,
-            where=_WHERE.value,
-            faces=_FACES.value,
-            seed=_SEED.value,
-        )
-        print(told)
-    except (OSError, ValueError) as error:
-        sys.exit(f"{type(error).__name__}: {error}")  # the words say it all; a traceback would hide them
+    told = explore(
+        pathlib.Path(_OUT.value),
+        data_dir=_DATA_DIR.value,
+        split=_SPLIT.value,
+        where=_WHERE.value,
+        faces=_FACES.value,
+        seed=_SEED.value,
+    )
+    print(told)
 
 
 if __name__ == "__main__":

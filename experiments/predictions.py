@@ -7,19 +7,19 @@ from typing import Any
 import numpy as np
 
 from agegender import Predictor
-from agegender.drawing import describe
+from agegender.drawing import describe_face
 from agegender.schema import AGE, GENDER, GENDERS
 
+_ROWS, _COLUMNS = 3, 8  # of the sheet
 
-def draw_predictions(predictor: Predictor, dataset: Any, path: pathlib.Path, *, rows: int = 3, columns: int = 8) -> Any:
+
+def draw_predictions(predictor: Predictor, dataset: Any, path: pathlib.Path) -> Any:
     """Writes a PNG of the first faces of a dataset, each with its guesses above what is recorded.
 
     Args:
         predictor: guesses.
-        dataset: batches of (pictures, targets); the first `rows * columns` pictures of its first batch are drawn.
+        dataset: batches of (pictures, targets); the first 24 pictures of its first batch are drawn.
         path: the file to write.
-        rows: of the sheet.
-        columns: of the sheet.
 
     Returns:
         The path.
@@ -27,14 +27,14 @@ def draw_predictions(predictor: Predictor, dataset: Any, path: pathlib.Path, *, 
     from matplotlib.figure import Figure
 
     pictures, targets = next(iter(dataset))
-    pictures = np.asarray(pictures)[: rows * columns]
+    pictures = np.asarray(pictures)[: _ROWS * _COLUMNS]
     answers: Any = predictor(list(pictures), aligned=True)  # arrays can be used, so no error is among them
-    figure = Figure(figsize=(1.5 * columns, 2.0 * rows), layout="constrained")
-    for axes in figure.subplots(rows, columns).flat:
+    figure = Figure(figsize=(1.5 * _COLUMNS, 2.0 * _ROWS), layout="constrained")
+    for axes in figure.subplots(_ROWS, _COLUMNS).flat:
         axes.axis("off")
     for index, (axes, faces) in enumerate(zip(figure.axes, answers, strict=False)):
         axes.imshow(pictures[index])
-        axes.set_title(f"guess: {describe(faces[0])}\nlabel: {_recorded(targets, index)}", fontsize=8)
+        axes.set_title(f"guess: {describe_face(faces[0])}\nlabel: {_recorded(targets, index)}", fontsize=8)
     figure.savefig(path, dpi=100)
     return path
 

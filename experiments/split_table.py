@@ -13,7 +13,10 @@ import sys
 from collections.abc import Iterator, Sequence
 
 import numpy as np
-from absl import app, flags, logging
+from absl import app, flags
+
+from agegender.schema import FILE_NAME, GROUP
+from experiments.command import in_words
 
 FOLDER = pathlib.Path(__file__).parent.parent / "datasets"
 sys.path.insert(0, str(FOLDER))  # `datasets` is the name of somebody else's package, so the import starts below it
@@ -26,13 +29,13 @@ _CHECK = flags.DEFINE_bool("check", False, "Compare with the table instead of wr
 
 def built_groups(data_dir: str) -> Iterator[tuple[str, str]]:
     """Yields the file name and the photograph group of every picture that was built."""
-    import tensorflow_datasets as tfds
+    from agegender.prepared import find_prepared, read_encoded, require
 
-    builder = tfds.core.read_only_builder.builder_from_files("utkface", data_dir=data_dir)
-    wanted = tfds.decode.PartialDecoding({"file_name": True, "group": True})
+    builder = find_prepared(data_dir)
+    require(builder, "split_table", (FILE_NAME, GROUP), f"data_dir={data_dir!r}")
     for split in builder.info.splits:
-        for example in tfds.as_numpy(builder.as_dataset(split, decoders=wanted)):
-            yield example["file_name"].decode(), example["group"].decode()
+        for example in read_encoded(builder, split, (FILE_NAME, GROUP)).as_numpy_iterator():
+            yield example[FILE_NAME].decode(), example[GROUP].decode()
 
 
 def rows(data_dirs: Sequence[str]) -> list[dict[str, str]]:
@@ -71,10 +74,10 @@ def differences(table: Sequence[dict[str, str]], data_dirs: Sequence[str]) -> li
     ]
 
 
+@in_words()
 def main(argv: Sequence[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"No arguments beside flags. Received: {argv[1:]}")
-    logging.set_verbosity(logging.WARNING)  # TFDS tells of each file it opens
     if not _CHECK.value:
         table = rows(_DATA_DIR.value)
         write(pathlib.Path(_TABLE.value), table)

@@ -81,12 +81,23 @@ def test_a_crop_of_the_training_size_in_place_is_left_as_it_is() -> None:
     assert np.abs(face - pixels).max() <= 1  # Pillow rounds down, and the matrix is the identity but for 1e-16
 
 
-@pytest.mark.parametrize("scale", [3, 20])
+@pytest.mark.parametrize("scale", [1.75, 3, 20])
 def test_a_large_face_is_averaged_not_sampled(scale: float) -> None:
-    side = 200 * scale
+    side = round(200 * scale)
     noise = np.random.default_rng(2).integers(0, 2, (side, side, 1), dtype="uint8") * np.full(3, 255, "uint8")
     face = np.asarray(cut(Image.fromarray(noise), PLACES * scale), "float64")
     assert abs(face.mean() - 127.5) < 2 and face.std() < 60  # single pixels would have 127.5
+
+
+def test_a_small_face_is_enlarged_smoothly() -> None:
+    edge = np.zeros((50, 50, 3), "uint8")
+    edge[:, 25:] = 200
+    row = np.asarray(cut(Image.fromarray(edge), PLACES / 4), "int64")[100, 20:180, 0]
+    assert row.min() == 0 and row.max() == 200 and np.abs(np.diff(row)).max() < 100
+
+
+def test_the_places_are_those_that_the_released_model_was_trained_with() -> None:
+    assert CROP == 200 and TEMPLATE == ((59, 58), (137, 59), (98, 104), (63, 136), (133, 137))
 
 
 def test_outside_the_photograph_is_black() -> None:

@@ -10,6 +10,7 @@ import keras
 import numpy as np
 import pytest
 from keras import ops
+from keras.src.legacy.preprocessing import image as legacy
 
 from agegender import augment
 
@@ -143,7 +144,6 @@ TRANSFORMS = [
 
 @pytest.mark.parametrize("transform", TRANSFORMS)
 def test_the_geometry_is_that_of_the_legacy_image_data_generator(transform):
-    legacy = pytest.importorskip("keras.src.legacy.preprocessing.image")
     theta, tx, ty, shear, zx, zy, flip = transform
     size, picture = 24, np.cumsum(np.cumsum(pictures(1), 1), 2)[0] % 256.0
     with warnings.catch_warnings():
@@ -299,6 +299,16 @@ def test_a_rectangle_that_would_not_fit_is_cut_to_the_picture():
     np.testing.assert_array_equal(erased, expected)
 
 
+def test_a_picture_is_warped_then_recoloured_then_painted_over():
+    settings = augment.Settings(horizontal_flip=True, brightness=0.5, contrast=0.5, erasing=0.25)
+    drawn = noise(flip=0.0, brightness=0.0, contrast=0.0, erase=0.2, left=0.0, top=0.0, red=1.0, green=0.2, blue=0.0)
+    expected = 127.5 + (ramp(20, 40)[:, :, ::-1] * 0.5 - 127.5) * 0.5
+    expected[:, :9, :9] = [255, 51, 0]
+    np.testing.assert_allclose(
+        ops.convert_to_numpy(augment.augment(ramp(20, 40), drawn, settings)), expected, rtol=1e-5
+    )
+
+
 # --- the layer: a function of (seed, step) ---------------------------------------------------------------------------
 
 
@@ -432,6 +442,16 @@ def test_the_config_holds_every_argument():
     assert layer.get_config() == arguments
     again = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(layer))
     assert again.get_config() == arguments and isinstance(again, augment.Augmentation)
+
+
+def test_the_defaults_are_those_of_the_image_data_generator_and_a_little_colour_and_erasing():
+    assert augment.Augmentation().settings == augment.Settings(10, 0.2, 0.2, 0.2, 0.2, True, 0.1, 0.1, 0.25)
+
+
+def test_the_order_of_the_draws_is_kept_for_it_decides_the_pictures_of_every_seed():
+    geometry = ("rotation", "width_shift", "height_shift", "shear", "width_zoom", "height_zoom", "flip")
+    erasing = ("erase", "area", "aspect", "left", "top", "red", "green", "blue")
+    assert list(augment.DRAWS) == [*geometry, "brightness", "contrast", *erasing]
 
 
 @tensorflow_only

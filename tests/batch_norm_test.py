@@ -37,6 +37,14 @@ def test_thirteen_normalisations_are_added_and_folded_away_again(vgg16: keras.Mo
         np.testing.assert_allclose(folded(PICTURES)[head], expected, rtol=1e-4)
 
 
+def test_behind_a_pooling_the_scale_stays_above_zero_or_it_could_not_be_folded(vgg16: keras.Model) -> None:
+    trunk = add_batch_norm(vgg16)
+    for layer in trunk.layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            behind = layer.name.split("_batch")[0] in ("conv1_2", "conv2_2", "conv3_3", "conv4_3", "conv5_3")
+            assert isinstance(layer.gamma.constraint, keras.constraints.NonNeg) == behind, layer.name
+
+
 def test_what_is_folded_loads_into_the_trunk_as_published(vgg16: keras.Model) -> None:
     folded = fold_batch_norm(trained(add_batch_norm(vgg16)))
     plain = build_model(vggface_trunk("vgg16", image_size=48, weights=None, width=0.25, seed=2))

@@ -234,7 +234,7 @@ def test_files_that_cannot_be_read_or_are_too_long_are_unreadable(odd: pathlib.P
     reasons = {pathlib.Path(name).name: row["error"] for name, row in read(odd, "unreadable").items()}
     assert set(reasons) == {"broken", "long"}
     assert reasons["broken"].startswith("cannot be read: ")
-    assert reasons["long"] == "has more than 400 million bytes"
+    assert reasons["long"] == "has more than 600 MB, the limit for a picture's file"
 
 
 @pytest.fixture

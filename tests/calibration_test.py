@@ -43,6 +43,30 @@ def test_intervals_keep_their_promise_for_all_and_in_every_band_of_recorded_age(
         assert inside[fresh[0] // 10 == band].mean() == pytest.approx(coverage, abs=0.05), band
 
 
+def evenly(count: int, *, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Recorded ages spread evenly, and predictions with normal errors of four years, alike for all."""
+    random = np.random.default_rng(seed)
+    ages = np.round(random.uniform(10, 100, count))
+    return ages, ages + 4 * random.normal(size=count)
+
+
+def test_intervals_of_normal_errors_are_as_wide_as_the_normal_distribution_says() -> None:
+    ages, predicted = evenly(4000, seed=1)
+    answers = np.arange(20.0, 91.0)
+    low, high = ag.calibrate({"age": ages}, {"age": predicted}, coverage=0.8).intervals(answers)
+    np.testing.assert_allclose(high - low, 2 * 1.2816 * 4, rtol=0.1)
+    assert abs(np.mean((low + high) / 2 - answers)) < 0.2
+
+
+def test_intervals_of_few_pictures_keep_their_promise_on_others_too() -> None:
+    fresh, inside = evenly(5000, seed=99), []
+    for seed in range(40):
+        ages, predicted = evenly(100, seed=seed)
+        low, high = ag.calibrate({"age": ages}, {"age": predicted}, coverage=0.8).intervals(fresh[1])
+        inside.append(np.mean((low <= fresh[0]) & (fresh[0] <= high)))
+    assert 0.8 < np.mean(inside) < 0.86
+
+
 def test_intervals_of_each_side_widen_where_predictions_are_worse() -> None:
     ages, predicted = people(4000, seed=1)
     low, high = ag.calibrate({"age": ages}, {"age": predicted}).intervals([10.0, 60.0])
@@ -116,6 +140,16 @@ def test_a_calibration_is_found_beside_its_model_and_is_what_was_saved(tmp_path:
     for path in (tmp_path, str(tmp_path / CALIBRATION), tmp_path / "best.keras"):
         assert ag.load_calibration(path) == STEPS
     assert ag.load_calibration(tmp_path / "last.keras") is None  # it is not that model's
+
+
+def test_a_model_under_another_name_that_is_alone_has_the_calibration_beside_it(tmp_path: pathlib.Path) -> None:
+    STEPS.save(tmp_path)
+    assert ag.load_calibration(tmp_path / "theirs.keras") == STEPS
+
+
+def test_ninety_five_in_a_hundred_are_promised_by_default_without_a_mirror_image() -> None:
+    calibration = ag.calibrate({"age": [30.0] * 200}, {"age": [30.0] * 200})
+    assert (calibration.coverage, calibration.flip) == (0.95, False)
 
 
 def test_a_calibration_of_one_head_survives_its_file(tmp_path: pathlib.Path) -> None:

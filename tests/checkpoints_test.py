@@ -1,5 +1,7 @@
 """Checkpoint files, the lock of a folder, signals and full disks, without a training around them."""
 
+import datetime
+import itertools
 import json
 import os
 import pathlib
@@ -70,7 +72,8 @@ def test_whatever_byte_is_flipped_the_contents_are_as_written_or_it_is_noticed(t
         except checkpoints.UnreadableCheckpoint:
             noticed += 1
         else:  # a date, or a permission, of the archive
-            assert found.facts == {**FACTS, "total": 1} and all(map(np.array_equal, found.arrays, ARRAYS))
+            assert found.facts == {**FACTS, "total": 1}
+            assert all(itertools.starmap(np.array_equal, zip(found.arrays, ARRAYS, strict=True)))
     assert noticed > 200
 
 
@@ -122,6 +125,10 @@ def test_a_damaged_one_of_the_beginning_costs_nothing(
 def test_when_to_save_is_checked(options: dict) -> None:
     with pytest.raises(ValueError, match="Received: seconds="):
         checkpoints.Saving(**options)
+
+
+def test_five_minutes_at_most_are_lost_and_a_damaged_checkpoint_costs_only_the_steps_since_the_one_before() -> None:
+    assert checkpoints.Saving() == checkpoints.Saving(seconds=300.0, steps=0, keep=2)
 
 
 FULL = """
@@ -266,9 +273,21 @@ def test_other_errors_stay_as_they_are() -> None:
 # ---- the record
 
 
+def test_times_are_told_in_utc(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TZ", "UTC-9")
+    time.tzset()
+    try:
+        told = datetime.datetime.fromisoformat(runrecord.now())
+        assert told.utcoffset() == datetime.timedelta(0)
+        assert abs(datetime.datetime.now(datetime.UTC) - told) < datetime.timedelta(minutes=1)
+    finally:
+        monkeypatch.delenv("TZ")
+        time.tzset()
+
+
 def test_a_record_is_described_in_words(tmp_path: pathlib.Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"There is no run\.json"):
-        runrecord.describe(tmp_path)
+        runrecord.describe_run(tmp_path)
     facts: dict[str, Any] = {
         "started": "then",
         "command": ["train", "--x"],
@@ -282,8 +301,8 @@ def test_a_record_is_described_in_words(tmp_path: pathlib.Path) -> None:
     }
     runrecord.write_record(tmp_path, {**facts, "seconds": {"epochs": [30.0, 50.0]}})
     runrecord.note_seconds(tmp_path, "evaluation", 4.256)
-    words = runrecord.describe(tmp_path)
-    assert words == runrecord.describe(tmp_path / "run.json")
+    words = runrecord.describe_run(tmp_path)
+    assert words == runrecord.describe_run(tmp_path / "run.json")
     for part in ("commit 0123456789ab, with changes", "1 min 20 s, 40.0 s an epoch", "4.3 s", "from step 7", "not yet"):
         assert part in words
     assert names(tmp_path) == ["run.json"]
@@ -303,6 +322,9 @@ def test_a_clone_tells_its_commit_and_another_folder_does_not(
     assert state and len(state["commit"]) == 40 and state["dirty"] is False
     (tmp_path / "a").write_text("2")
     assert (runrecord.git_state() or {})["dirty"] is True
+    (tmp_path / "a").write_text("1")
+    (tmp_path / "b").write_text("not of the commit, and not in the way of it")
+    assert (runrecord.git_state() or {})["dirty"] is False
     monkeypatch.setattr(runrecord, "_ROOT", tmp_path / "inside")
     (tmp_path / "inside").mkdir()
     assert runrecord.git_state() is None, "a package inside somebody else's clone"

@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 import agegender as ag
-from agegender import cli, export, loading, writing
+from agegender import cli, environment, export, loading, writing
 from tests.conftest import make_tiny_trunk
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -188,6 +188,92 @@ def test_evaluate_reports_on_a_prepared_split(
 ) -> None:
     assert cli.main(["evaluate", model, "--data-dir", str(prepared), "--out", str(tmp_path / "report")]) == 0
     assert "MAE" in capsys.readouterr().out and (tmp_path / "report" / "report.html").is_file()
+
+
+def test_evaluate_leaves_out_a_calibration_of_another_way_to_ask(
+    model: str, prepared: pathlib.Path, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--data-dir", str(prepared), "--out", str(tmp_path)]
+    for flag, promised in (("--no-flip", True), ("--flip", False)):
+        assert cli.main(["evaluate", model, *options, flag]) == 0
+        assert ("another --flip" in capsys.readouterr().err) != promised
+        assert (json.loads((tmp_path / "report.json").read_text())["coverage"] is not None) == promised
+
+
+@pytest.fixture(scope="module")
+def varied(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A model whose answers differ from picture to picture, and from mirror image to mirror image."""
+    folder, random = tmp_path_factory.mktemp("varied"), np.random.default_rng(3)
+    model = ag.build_model(make_tiny_trunk())
+    for weight in model.trainable_weights:
+        weight.assign(weight + random.normal(scale=0.05, size=weight.shape))
+    model.save(folder / "best.keras")
+    return str(folder)
+
+
+def test_answers_are_the_mean_over_mirror_images_if_that_is_asked_for(
+    varied: str, album: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ages = []
+    for flag, flip in (("--flip", True), ("--no-flip", False)):
+        assert cli.main(["predict", "--json", "--aligned", flag, "--model", varied, str(album / "one.png")]) == 0
+        (face,) = json.loads(capsys.readouterr().out)[0]["faces"]
+        ages.append(face["age"])
+        (expected,) = ag.Predictor(varied, flip=flip)(album / "one.png", aligned=True)
+        assert face["age"] == pytest.approx(expected.age, rel=1e-5)
+    assert abs(ages[0] - ages[1]) > 1e-3
+
+
+def test_evaluate_measures_the_split_that_is_named_with_groups_intervals_and_flip(
+    model: str, varied: str, prepared: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    found = {}
+    for name, options in {"plain": ["--no-flip"], "mirrored": ["--flip"], "all": []}.items():
+        split = "train" if name == "all" else "test[:50%]"
+        arguments = ["evaluate", model if name == "all" else varied, "--data-dir", str(prepared), "--split", split]
+        assert cli.main([*arguments, "--out", str(tmp_path / name), *options]) == 0
+        found[name] = json.loads((tmp_path / name / "report.json").read_text())
+    for name, split in (("plain", "test[:50%]"), ("all", "train")):
+        assert found[name]["count"] == len(ag.read_predictions(tmp_path / name / "predictions.csv")["age"])
+        batches = ag.load_utkface(split, batch_size=8, image_size=24, data_dir=prepared)
+        assert found[name]["count"] == sum(len(pictures) for pictures, _ in batches)
+    assert found["plain"]["model"]["mae"] != found["mirrored"]["model"]["mae"]
+    assert {"race", "age x race"} <= set(found["all"]["groups"])
+    assert found["all"]["coverage"]["promised"] == 0.9 and "after" in found["all"]["calibration"]
+
+
+def test_an_interruption_ends_with_130(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Interrupted(io.BytesIO):
+        def read(self, size: int | None = -1) -> bytes:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(Interrupted()))
+    assert cli.main(["predict", "-"]) == 130
+
+
+QUIET = {"TF_CPP_MIN_LOG_LEVEL": "2", "TF_FORCE_GPU_ALLOW_GROWTH": "true", "TF_ENABLE_ONEDNN_OPTS": "1"}
+
+
+def test_a_command_sets_of_the_environment_what_the_user_has_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in QUIET:
+        monkeypatch.setenv(name, "the user's")
+        monkeypatch.delenv(name)
+    environment.set_environment()
+    assert {name: os.environ[name] for name in QUIET} == QUIET
+    for name in QUIET:
+        monkeypatch.setenv(name, "0")
+    environment.set_environment()
+    assert {os.environ[name] for name in QUIET} == {"0"}
+
+
+def test_what_libraries_say_when_they_load_is_let_out_if_they_fail(capfd: pytest.CaptureFixture[str]) -> None:
+    with environment._silent():
+        os.write(2, b"of no interest")
+    os.write(2, b"as ever. ")
+    with pytest.raises(ImportError), environment._silent():
+        os.write(2, b"no such library")
+        raise ImportError
+    assert capfd.readouterr().err == "as ever. no such library"
 
 
 def test_info_says_what_is_found_and_what_is_not(

@@ -2,8 +2,10 @@
 
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
+import tempfile
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
@@ -14,6 +16,16 @@ import pytest
 ROOT = pathlib.Path(__file__).parent.parent
 FACES = 240
 SIZE = 24
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """For all processes that tests start: XLA would work longer on programs this small than they run."""
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")
+    os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:  # pytest-xdist's workers have that of the process that began them
+        compiled = os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp()
+        config.add_cleanup(lambda: shutil.rmtree(compiled, ignore_errors=True))
 
 
 @pytest.fixture(scope="session")

@@ -2,7 +2,6 @@
 
 import base64
 import contextlib
-import importlib.util
 import io
 import json
 import math
@@ -15,6 +14,7 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
+import httpx  # comes with Gradio
 import keras
 import numpy as np
 import pytest
@@ -24,16 +24,12 @@ from PIL import Image
 import agegender as ag
 from agegender.answers import Face, Photograph
 from agegender.demo import build_demo, launch
-from agegender.demo.guard import MAX_BYTES
+from agegender.demo.guard import MAX_BYTES, _refusal
 from agegender.demo.page import _EXAMPLES
 from agegender.demo.wording import _table, answer, decode
 from agegender.pictures import PictureError
 from agegender.synthetic import draw_people
 from experiments.benchmarks.clients import ask_at_once
-
-if importlib.util.find_spec("gradio") is None:
-    pytest.skip("the page needs Gradio: pip install 'agegender[demo]'", allow_module_level=True)
-import httpx  # comes with Gradio
 
 # In a process of its own, as users run it: Gradio has warnings that would be errors here. A line that it is sent makes
 # it say how many visitors it remembers; at the end of them it ends. It tells whom it asks for anything.
@@ -204,6 +200,35 @@ def test_a_request_that_is_too_large_or_does_not_say_its_length_is_refused(page:
     said = httpx.post(address, content=b"1" * (MAX_BYTES * 4 // 3 + 30_000))
     assert said.status_code == 413 and "The limit is 20 MB" in said.json()["detail"]
     assert httpx.post(address, content=iter([b"{}"])).status_code == 411
+
+
+BODY = {"content-length": "10", "content-type": "application/json"}
+REQUESTS: list[tuple[str, str, dict[str, str], int | None]] = [
+    ("GET", "/", {}, None),
+    ("HEAD", "/theme.css", {}, None),
+    ("GET", "/gradio_api/queue/data", {}, None),
+    ("GET", "/gradio_api/upload_progress", {}, 403),
+    ("GET", "/gradio_api/file=/etc/hostname", {}, 403),
+    ("POST", "/", BODY, 403),
+    ("PUT", "/anything", BODY, 403),
+    ("POST", "/gradio_api/upload", BODY, 403),
+    ("POST", "/gradio_api/queue/join", BODY, None),
+    ("POST", "/gradio_api/call/predict", BODY | {"content-type": "Application/JSON; charset=utf-8"}, None),
+    ("POST", "/gradio_api/call/predict", BODY | {"content-type": "text/plain"}, 415),
+    ("POST", "/gradio_api/call/predict", {"content-length": "10"}, 415),
+    ("POST", "/gradio_api/call/predict", {"content-type": "application/json"}, 411),
+    ("POST", "/gradio_api/call/predict", BODY | {"content-length": "-1"}, 411),
+    ("POST", "/gradio_api/call/predict", BODY | {"transfer-encoding": "chunked"}, 411),
+    ("POST", "/gradio_api/call/predict", BODY | {"content-length": str(MAX_BYTES * 4 // 3 + 20_000)}, None),
+    ("POST", "/gradio_api/call/predict", BODY | {"content-length": str(MAX_BYTES * 4 // 3 + 20_001)}, 413),
+]
+
+
+@pytest.mark.parametrize(("method", "path", "headers", "status"), REQUESTS)
+def test_what_is_let_in(method: str, path: str, headers: dict[str, str], status: int | None) -> None:
+    encoded = [(name.encode(), value.encode()) for name, value in headers.items()]
+    refused = _refusal({"type": "http", "method": method, "path": path, "headers": encoded})
+    assert (refused and refused[0]) == status
 
 
 def test_the_page_loads_nothing_from_elsewhere(page: Page) -> None:

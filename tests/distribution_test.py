@@ -17,12 +17,6 @@ import pytest
 from agegender import processes
 
 ROOT = pathlib.Path(__file__).parent.parent
-# XLA would work longer on programs this small than they run.
-QUICK = {
-    "JAX_PLATFORMS": "cpu",
-    "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
-    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1",
-}
 _STARTED: list[subprocess.Popen] = []
 
 
@@ -36,7 +30,7 @@ def nothing_is_left() -> Iterator[None]:
 
 
 def start(backend: str, data: pathlib.Path, workdir: pathlib.Path, **told: Any) -> subprocess.Popen:
-    environment = {**os.environ, "KERAS_BACKEND": backend, "TF_CPP_MIN_LOG_LEVEL": "3", **QUICK}
+    environment = {**os.environ, "KERAS_BACKEND": backend, "TF_CPP_MIN_LOG_LEVEL": "3"}
     command = [sys.executable, str(ROOT / "tests" / "together.py")]
     command.append(json.dumps({"data": str(data), "workdir": str(workdir), **told}))
     pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
@@ -73,7 +67,6 @@ def assert_same(ours: dict[str, Any], theirs: dict[str, Any]) -> None:
 def alone(prepared: pathlib.Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What one device answers, on each backend."""
     folder = tmp_path_factory.mktemp("alone")
-    QUICK["JAX_COMPILATION_CACHE_DIR"] = str(folder / "compiled")
     processes = {backend: start(backend, prepared, folder / backend) for backend in ("tensorflow", "jax")}
     return {backend: numbers(end(process)) for backend, process in processes.items()}
 

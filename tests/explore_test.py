@@ -268,7 +268,7 @@ def test_parts_of_splits_are_looked_at_together(tmp_path: pathlib.Path) -> None:
 
 def test_data_of_an_older_builder_asks_to_be_built_again(tmp_path: pathlib.Path) -> None:
     data = prepare(tmp_path / "data", {"train": rows(4)}, without=["group", "fold"])
-    with pytest.raises(ValueError, match=r"has no \['fold', 'group'\].*with --overwrite"):
+    with pytest.raises(ValueError, match=r"needs \['fold', 'group'\].*with --overwrite"):
         explore(tmp_path / "out", data_dir=str(data))
 
 

@@ -251,10 +251,10 @@ def test_png_of_any_bits_and_colours_is_decoded_as_the_predictor_does() -> None:
     np.testing.assert_array_equal(decode_pictures(tf.constant(files), 8, 8), want)
 
 
-def exif(orientation: int, order: str) -> bytes:
-    """EXIF data of a maker, an orientation and a resolution."""
+def exif(orientation: int, order: str, makers: int = 1) -> bytes:
+    """EXIF data of a maker, or more of them, an orientation and a resolution."""
     entries = [
-        (0x010F, 2, 4, b"Me.\0"),
+        *[(0x010F, 2, 4, b"Me.\0")] * makers,
         (0x0112, 3, 1, struct.pack(f"{order}2H", orientation, 0)),
         (0x0128, 3, 1, b"\0" * 4),
     ]
@@ -273,6 +273,12 @@ def test_turned_pictures_are_turned_upright_as_the_predictor_does(serve: Any, ru
     assert off.max() <= 2 and len(np.unique(want, axis=0)) == 8
     answers: Any = Predictor(run, aligned=True)(files)
     np.testing.assert_allclose(serve(files)["age"][:, 0], [photograph[0].age for photograph in answers], atol=0.1)
+
+
+@pytest.mark.parametrize("order", "<>")
+def test_an_orientation_behind_many_other_entries_is_found(order: str) -> None:
+    files = [encode(faces(1)[0], "JPEG", exif=exif(6, order, makers)) for makers in (0, 2, 40)]
+    assert orientations(tf.constant(files)).numpy().tolist() == [6, 6, 6]
 
 
 @pytest.mark.parametrize("length", [2, 6, 13, 16, 30, 36])
@@ -339,6 +345,9 @@ def test_each_file_says_what_goes_in_and_comes_out(exported: dict[str, pathlib.P
     for format, facts in told.items():
         assert {"picture", "age", "gender", "age_low", "age_high", "flip", "licence"} <= set(facts), format
         assert "coverage 0.9" in facts["age_low"] and "Research only" in facts["licence"]
+        assert "years, from where" in facts["age_low"] and "years, to where" in facts["age_high"]
+        assert "probability of female" in facts["gender"] and "mirror image" in facts["flip"]
+        assert f"[batch, {'height, width' if format == 'saved_model' else '24, 24'}, 3], RGB" in facts["picture"]
 
 
 def types_of(path: pathlib.Path) -> dict[str, set[str]]:

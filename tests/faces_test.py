@@ -60,6 +60,29 @@ def test_a_photograph_of_many_pixels_is_reduced_first(couple: np.ndarray, monkey
     assert expected and FaceDetector()(couple) == expected
 
 
+def test_what_was_found_in_a_reduced_photograph_is_scaled_by_each_side_and_ends_at_the_edges() -> None:
+    points = {
+        "nose": (15, 25),
+        "right_eye": (20, 20),
+        "left_eye": (10, 20),
+        "mouth_right": (19, 30),
+        "mouth_left": (11, 30),
+    }
+    found = {"box": [-3, 5, 50, 100], "keypoints": points, "confidence": 0.9}
+    face = faces._detection(found, (2.0, 3.0), (90, 120))
+    assert face is not None and (face.box, face.score) == ((0, 15, 90, 120), 0.9)
+    assert face.landmarks == ((20, 60), (40, 60), (30, 75), (22, 90), (38, 90))
+    assert faces._detection({**found, "box": [60, 5, 50, 100]}, (2.0, 3.0), (90, 120)) is None  # all of it outside
+    assert faces._detection({**found, "keypoints": dict.fromkeys(points, (1, 1))}, (2.0, 3.0), (90, 120)) is None
+
+
+def test_a_photograph_is_reduced_to_the_mean_of_its_pixels() -> None:
+    stripes = np.zeros((120, 90, 3), "uint8")
+    stripes[::3] = 240
+    reduced = FaceDetector(min_face=60)._reduce(stripes)
+    assert reduced.shape == (40, 30, 3) and np.all(reduced == 80)
+
+
 @pytest.mark.parametrize("shape", [(1, 1), (12, 300), (19, 19), (20, 20), (25, 400)])
 @pytest.mark.parametrize("value", [0, 255])
 def test_small_and_empty_pictures_have_no_faces(shape: tuple[int, int], value: int) -> None:

@@ -43,6 +43,13 @@ def test_a_group_is_measured_as_if_it_were_alone() -> None:
     assert low < part.model["mae"] < high
 
 
+def test_a_group_is_resampled_by_the_weights_of_its_own_pictures() -> None:
+    table, rows = faces(), faces()["race"] == 3
+    weights = metrics.resample(np.arange(400), repetitions=50)
+    expected = metrics.bias(table["age"][rows], table["predicted_age"][rows], weights=weights[:, rows])
+    np.testing.assert_allclose(groups.measure_some(table, weights, rows).drawn["bias"], expected)
+
+
 def test_the_auc_of_one_gender_is_none() -> None:
     parts = measured(faces())
     assert parts["gender"]["male"].model["auc"] is None and parts["gender"]["male"].intervals["auc"] is None
@@ -73,6 +80,18 @@ def test_the_best_bias_is_the_one_nearest_to_zero_and_the_difference_keeps_its_s
     assert (gap.best, gap.worst) == ("White", "Black") and gap.difference == pytest.approx(-7, abs=1e-4)
 
 
+def test_the_worst_group_has_the_largest_errors_and_the_smallest_shares() -> None:
+    random, races = np.random.default_rng(1), np.repeat([0.0, 1.0], 200)
+    genders = np.tile([0.0, 1.0], 200)
+    spread = np.where(races == 1, 12, 2)  # Black faces are guessed worse in every way
+    table = {"race": races, "age": np.full(400, 40.0), "gender": genders}
+    table["predicted_age"] = 41 + spread / 2 + random.normal(size=400) * spread
+    table["p_female"] = 1 / (1 + np.exp(random.normal(size=400) * spread / 4 - 2 * (2 * genders - 1)))
+    for key, gap in groups.find_gaps(measured(table))["race"].items():
+        assert (gap.best, gap.worst) == ("White", "Black"), key
+        assert (gap.difference < 0) == (key in ("cs5", "gender_accuracy", "auc")), key
+
+
 def test_groups_of_fewer_than_thirty_make_no_gap() -> None:
     table = faces() | {"race": np.array([0.0] * 371 + [1.0] * 29)}
     assert groups.find_gaps(measured(table))["race"] == {}
@@ -95,6 +114,16 @@ AGES = np.array([20.0, 30.0])
         ({"gender": np.array([0.0]), "p_female": np.array([1.2])}, r"'p_female' must be in \[0, 1\]. Received: 1.2"),
         ({"gender": np.array([2.0]), "p_female": np.array([0.2])}, "'gender' must be in"),
         ({"gender": np.array([0.5]), "p_female": np.array([0.2])}, "'gender' must hold codes. Received: 0.5"),
+        (
+            {"age": AGES, "predicted_age": AGES, "race": np.array([0.0, 5.0])},
+            r"'race' must be in \[0, 4\]. Received: 5",
+        ),
+        ({"age": AGES, "predicted_age": AGES, "race": np.array([0.0, 1.5])}, "'race' must hold codes. Received: 1.5"),
+        ({"age": AGES, "predicted_age": AGES, "age_low": AGES, "age_high": AGES * np.nan}, "'age_high' must be in"),
+        (
+            {"gender": np.array([0.0]), "p_female": np.array([0.2]), "p_female_calibrated": np.array([-0.1])},
+            r"'p_female_calibrated' must be in \[0, 1\]. Received: -0.1",
+        ),
     ],
 )
 def test_a_table_that_cannot_be_measured_is_refused(table: dict, words: str) -> None:

@@ -24,7 +24,7 @@ from conftest import make_tiny_trunk
 from vggface_test import trunk_of, write_weights
 
 import agegender as ag
-from agegender import vggface
+from agegender import vggface_weights
 from agegender.schema import CALIBRATION
 
 SIDE = 24
@@ -364,7 +364,7 @@ def test_a_hostile_file_of_weights_is_refused_and_the_trunk_keeps_its_own(
     make(path, layers)
     before, data = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, hashlib.sha256(path.read_bytes()).digest()
     with pytest.raises(ValueError, match="`weights` must be") as error:
-        vggface._load_weights(trunk, path, "vgg16")
+        vggface_weights.load_weights(trunk, path, "vgg16")
     assert words in str(error.value) and len(str(error.value).splitlines()) == 1
     for one, values in layers.items():
         for received, expected in zip(trunk.get_layer(one).get_weights(), values, strict=True):

@@ -3,19 +3,15 @@
 Pictures themselves are in hostile_pictures_test.py; what a well-meant client gets wrong is in demo_test.py.
 """
 
-import importlib.util
 import json
 import socket
 import time
 from collections.abc import Iterator
 
+import httpx  # comes with Gradio
 import pytest
 from demo_test import COUPLE, Page, file_of, serve, text_of
 from hostile_pictures_test import EPS, FILES, JPEG, SVG
-
-if importlib.util.find_spec("gradio") is None:
-    pytest.skip("the page needs Gradio: pip install 'agegender[demo]'", allow_module_level=True)
-import httpx  # comes with Gradio
 
 CALL, JOIN = "gradio_api/call/predict", "gradio_api/queue/join"
 JSON = {"content-type": "application/json"}

@@ -2,14 +2,17 @@ import functools
 import os
 import pathlib
 import re
+from typing import Any
 
 import numpy as np
 import pytest
 import tensorflow as tf
 import tensorflow_datasets as tfds
+from PIL import Image
 from tiny_utkface import prepare
 
 from agegender import input_pipeline, load_utkface
+from agegender.prepared import find_prepared, read_encoded, stored_size
 
 SIZE = 24
 
@@ -96,15 +99,22 @@ def test_pictures_of_another_size_are_resized(prepared: pathlib.Path) -> None:
     assert np.mean(np.abs(shrunk - native)) < 5
 
 
+def test_pictures_are_made_smaller_as_pillow_makes_them_smaller(labelled: pathlib.Path) -> None:
+    native, smaller = (next(iter(load(labelled, batch_size=30, image_size=size)))[0] for size in (SIZE, 6))
+    pillow = [Image.fromarray(one).resize((6, 6), Image.Resampling.BILINEAR) for one in native.numpy()]
+    difference = smaller.numpy() - np.stack([np.asarray(one, "float32") for one in pillow])
+    assert np.abs(difference).max() <= 1 and abs(difference.mean()) < 0.1
+
+
 def test_what_the_builder_says_of_the_size_changes_nothing_but_the_time(
     prepared: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for image_size in (SIZE, SIZE // 2):
         options = {"split": "validation", "batch_size": 7, "image_size": image_size}  # the last batch is short
         known = batches(load(prepared, **options), -1)
-        assert input_pipeline._stored_size(input_pipeline.find_prepared(prepared)) == (SIZE, SIZE)
+        assert stored_size(find_prepared(prepared)) == (SIZE, SIZE)
         with monkeypatch.context() as patch:
-            patch.setattr(input_pipeline, "_stored_size", lambda _: None)
+            patch.setattr(input_pipeline, "stored_size", lambda _: None)
             unknown = batches(load(prepared, **options), -1)
         for a, b in zip(known, unknown, strict=True):
             np.testing.assert_array_equal(a, b)
@@ -123,11 +133,11 @@ def test_pictures_of_several_sizes_come_in_one_size(tmp_path: pathlib.Path) -> N
 
 
 def test_encoded_examples_are_those_that_tfds_reads(labelled: pathlib.Path) -> None:
-    builder = input_pipeline.find_prepared(labelled)
+    builder = find_prepared(labelled)
     decoders = {"picture": tfds.decode.SkipDecoding()}
     expected = {e["file_name"]: e for e in tfds.as_numpy(builder.as_dataset("train", decoders=decoders))}
     keys = tuple(builder.info.features)
-    got = list(input_pipeline.read_encoded(builder, "train", keys).as_numpy_iterator())
+    got = list(read_encoded(builder, "train", keys).as_numpy_iterator())
     assert len(got) == len(expected) == 30
     for example in got:
         for key, value in example.items():
@@ -169,6 +179,11 @@ def test_a_label_that_an_older_builder_did_not_prepare_is_named(tmp_path: pathli
 def test_a_slice_of_a_split_is_a_split(prepared: pathlib.Path) -> None:
     whole, half = (sum(map(len, batches(load(prepared, s), -1))) for s in ("train", "train[:50%]"))
     assert half == pytest.approx(whole / 2, abs=1)
+
+
+def test_two_slices_of_a_split_are_all_of_it(labelled: pathlib.Path) -> None:
+    first, second = (ages(load(labelled, split)) for split in ("train[:30%]", "train[30%:]"))
+    assert len(first) == 9 and first + second == ages(load(labelled))
 
 
 @pytest.mark.parametrize(
@@ -311,7 +326,8 @@ def test_mixing_takes_the_same_share_of_pictures_and_targets(prepared: pathlib.P
     own, other = (pictures[..., 0].numpy().astype("float32") for pictures in (plain[0], plain[0][::-1]))
     expected = shares[:, :, None] * own + (1 - shares[:, :, None]) * other
     found = mixed[0].numpy()[..., 0]
-    assert found.dtype == "uint8" and np.max(np.abs(found - expected)[(ages != partners)[:, 0]]) < 1
+    difference = (found - expected)[(ages != partners)[:, 0]]
+    assert found.dtype == "uint8" and np.max(np.abs(difference)) < 1 and abs(np.mean(difference)) < 0.1
 
 
 def test_mixing_is_a_function_of_seed_and_step(prepared: pathlib.Path) -> None:
@@ -320,6 +336,20 @@ def test_mixing_is_a_function_of_seed_and_step(prepared: pathlib.Path) -> None:
     )
     batches = [pictures.numpy() for pictures, _ in load().take(3)]
     np.testing.assert_array_equal(batches[2], next(iter(load(skip=2)))[0])
+
+
+def mixed_shares(labelled: pathlib.Path, *, alpha: float, seed: int) -> np.ndarray:
+    """The shares of the first thirty pictures, all of different ages, in what was mixed of them."""
+    options: dict[str, Any] = {"training": True, "batch_size": 30, "seed": seed}
+    plain, mixed = (next(iter(load(labelled, mixup=m, **options)))[1]["age"].numpy()[:, 0] for m in (0.0, alpha))
+    return (mixed - plain[::-1]) / (plain - plain[::-1])
+
+
+def test_the_shares_of_a_mixture_are_drawn_from_a_beta_and_by_the_seed(labelled: pathlib.Path) -> None:
+    near_half, near_ends = (mixed_shares(labelled, alpha=alpha, seed=1) for alpha in (100.0, 0.05))
+    assert np.abs(near_half - 0.5).max() < 0.2
+    assert np.mean(np.abs(near_ends - 0.5) > 0.49) > 0.6
+    assert not np.allclose(near_half, mixed_shares(labelled, alpha=100.0, seed=2), atol=1e-3)
 
 
 @pytest.mark.parametrize("options", [{"mixup": -1.0, "training": True}, {"mixup": 0.2}])

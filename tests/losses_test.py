@@ -1,3 +1,5 @@
+from typing import Any
+
 import keras
 import numpy as np
 import pytest
@@ -94,6 +96,40 @@ def test_a_loss_by_age_counts_each_picture_by_its_recorded_age() -> None:
     table[80] = 3.0
     loss = losses.compile_losses(["age"], age_weights=table)["loss"]["age"]
     np.testing.assert_allclose(loss(TARGETS["age"], OUTPUTS["age"]), [1.0, 0.0, 0.75])
+
+
+def test_an_age_between_two_years_counts_as_the_nearer_one_and_one_beyond_them_as_the_last() -> None:
+    loss = losses.compile_losses(["age"], age_weights=np.arange(117.0))["loss"]["age"]
+    ages = np.array([[9.6], [10.4], [130.0]])
+    np.testing.assert_allclose(loss(ages, ages + AGE_STD), [10, 10, 116], rtol=1e-5)
+
+
+@pytest.mark.parametrize("table", [[1.0] * 116, [-1.0] + [1.0] * 116, [float("inf")] * 117, [0.0] * 117])
+def test_weights_by_age_that_cannot_be_are_refused(table: list[float]) -> None:
+    with pytest.raises(ValueError, match="`age_weights` must be 117 numbers of 0 or more, not all 0"):
+        losses.compile_losses(["age"], age_weights=table)
+
+
+def test_a_distribution_counts_by_age_and_by_the_learned_and_the_given_weight() -> None:
+    learned = losses.LearnedWeights(["age"])
+    outputs = np.concatenate([[[50.0]], np.full((1, 117), 1 / 117)], axis=1).astype("float32")
+    learned({"age": outputs})
+    learned.log_variances["age"].assign(np.log(4.0))
+    table = np.where(np.arange(117) == 30, 3.0, 1.0)
+    options: dict[str, Any] = {"age_weight": 2.0, "distribution": True, "age_weights": table, "learned": learned}
+    compiled = losses.compile_losses(["age"], **options)
+    plain = float(losses.age_with_distribution_loss(np.array([[30.0]]), outputs)[0])
+    found = float(compiled["loss"]["age"](np.array([[30.0]]), outputs)[0])
+    assert found == pytest.approx(0.5 * 3 * plain / 4 + np.log(2), rel=1e-5)
+    assert compiled["loss_weights"] == {"age": 2.0}
+
+
+def test_density_weights_are_by_default_the_root_of_a_density_smoothed_over_two_years() -> None:
+    ages = [10.4] * 9 + [12.6] + [90.0]
+    weights = losses.density_weights(ages)
+    np.testing.assert_array_equal(weights, losses.density_weights(ages, power=0.5, bandwidth=2.0))
+    density = 9 + np.exp(-((3 / 2) ** 2) / 2)  # at 10 years, to which 10.4 is rounded, and 12.6 to 13
+    assert weights[90] / weights[10] == pytest.approx(density**0.5, rel=1e-5)
 
 
 def test_learned_weights_are_those_of_kendall() -> None:

@@ -94,6 +94,11 @@ def test_a_weight_counts_a_picture_as_often_as_if_it_were_there_so_often(measure
     np.testing.assert_allclose(measure(labels, answers, weights=weights), repeated)
 
 
+def test_coverage_counts_by_weight_too() -> None:
+    weights = np.array([[3, 1], [1, 0]])
+    assert metrics.coverage([10, 20], [0, 30], [15, 40], weights=weights).tolist() == [0.75, 1.0]
+
+
 def test_resampling_draws_as_many_units_as_there_are_and_keeps_a_photograph_together() -> None:
     alone = metrics.resample(np.arange(50), repetitions=20)
     assert alone.shape == (20, 50) and (alone.sum(-1) == 50).all() and alone.std() > 0.5

@@ -52,6 +52,26 @@ def test_an_answer_of_zero_deviations_is_the_mean_age_and_one_is_a_standard_devi
         np.testing.assert_allclose(model(PICTURES)["age"], AGE_MEAN + bias * AGE_STD)
 
 
+def test_hidden_layers_start_with_the_spread_of_he_and_let_nothing_below_zero_through(tiny_trunk: keras.Model) -> None:
+    model = build_model(tiny_trunk)
+    for head in ("age", "gender"):
+        hidden = [model.get_layer(f"{head}_dense_{number}") for number in (1, 2, 3)]
+        for layer in hidden[1:]:
+            assert np.std(layer.kernel) == pytest.approx(np.sqrt(2 / layer.kernel.shape[0]), rel=0.05), layer.name
+        for layer in hidden:
+            values = np.asarray(keras.Model(model.input, layer.output)(PICTURES))
+            assert values.min() == 0 < values.max(), layer.name
+
+
+def test_a_feature_that_never_varied_counts_threefold_at_most_and_one_batch_little(tiny_trunk: keras.Model) -> None:
+    norm = build_model(tiny_trunk).get_layer("feature_batch_norm")
+    features = np.tile(np.float32([[1.0], [3.0]]), 16)
+    norm(features, training=True)
+    np.testing.assert_allclose(norm.moving_mean, 0.03 * 2, rtol=1e-5)
+    norm.set_weights([np.full(16, value) for value in (1.0, 0.0, 0.0, 0.0)])
+    np.testing.assert_allclose(norm(features), features / np.sqrt(0.1), rtol=1e-5)
+
+
 def test_features_of_any_size_give_the_same_answers(tiny_trunk: keras.Model) -> None:
     # VGGFace weights and random weights differ a hundredfold here; the heads must not notice.
     large = keras.Sequential([tiny_trunk, keras.layers.Rescaling(100.0)])
@@ -114,6 +134,12 @@ def test_a_distribution_answers_with_its_mean_and_survives_saving(tiny_trunk: ke
     np.testing.assert_allclose(model(PICTURES)["age"], 35.0, rtol=1e-5)
     model.save(tmp_path / "model.keras")
     np.testing.assert_allclose(keras.saving.load_model(tmp_path / "model.keras")(PICTURES)["age"], 35.0, rtol=1e-5)
+
+
+def test_an_untrained_distribution_is_about_that_of_the_ages_of_the_data(tiny_trunk: keras.Model) -> None:
+    bell = np.exp(-(((np.arange(117) - AGE_MEAN) / AGE_STD) ** 2) / 2)
+    expected = np.sum(np.arange(117) * bell) / bell.sum()
+    np.testing.assert_allclose(build_model(tiny_trunk, age_head="distribution")(PICTURES)["age"], expected, rtol=1e-5)
 
 
 def test_a_median_is_that_of_the_distribution_and_has_its_weights(tiny_trunk: keras.Model, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from agegender.pictures import PictureError, find_pictures, is_glob, read_picture
+from agegender.pictures import PictureError, find_pictures, fit_picture, is_glob, read_picture
 
 LEFT_RED = np.zeros((4, 6, 3), "uint8")
 LEFT_RED[:, :3, 0] = 200
@@ -28,6 +28,25 @@ def test_paths_bytes_arrays_and_images_give_the_same_pixels(tmp_path: pathlib.Pa
     for picture in [*given, LEFT_RED.astype("float64"), LEFT_RED.astype("int64")]:
         read = read_picture(picture)
         assert read.mode == "RGB" and np.array_equal(np.asarray(read), LEFT_RED)
+
+
+@pytest.mark.parametrize("kind", ["AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TIFF", "WEBP"])
+def test_every_format_of_photographs_is_read(kind: str) -> None:
+    Image.init()
+    if kind not in Image.SAVE:
+        pytest.skip("This Pillow was built without it.")
+    pixels = np.asarray(read_picture(encode(Image.fromarray(LEFT_RED).resize((60, 40), 0), kind)), int)
+    assert pixels.shape == (40, 60, 3)
+    assert pixels[20, 15, 0] > 150 > 60 > pixels[20, 15, 2] and pixels[20, 45, 2] > 150 > 60 > pixels[20, 45, 0]
+
+
+def test_a_picture_is_fitted_to_a_width_and_a_height_bilinearly() -> None:
+    import tensorflow as tf
+
+    values = np.random.default_rng(0).integers(0, 256, (40, 90, 3), "uint8")
+    fitted = np.asarray(fit_picture(Image.fromarray(values), 30, 20), int)
+    expected = tf.image.resize(values, (20, 30), method="bilinear", antialias=True).numpy()
+    assert fitted.shape == (20, 30, 3) and np.abs(fitted - expected).max() < 2
 
 
 @pytest.mark.parametrize(
@@ -177,6 +196,11 @@ def test_values_that_are_no_picture_are_named(values: object, words: str) -> Non
         read_picture(values)
 
 
+def test_fractions_of_a_grey_level_are_rounded_and_a_black_picture_may_be_of_floats() -> None:
+    for value, level in ((199.6, 200), (199.4, 199), (0.0, 0), (1.2, 1)):
+        assert np.asarray(read_picture(np.full((2, 3, 3), value)))[0, 0].tolist() == [level] * 3
+
+
 def test_grey_arrays_are_pictures_too() -> None:
     for values in (np.full((2, 3), 7), np.full((2, 3, 1), 7)):
         assert np.asarray(read_picture(values)).tolist() == np.full((2, 3, 3), 7).tolist()
@@ -209,6 +233,23 @@ def album(tmp_path: pathlib.Path) -> pathlib.Path:
 )
 def test_a_folder_a_glob_and_a_file_stand_for_pictures(album: pathlib.Path, pattern: str, names: list[str]) -> None:
     assert [str(path.relative_to(album)) for path in find_pictures(album / pattern)] == names
+
+
+def test_in_a_folder_every_suffix_of_a_photograph_counts_and_no_other(tmp_path: pathlib.Path) -> None:
+    pictures = ["avif", "bmp", "gif", "j2k", "jfif", "jp2", "jpe", "jpeg", "jpg", "pbm", "pgm", "png", "ppm"]
+    pictures += ["tif", "tiff", "webp"]
+    for suffix in (*pictures, "eps", "heic", "mp4", "npy", "pdf", "svg", "txt"):
+        (tmp_path / f"a.{suffix}").touch()
+    assert [path.suffix[1:] for path in find_pictures(tmp_path)] == pictures
+
+
+def test_what_a_glob_finds_comes_by_name_and_not_from_hidden_folders(tmp_path: pathlib.Path) -> None:
+    names = ["b.png", "a.png", "deep/c.png", "deep/er/a.png", ".git/d.png", "deep/.trash/e.png"]
+    for name in names:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    found = [str(path.relative_to(tmp_path)) for path in find_pictures(tmp_path / "**" / "*.png")]
+    assert found == ["a.png", "b.png", "deep/c.png", "deep/er/a.png"]
 
 
 @pytest.mark.parametrize(

@@ -159,6 +159,22 @@ def test_an_aligned_picture_of_an_odd_shape_or_few_pixels_has_a_note(
     assert predictor(picture(2, size))[0].note == words[size]
 
 
+@pytest.mark.parametrize(
+    ("size", "note"),
+    [
+        ((40, 50), None),
+        ((40, 51), "not square: 51 x 40 pixels"),
+        ((51, 40), "not square: 40 x 51 pixels"),
+        ((39, 48), "small: 39 pixels, below 40"),
+        ((39, 60), "small: 39 pixels, below 40, not square: 60 x 39 pixels"),
+    ],
+)
+def test_an_aligned_picture_is_judged_by_its_shorter_side(
+    predictor: ag.Predictor, size: tuple[int, int], note: str | None
+) -> None:
+    assert predictor(picture(2, size))[0].note == note
+
+
 def test_an_age_that_nobody_has_is_the_nearest_one_that_there_is(tiny_trunk: keras.Model) -> None:
     model = ag.build_model(tiny_trunk)
     for bias, age in ((-9.0, 0.0), (9.0, 116.0)):
@@ -215,6 +231,12 @@ def test_flip_answers_with_the_mean_over_a_picture_and_its_mirror_image(predicto
     assert here[0].age != there[0].age
     assert face.age == pytest.approx((here[0].age + there[0].age) / 2, rel=1e-5)
     assert face.p_female == pytest.approx((here[0].p_female + there[0].p_female) / 2, rel=1e-5)
+
+
+def test_by_default_photographs_are_searched_for_every_face_and_answered_once(tiny_trunk: keras.Model) -> None:
+    predictor = ag.Predictor(ag.build_model(tiny_trunk))
+    assert (predictor.batch_size, predictor.flip, predictor.aligned) == (64, False, False)
+    assert predictor.calibration is None and predictor.detector.min_face == 20
 
 
 def test_flip_follows_the_calibration_unless_it_is_said(calibrated: ag.Predictor, tmp_path: pathlib.Path) -> None:
@@ -342,6 +364,22 @@ def test_a_stream_is_answered_without_waiting_for_its_end(predictor: ag.Predicto
 
     answers = list(itertools.islice(predictor.stream(pictures()), 5))
     assert len(answers) == 5 and len(asked) <= 6
+
+
+def test_a_stream_without_faces_is_answered_without_waiting_for_one(finder: ag.Predictor) -> None:
+    asked = []
+
+    def walls() -> Iterator[np.ndarray]:
+        for seed in itertools.count():
+            asked.append(seed)
+            assert seed < 100
+            yield np.full((30, 30, 3), 128, "uint8")
+
+    assert list(itertools.islice(finder.stream(walls()), 5)) == [[]] * 5 and len(asked) <= 9
+
+
+def test_faces_smaller_than_asked_for_are_not_looked_for(finder: ag.Predictor, couple: np.ndarray) -> None:
+    assert ag.Predictor(finder.model, min_face=200)(couple) == [] != finder(couple)
 
 
 def test_an_answer_is_ready_for_json(finder: ag.Predictor, calibrated: ag.Predictor, couple: np.ndarray) -> None:

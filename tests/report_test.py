@@ -13,7 +13,7 @@ import pytest
 from groups_test import faces
 
 import agegender as ag
-from agegender import measuring, report_page
+from agegender import groups, measuring, report_page, report_plots, report_story
 
 COUNT = 300
 
@@ -31,7 +31,7 @@ def predictions() -> dict[str, np.ndarray]:
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
-    folder = tmp_path_factory.mktemp("report")
+    folder = tmp_path_factory.mktemp("report") / "of" / "a run"
     report = ag.measure(predictions(), promised=0.9, temperature=1.5)
     pictures = {name: name.encode() for name in report.predictions["file_name"]}
     assert ag.write_report(report, folder, title="A <b> title", pictures=pictures) == folder / "report.html"
@@ -169,6 +169,57 @@ def test_the_largest_errors_come_first_and_only_wrong_genders_are_wrong() -> Non
     }
     ages, genders = report_page.largest_errors(table, 3).values()
     assert ages == [1, 3, 0] and genders == [1, 3, 0]
+
+
+def test_a_dump_as_excel_writes_it_with_names_of_races_is_read(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "theirs.csv").write_text("age,predicted_age,race\r\n20,25,Indian\r\n30,30,0\r\n", "utf-8-sig")
+    table = ag.read_predictions(tmp_path / "theirs.csv")
+    assert {key: column.tolist() for key, column in table.items()} == {
+        **{"age": [20, 30], "predicted_age": [25, 30], "race": [3, 0]},
+    }
+
+
+def test_below_each_of_the_largest_errors_stand_the_guess_and_what_is_recorded() -> None:
+    table = {
+        **{"file_name": np.array(["20_0_<1>.jpg", "b.jpg"]), "age": np.array([20.0, 30]), "gender": np.array([0.0, 1])},
+        **{"predicted_age": np.array([50.4, 30]), "p_female": np.array([0.9, 0.8])},
+    }
+    page = report_page.errors_page("title", table, {"20_0_<1>.jpg": b"first", "b.jpg": b"second"})
+    ages, genders = re.findall(r"<section.*?</section>", page, re.DOTALL)
+    words = "guess 50.4 years, female 90.0%<br>recorded 20 years, male<br><small>20_<wbr>0_<wbr>&lt;1&gt;.jpg</small>"
+    assert words in ages and words in genders
+    assert re.findall(r"base64,(\w+=*)", ages) == ["Zmlyc3Q=", "c2Vjb25k"]
+    assert re.findall(r"base64,(\w+=*)", genders) == ["Zmlyc3Q="]  # the other one is right
+
+
+def test_what_a_table_holds_is_text_on_the_page() -> None:
+    rows = report_story.Rows(["<i>", ""], [["a & b", "<script>"]])
+    page = report_page.html_page("<title>", {"<h1>": [rows, "1 < 2"]})
+    assert "<tr><th>&lt;i&gt;</th><th></th></tr>\n<tr><td>a &amp; b</td><td>&lt;script&gt;</td></tr>" in page
+    assert "<title>&lt;title&gt;</title>" in page and "&lt;h1&gt;" in page and "<p>1 &lt; 2</p>" in page
+
+
+def test_a_gap_is_told_from_the_best_group_to_the_worst(written: pathlib.Path, told: dict) -> None:
+    (line,) = re.findall(r"^\| age MAE, years \| race \| .*$", (written / "report.md").read_text(), re.MULTILINE)
+    best, worst = re.findall(r"(\w+): ([\d.]+)", line)
+    values = {name: part["model"]["mae"] for name, part in told["groups"]["race"].items()}
+    assert (best[0], worst[0]) == (min(values, key=values.__getitem__), max(values, key=values.__getitem__))
+    assert f"+{float(worst[1]) - float(best[1]):.1f}" in line
+
+
+def test_the_plots_show_the_numbers_at_their_places() -> None:
+    table = predictions()
+    report = measuring.measure(table)
+    points, *_ = report_plots._ages(report).axes[0].collections
+    np.testing.assert_array_equal(points.get_offsets(), np.stack([table["age"], table["predicted_age"]], 1))
+    (curve, *_) = report_plots._curve(report).axes[0].lines
+    assert np.asarray(curve.get_xydata()).tolist() == [[point["years"], point["value"]] for point in report.curve]
+    crossed = report.groups["age x race"]
+    for text in report_plots._map(crossed, "mae", "Oranges").axes[0].texts:
+        column, row = map(int, text.get_position())
+        part = crossed[f"{groups.BANDS[row]}, {ag.schema.RACES[column]}"]
+        value = f"{part.model['mae']:.2f}\nn = {part.count}" if part.count >= 10 else f"n = {part.count}"
+        assert text.get_text() == value
 
 
 def test_a_dump_of_one_head_without_any_group_makes_a_report(tmp_path: pathlib.Path) -> None:

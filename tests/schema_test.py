@@ -34,8 +34,3 @@ def test_prepared_data_has_the_keys_of_the_schema(prepared: pathlib.Path) -> Non
     labels = {schema.AGE, schema.GENDER, schema.RACE, schema.GROUP, schema.FOLD}
     conflicts = {schema.AGE_CONFLICT, schema.GENDER_CONFLICT}
     assert {schema.PICTURE, schema.FILE_NAME} | labels | conflicts <= set(features)
-
-
-def test_the_mean_and_deviation_of_ages_are_plausible_for_faces() -> None:
-    assert schema.MIN_AGE < schema.AGE_MEAN < schema.MAX_AGE
-    assert 0 < schema.AGE_STD < (schema.MAX_AGE - schema.MIN_AGE) / 2

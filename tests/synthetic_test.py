@@ -90,6 +90,12 @@ def test_skin_gets_darker_from_white_over_indian_to_black_on_average():
     assert indian > black + 15
 
 
+def test_skin_is_redder_than_blue_in_the_array_and_in_the_file(paths):
+    for faces in (np.stack([draw_face(30, 0, 0, seed=seed, size=32) for seed in range(20)]), map(_read, paths[:100])):
+        cheeks = np.stack(list(faces))[:, 14:18, 8:24].mean((0, 1, 2))
+        assert cheeks[0] > cheeks[1] > cheeks[2] and cheeks[0] > cheeks[2] + 20
+
+
 def test_same_seed_writes_the_same_bytes(tmp_path):
     first = write_faces(tmp_path / "first", 12, size=32, seed=5)
     second = write_faces(tmp_path / "second", 12, size=32, seed=5)

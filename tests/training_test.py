@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from typing import Any
 
 import keras
 import numpy as np
@@ -15,12 +16,13 @@ import tensorflow as tf
 from conftest import make_tiny_trunk
 
 import agegender as ag
-from agegender import losses
+from agegender import augment, losses
 from agegender.batch_norm import add_batch_norm
-from agegender.learner import compile_learner, make_learner
+from agegender.learner import compile_learner, make_learner, with_distribution
 
 ROOT = pathlib.Path(__file__).parent.parent
 SIZE = 24
+SMALL_HEADS: dict[str, Any] = {"units": (8,), "age_dropout": (0.0,), "gender_dropout": (0.0,)}
 
 
 @pytest.fixture(autouse=True)
@@ -60,6 +62,9 @@ def test_a_run_learns_and_leaves_its_records(tiny_trunk: keras.Model, tmp_path: 
     assert list((workdir / "tensorboard").rglob("events.out.tfevents.*"))
     record = json.loads((workdir / "run.json").read_text())
     assert record["versions"]["keras"] == keras.__version__ and record["parameters"] == model.count_params()
+    assert record["command"] == sys.argv and record["dtype_policy"] == "float32" and record["devices"]
+    assert len(record["seconds"]["epochs"]) == 6 and min(record["seconds"]["set_up"], *record["seconds"]["epochs"]) > 0
+    assert record["started"] <= record["finished"] and not (workdir / "checkpoints").exists()
 
     pictures = next(iter(train))[0]
     last = keras.saving.load_model(workdir / "last.keras")
@@ -171,6 +176,74 @@ def test_without_warmup_the_learning_rate_starts_at_its_highest() -> None:
     assert float(ag.make_optimizer(steps=10, learning_rate=0.1, warmup=0)._learning_rate(0)) == pytest.approx(0.1)
 
 
+def test_by_default_the_learning_rate_falls_to_zero_at_the_end_of_all_epochs(
+    tiny_trunk: keras.Model, tmp_path: pathlib.Path
+) -> None:
+    rates = []
+
+    class Look(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
+            rates.append(float(self.model.optimizer.learning_rate))
+
+    ag.train(
+        ag.build_model(tiny_trunk, **SMALL_HEADS), faces(16), workdir=tmp_path, epochs=2, callbacks=[Look()], verbose=0
+    )
+    assert rates == pytest.approx([3e-4 / 2, 0.0], abs=1e-9)
+
+
+def test_the_default_optimizer_warms_up_for_a_twentieth_and_shortens_all_gradients_together() -> None:
+    optimizer = ag.make_optimizer(steps=1000)
+    assert [float(optimizer._learning_rate(step)) for step in (0, 25, 50)] == pytest.approx([0, 1.5e-4, 3e-4])
+    assert (optimizer.weight_decay, optimizer.global_clipnorm, optimizer.clipnorm) == (1e-4, 1.0, None)
+    assert not optimizer.use_ema and ag.make_optimizer(steps=10, clipnorm=0.5).global_clipnorm == 0.5
+
+
+def test_kernels_decay_and_biases_and_normalisations_do_not() -> None:
+    layers = [keras.layers.Dense(3, bias_initializer="ones"), keras.layers.BatchNormalization(beta_initializer="ones")]
+    model = keras.Sequential([keras.Input((4,)), *layers])
+    optimizer = ag.make_optimizer(steps=10, learning_rate=0.1, warmup=0, weight_decay=0.5)
+    optimizer.build(model.trainable_weights)
+    kernel = np.array(layers[0].kernel)
+    optimizer.apply([keras.ops.zeros_like(weight) for weight in model.trainable_weights])
+    np.testing.assert_allclose(layers[0].kernel, kernel * (1 - 0.1 * 0.5), rtol=1e-5)
+    for weight in model.trainable_weights[1:]:
+        np.testing.assert_array_equal(weight, np.ones(3))
+
+
+def test_the_best_epoch_is_that_of_the_validation_and_not_the_last(
+    tiny_trunk: keras.Model, tmp_path: pathlib.Path
+) -> None:
+    old, young = (
+        faces(16).map(lambda pictures, targets, age=age: (pictures, {**targets, "age": 0 * targets["age"] + age}))
+        for age in (90, 1)
+    )
+    optimizer = ag.make_optimizer(steps=6, learning_rate=3e-3, warmup=0)
+    options: dict[str, Any] = {"epochs": 3, "optimizer": optimizer, "gender_weight": 0.0, "verbose": 0}
+    history = ag.train(ag.build_model(tiny_trunk, **SMALL_HEADS), old, young, workdir=tmp_path, **options).history
+    assert history["val_loss"] == sorted(history["val_loss"]) and history["loss"][-1] < history["loss"][0]
+    best = ag.evaluate(keras.saving.load_model(tmp_path / "best.keras"), young).model["mae"]
+    assert best == pytest.approx(history["val_age_mae"][0], rel=1e-4) and best < history["val_age_mae"][-1] - 0.01
+
+
+def test_who_reads_a_file_of_the_run_while_it_is_written_anew_has_the_old_one_whole(
+    tiny_trunk: keras.Model, tmp_path: pathlib.Path
+) -> None:
+    opened = {}
+
+    class Open(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
+            if epoch == 0:
+                for name in ("last.keras", "metrics.csv", "curves.png", "run.json"):
+                    opened[name] = (tmp_path / name).open("rb"), (tmp_path / name).read_bytes()
+
+    ag.train(
+        ag.build_model(tiny_trunk, **SMALL_HEADS), faces(16), workdir=tmp_path, epochs=2, callbacks=[Open()], verbose=0
+    )
+    for name, (file, before) in opened.items():
+        with file:
+            assert file.read() == before != (tmp_path / name).read_bytes(), name
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
@@ -237,6 +310,34 @@ def test_small_sizes_come_first_and_the_best_epoch_is_of_the_full_size(tmp_path:
     assert len(columns(tmp_path / "metrics.csv")) == 4
     weights = [weight for *_, weight in seen]
     assert all(np.any(first != second) for first, second in itertools.pairwise(weights)), "all sizes teach one model"
+
+
+def test_small_pictures_are_averages_of_the_augmented_ones() -> None:
+    augmentation = ag.Augmentation(**augment.Settings(brightness=0.5)._asdict())
+    learner = make_learner(ag.build_model(functional_trunk()), augmentation=augmentation, size=8)
+    reduced = keras.Model(learner.input, learner.get_layer("reduced").output)
+    stripes = np.zeros((2, SIZE, SIZE, 3), "uint8")
+    stripes[:, :, 1::3] = 240  # where one in three pixels would be looked at
+    small = np.asarray(reduced(stripes))
+    assert small.shape == (2, 8, 8, 3)
+    np.testing.assert_allclose(small[:, 1:-1, 1:-1], 110, atol=30)
+    augmentation.step = 0
+    changed = np.asarray(reduced(stripes, training=True))
+    factors = changed[:, 4, 4, 0] / small[:, 4, 4, 0]
+    assert augmentation.step == 1 and np.all(np.abs(factors - 1) > 1e-3)
+
+
+@pytest.mark.parametrize("age_head", ["regression", "distribution"])
+def test_pictures_that_weigh_nothing_are_not_measured(tiny_trunk: keras.Model, age_head: str) -> None:
+    model = ag.build_model(tiny_trunk, age_head=age_head)
+    learner = compile_learner(make_learner(with_distribution(model)), keras.optimizers.SGD(0.0))
+    pictures, targets = next(iter(faces(8)))
+    weights = np.array([[2.0]] * 4 + [[0.0]] * 4, "float32")
+    found = learner.evaluate(tf.data.Dataset.from_tensors((pictures, targets, weights)), return_dict=True, verbose=0)
+    answers = model.predict_on_batch(pictures)
+    assert found["age_mae"] == pytest.approx(np.mean(np.abs(answers["age"] - targets["age"])[:4]), rel=1e-5)
+    right = (answers["gender"] > 0.5) == (targets["gender"].numpy() > 0.5)
+    assert found["gender_accuracy"] == pytest.approx(np.mean(right[:4]))
 
 
 def test_the_average_of_the_weights_is_measured_and_saved(tiny_trunk: keras.Model, tmp_path: pathlib.Path) -> None:

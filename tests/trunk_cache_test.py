@@ -142,6 +142,17 @@ def test_the_cache_is_gone_after_training_and_the_model_predicts_from_pictures(t
     np.testing.assert_array_equal(saved.predict_on_batch(pictures)["age"], model.predict_on_batch(pictures)["age"])
 
 
+def test_the_cache_is_gone_after_a_training_that_failed(tmp_path: pathlib.Path) -> None:
+    class Fail(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
+            assert (tmp_path / "trunk_cache").exists()
+            raise RuntimeError("a fault of the test")
+
+    with pytest.raises(RuntimeError, match="a fault of the test"):
+        fit(tmp_path, epochs=1, cache_trunk=1, callbacks=[Fail()])
+    assert not (tmp_path / "trunk_cache").exists()
+
+
 def test_a_disk_that_is_too_small_is_named_before_anything_is_written(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

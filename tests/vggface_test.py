@@ -1,4 +1,4 @@
-"""Tests of agegender/vggface.py."""
+"""Tests of agegender/vggface.py and agegender/vggface_weights.py."""
 
 import hashlib
 import os
@@ -12,7 +12,7 @@ import keras
 import numpy as np
 import pytest
 
-from agegender import vggface
+from agegender import vggface, vggface_weights
 
 ORACLE = Path(__file__).with_name("vggface_oracle.py")
 VGG16_CONVOLUTIONS = [
@@ -116,9 +116,7 @@ def test_features_are_those_of_keras_vggface_under_keras_2(architecture: str, or
 def test_jax_without_tensorflow_gives_the_same_features(oracle: Path) -> None:
     pictures = pictures_of(64)
     np.save(oracle / "pictures.npy", pictures)
-    # XLA would spend most of the time of this test on making a program fast that runs once.
-    flags = {"KERAS_BACKEND": "jax", "XLA_FLAGS": "--xla_backend_optimization_level=0"}
-    run_python("-c", ON_JAX, oracle / "pictures.npy", oracle, **flags)
+    run_python("-c", ON_JAX, oracle / "pictures.npy", oracle, KERAS_BACKEND="jax")
     for architecture in ("vgg16", "senet50"):  # senet50 has every kind of layer that resnet50 has
         trunk = vggface.vggface_trunk(architecture, image_size=64, weights=oracle / f"{architecture}.h5")
         expected, received = trunk.predict(pictures, verbose=0), np.load(oracle / f"{architecture}_jax.npy")
@@ -228,6 +226,12 @@ def test_trainable_chooses_the_layers_of_vgg16(trainable: str | int, names: list
     assert len(trunk.trainable_weights) == 2 * len(names)
 
 
+def test_by_default_it_is_vgg16_for_pictures_of_200_pixels_of_which_the_last_block_learns() -> None:
+    trunk = vggface.vggface_trunk(weights=None)
+    assert (trunk.name, trunk.input_shape) == ("vggface_vgg16", (None, 200, 200, 3))
+    assert trainable_layers(trunk) == LAST_BLOCK["vgg16"]
+
+
 def test_all_161_weights_of_resnet50_learn_when_asked() -> None:
     # 53 convolutions without bias, and as many batch normalisations with a scale and an offset each.
     assert len(trunk_of("resnet50", trainable="all").trainable_weights) == 53 + 2 * 53
@@ -318,7 +322,7 @@ def test_nothing_is_loaded_of_a_file_that_does_not_fit(vgg16_weights, tmp_path: 
     trunk = trunk_of()
     before = trunk.get_weights()
     with pytest.raises(ValueError, match="missing"):
-        vggface._load_weights(trunk, path, "vgg16")
+        vggface_weights.load_weights(trunk, path, "vgg16")
     for received, expected in zip(trunk.get_weights(), before, strict=True):
         np.testing.assert_array_equal(received, expected)
 
@@ -373,7 +377,7 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder that stands for the place where the files are published, and an empty Keras cache."""
     folder = tmp_path / "server"
     folder.mkdir()
-    monkeypatch.setattr(vggface, "WEIGHTS_URL", f"{folder.as_uri()}/")
+    monkeypatch.setattr(vggface_weights, "WEIGHTS_URL", f"{folder.as_uri()}/")
     monkeypatch.setenv("KERAS_HOME", str(tmp_path / "cache"))
     return folder
 
@@ -395,14 +399,14 @@ def test_without_the_net_the_message_says_what_to_do(server: Path, tmp_path: Pat
     with pytest.raises(ConnectionError) as caught:
         trunk_of(weights="vggface")
     message = str(caught.value)
-    assert f"{vggface.WEIGHTS_URL}rcmalli_vggface_tf_notop_vgg16.h5" in message
+    assert f"{vggface_weights.WEIGHTS_URL}rcmalli_vggface_tf_notop_vgg16.h5" in message
     assert str(tmp_path / "cache" / "models" / "vggface") in message
     assert "`weights=None`" in message
     assert "its path as `weights`" in message
 
 
 def test_the_address_is_that_of_keras_vggface() -> None:
-    assert vggface.WEIGHTS_URL == "https://github.com/rcmalli/keras-vggface/releases/download/v2.0/"
+    assert vggface_weights.WEIGHTS_URL == "https://github.com/rcmalli/keras-vggface/releases/download/v2.0/"
 
 
 def test_a_published_file_that_changes_after_its_first_use_is_refused(

@@ -50,10 +50,10 @@ def decode(picture: str | None) -> bytes:
     return data
 
 
-def data_url(image: Image.Image, *, quality: int = 90) -> str:
+def data_url(image: Image.Image) -> str:
     """An image as an address that holds all of it: a JPEG as base64."""
     file = io.BytesIO()
-    image.save(file, "JPEG", quality=quality)
+    image.save(file, "JPEG", quality=90)
     return f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}"
 
 

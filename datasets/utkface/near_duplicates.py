@@ -38,7 +38,8 @@ _BLUR: Final = 0.6  # pixels; without it, the correlation would judge the resamp
 _FREQUENCIES: Final = 8  # in each direction
 _FLAT: Final = 1.0  # grey levels of standard deviation, below which a thumbnail shows nothing to compare
 _CHUNK: Final = 512  # pairs or pictures at a time: memory does not grow with their number
-_MIN_SCALE, _MAX_SCALE, _MAX_SHIFT = 0.86, 1.14, 0.08  # of registration; shift as a share of the side
+_STEPS: Final = 3  # of registration
+_MIN_SCALE, _MAX_SCALE, _MAX_SHIFT = 0.86, 1.14, 0.08  # of it; shift as a share of the side
 
 
 def thumbnail(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -185,19 +186,19 @@ def registered(first: Floats, second: Floats) -> Floats:
     return np.maximum(_lay_on(first, second), _lay_on(second, first))
 
 
-def _lay_on(moving: Floats, fixed: Floats, steps: int = 3) -> Floats:
+def _lay_on(moving: Floats, fixed: Floats) -> Floats:
     """Returns the best correlation on the way of a few Gauss-Newton steps in scale and shift, for both directions."""
     side = fixed.shape[-1]
     at = np.arange(side, dtype=np.float32) - (side - 1) / 2
     scale, shift = np.ones((len(fixed), 2), np.float32), np.zeros((len(fixed), 2), np.float32)  # down, across
     best = np.full(len(fixed), -1, np.float32)
-    for step in range(steps + 1):
+    for step in range(_STEPS + 1):
         position = at * scale[..., None] + shift[..., None]  # of each fixed row and column in the moving picture
         inside = np.abs(position) <= side / 2
         mask = (inside[:, 0, :, None] & inside[:, 1, None, :]).astype(np.float32)
         moved = _between(position[:, 0]) @ moving @ _between(position[:, 1]).transpose(0, 2, 1)
         best = np.maximum(best, _cosine(_centred(moved, mask), _centred(fixed, mask)))
-        if step < steps:
+        if step < _STEPS:
             change = _gauss_newton(moved, fixed, mask, at)
             scale = np.clip(scale + change[:, :2], _MIN_SCALE, _MAX_SCALE)
             shift = np.clip(shift + change[:, 2:], -_MAX_SHIFT * side, _MAX_SHIFT * side)

@@ -68,9 +68,48 @@ def test_a_copy_is_found_whichever_of_the_two_comes_first():
     assert pairs([first, second]) == pairs([second, first]) == [(0, 1)]
 
 
+def test_how_many_are_compared_at_a_time_changes_nothing(monkeypatch):
+    pictures = [field(seed) for seed in range(20)]
+    together = [*pictures, *map(recompressed, pictures)]
+    found = pairs(together)
+    monkeypatch.setattr(nd, "_CHUNK", 7)
+    assert pairs(together) == found == [(index, index + 20) for index in range(20)]
+
+
+def mixed(seed, share, shift):
+    """Thumbnails of a picture, and of one that has `share` of it and is moved by so many of 200 pixels."""
+    first, second = (np.asarray(field(each, 220).convert("L"), float) - 128 for each in (seed, seed + 1000))
+    second -= first * (first * second).mean() / first.var()
+    second = share * first / first.std() + (1 - share**2) ** 0.5 * second / second.std()
+    grey = [np.clip(128 + 40 * each, 0, 255).astype(np.uint8) for each in (first / first.std(), second)]
+    moved = grey[0][:200, :200], grey[1][shift : 200 + shift, shift : 200 + shift]
+    return [nd.thumbnail(np.stack([each] * 3, 2)) for each in moved]
+
+
+def test_the_same_photograph_correlates_by_so_much_as_it_lies_or_once_registered():
+    cases = [(share, shift) for share in (0.95, 0.96, 0.97, 0.98, 0.99, 0.995) for shift in (0, 3, 8)]
+    first, second = np.array([mixed(5, *case) for case in cases], np.float32).swapaxes(0, 1)
+    as_they_lie, registered = nd.likeness(first, second).T
+    same = nd._same(first, second)
+    np.testing.assert_array_equal(same, (as_they_lie >= 0.975) | (registered >= 0.988))
+    assert as_they_lie[~same].max() > 0.96 and registered[~same].max() > 0.98 > as_they_lie[same].min()
+
+
+def test_it_does_not_matter_which_of_the_two_is_registered_on_the_other():
+    first, second = np.array([mixed(seed, 0.98, 6) for seed in range(4)], np.float32).swapaxes(0, 1)
+    np.testing.assert_array_equal(nd.registered(first, second), nd.registered(second, first))
+
+
 def test_equal_thumbnails_are_linked_even_where_there_is_nothing_to_compare():
     black, white = Image.new("RGB", (50, 50)), Image.new("RGB", (50, 50), (255, 255, 255))
     assert pairs([black, white, black, field(1), black]) == [(0, 2), (0, 4)]
+
+
+def test_a_faint_picture_is_compared_and_one_that_shows_nothing_is_not():
+    slope = np.linspace(0, 1, 32) * np.linspace(0, 1, 32)[:, None]
+    levels = [np.round(level + contrast * slope).astype(np.uint8) for level in (50, 150) for contrast in (1, 30)]
+    assert [each.std() < 1 for each in levels] == [True, False, True, False]
+    assert nd.same_photograph(np.stack(levels)).tolist() == [[1, 3]]
 
 
 @pytest.mark.parametrize("count", [0, 1])

@@ -59,7 +59,7 @@ def test_a_picture_that_joins_two_known_groups_makes_them_one():
 
 
 def test_conflicts_are_told_for_all_pictures_of_a_group():
-    named = [labels.Labels(20, 0, 0, "1"), labels.Labels(30, 0, 0, "2"), labels.Labels(30, 1, 0, "3")]
+    named = [labels.Labels(20, 0, 0, "1"), labels.Labels(21, 0, 0, "2"), labels.Labels(21, 1, 0, "3")]
     assert splits.conflicts(["a", "a", "b"], named) == ([True, True, False], [False, False, False])
     assert splits.conflicts(["a", "b", "b"], named) == ([False, False, False], [False, True, True])
 

@@ -25,7 +25,7 @@ _LICENSE: Final = (
     "they may not be copied or published further."
 )
 _TOLD: Final = 5  # how many files the build names for each reason to skip one
-_LABELS: Final = 280  # bytes of an example beside its picture
+_BYTES_BESIDE: Final = 280  # bytes of an example beside its picture
 _SHARDS: Final = 8
 _SMALLEST_SHARD: Final = 64 << 10  # bytes; below it, opening the file would cost more than reading it
 _LARGEST_SHARD: Final = 64 << 20  # bytes; TFDS holds a shard's examples in memory while it writes them
@@ -133,7 +133,7 @@ class Builder(tfds.core.ShardBasedBuilder):
         return {split: self._shards(split, kept[: self._most_examples]) for split, kept in rows.items() if kept}
 
     def _shards(self, split: str, rows: list[int]) -> list[Any]:
-        size = int(np.diff(self._table.intake.spans[rows]).sum()) + _LABELS * len(rows)
+        size = int(np.diff(self._table.intake.spans[rows]).sum()) + _BYTES_BESIDE * len(rows)
         count = self._shard_config.get_number_shards(size, len(rows))
         shards = np.array_split(np.array(rows), count)
         return [functools.partial(self._examples, f"{split} {n + 1}/{count}", shard) for n, shard in enumerate(shards)]

@@ -2,8 +2,10 @@
 
 # mypy: allow-untyped-defs
 
+import hashlib
 import io
 import json
+import re
 import subprocess
 import sys
 import tarfile
@@ -17,7 +19,7 @@ import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from . import labels, utkface_dataset_builder
+from . import intake, labels, near_duplicates, sources, splits, utkface_dataset_builder
 
 FOLDER = Path(__file__).parent
 SPLITS = {"train": 33, "validation": 6, "test": 1}  # of the 40 pictures below, by the hash of their names
@@ -161,6 +163,41 @@ def test_the_size_of_the_pictures_is_told_if_they_all_have_one(tmp_path, built):
     assert build(tmp_path, tmp_path / "data").info.metadata["size"] is None
 
 
+def take_in(manual_dir: Path, scratch: Path, config: str, **options) -> intake.Intake:
+    scratch.mkdir()
+    return intake.take_in(sources.find_forms(manual_dir, config), scratch, **options)
+
+
+def test_the_size_is_told_as_height_and_width(tmp_path):
+    Image.new("RGB", (24, 16)).save(wide := io.BytesIO(), "JPEG")
+    write_folder(tmp_path / "manual", {"1_0_0_1.jpg": wide.getvalue(), "2_0_0_1.jpg": wide.getvalue()})
+    assert take_in(tmp_path / "manual", tmp_path / "scratch", "aligned_cropped").size == (16, 24)
+
+
+def test_paths_are_sorted_and_each_has_its_own_bytes_and_thumbnail(tmp_path):
+    files = {
+        f"UTKFace/{folder}/{age}_0_0_1.jpg": jpeg(age) for age, folder in ((9, "b"), (8, "c"), (7, "d"), (60, "a"))
+    }
+    write_folder(tmp_path / "manual", files)
+    taken = take_in(tmp_path / "manual", tmp_path / "scratch", "aligned_cropped")
+    assert taken.paths == sorted(files)
+    whole = taken.pictures.read_bytes()
+    for path, (start, end), thumbnail in zip(taken.paths, taken.spans, taken.thumbnails, strict=True):
+        assert whole[start:end] == files[path]
+        np.testing.assert_array_equal(thumbnail, near_duplicates.thumbnail(intake.decode(files[path])))
+
+
+def test_of_two_pictures_with_one_name_in_two_parts_the_first_is_kept_and_the_other_told(tmp_path):
+    for part, picture in (("part1", jpeg(1)), ("part2", jpeg(2)), ("part3", jpeg(1))):
+        write_folder(tmp_path / "manual" / part, {"1_0_0_1.jpg": picture})
+    taken = take_in(tmp_path / "manual", tmp_path / "scratch", "in_the_wild", parts=True)
+    assert taken.paths == ["part1/1_0_0_1.jpg"] and taken.pictures.read_bytes()[slice(*taken.spans[0])] == jpeg(1)
+    assert taken.skipped == [
+        ("part2/1_0_0_1.jpg", "the file name of another picture that is kept", "part1/1_0_0_1.jpg"),
+        ("part3/1_0_0_1.jpg", "a copy of a picture that is kept", "part1/1_0_0_1.jpg"),
+    ]
+
+
 def test_the_list_of_skipped_files_lies_beside_the_shards(built):
     written = json.loads((Path(built.data_dir) / "skipped.json").read_text())
     assert written == built.info.metadata["skipped_files"]
@@ -169,6 +206,21 @@ def test_the_list_of_skipped_files_lies_beside_the_shards(built):
 def test_the_info_ends_in_what_was_skipped(built):
     assert "56 files seen, 40 kept, 16 skipped" in repr(built.info)
     assert "  2 not named .jpg: 'UTKFace/Thumbs.db', 'UTKFace/desktop.ini'\n" in repr(built.info)
+
+
+def test_five_files_are_named_for_each_reason_and_then_where_the_others_are(tmp_path):
+    told = []
+    for letters in ("abcde", "abcdef"):
+        files = {"1_0_0_1.jpg": jpeg()} | {f"{letter}.txt": b"" for letter in letters}
+        told.append(repr(build(write_folder(tmp_path / letters, files), tmp_path / f"data of {letters}").info))
+    assert "5 not named .jpg: 'a.txt', 'b.txt', 'c.txt', 'd.txt', 'e.txt'" in told[0] and "all of them" not in told[0]
+    assert "6 not named .jpg: 'a.txt', 'b.txt', 'c.txt', 'd.txt', 'e.txt', ..." in told[1]
+    assert re.search(r"\n  all of them: .*/skipped\.json$", told[1])
+
+
+def test_pictures_lie_in_the_order_of_a_hash_of_their_names(built):
+    names = [example["file_name"].decode() for example in tfds.as_numpy(built.as_dataset("train"))]
+    assert names == sorted(names, key=lambda name: hashlib.sha256(name.encode()).digest())
 
 
 def test_pictures_keep_their_bytes_and_carry_the_labels_of_their_names(built):
@@ -318,6 +370,32 @@ def test_copies_of_a_photograph_share_group_split_and_fold_and_tell_their_confli
     alone = [example for example in encoded_examples(builder) if example not in found]
     assert not any(example["age_conflict"] or example["gender_conflict"] for example in alone)
     assert builder.info.metadata["groups"] == 40
+
+
+def test_a_copy_goes_to_the_split_and_the_fold_of_its_group_and_not_of_its_own_name(tmp_path):
+    first, *others = ("1_0_0_1", "1_0_0_13", "1_0_0_3")
+    assert [splits.split_of(name) for name in (first, *others)] == ["train", "validation", "test"]
+    files = {f"{name}.jpg": jpeg(1, side=64) for name in (first, *others)}
+    builder = build(write_folder(tmp_path / "manual", files), tmp_path / "data")
+    assert {name: split.num_examples for name, split in builder.info.splits.items()} == {"train": 3}
+    assert {(e["group"].decode(), int(e["fold"])) for e in encoded_examples(builder)} == {
+        (first, splits.fold_of(first))
+    }
+
+
+def test_a_picture_of_the_published_set_goes_to_its_group_though_the_others_are_missing(tmp_path):
+    stem, group = next((stem, group) for stem, group in splits.read_table().items() if stem != group)
+    builder = build(write_folder(tmp_path / "manual", {f"{stem}.jpg.chip.jpg": jpeg(1)}), tmp_path / "data")
+    assert [example["group"].decode() for example in encoded_examples(builder)] == [group]
+
+
+def test_a_build_may_be_cut_to_so_many_pictures_a_split(tmp_path):
+    builder = build(write_folder(tmp_path / "manual", faces()), tmp_path / "data", max_examples_per_split=2)
+    assert {name: split.num_examples for name, split in builder.info.splits.items()} == {
+        "train": 2,
+        "validation": 2,
+        "test": 1,
+    }
 
 
 def test_a_missing_or_an_added_picture_moves_nothing_else(tmp_path):

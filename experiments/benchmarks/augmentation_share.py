@@ -23,7 +23,7 @@ def measure(
     contestants: dict[str, Any] = {"augmentation": lambda: [augment(pictures) for _ in range(repeats)]}
     for trainable in WHOLE:
         for name, augmentation in ((trainable, None), (f"{trainable}, augmented", ag.Augmentation(seed=1))):
-            learner = steps.make_learner(image_size=image_size, trainable=trainable, augmentation=augmentation)
+            learner = steps.compiled_learner(image_size=image_size, trainable=trainable, augmentation=augmentation)
             contestants[name] = lambda learner=learner: learner.train_on_batch(pictures, targets)
     seconds = turns.in_turn(contestants, rounds=rounds)
     seconds["augmentation"] = [each / repeats for each in seconds["augmentation"]]

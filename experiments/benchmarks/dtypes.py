@@ -19,6 +19,7 @@ from typing import Any
 from experiments.benchmarks import steps, turns
 
 FLOAT32 = "float32"
+SEEDS = (1, 2)  # of the curves
 CURVES = {"val_age_mae": "validation age MAE, years", "val_gender_accuracy": "validation gender accuracy"}
 
 Run = list[dict[str, float]]
@@ -47,7 +48,7 @@ def measure(
     pictures, targets = steps.first_batch(data_dir, batch_size=batch_size, image_size=image_size)
     contestants: dict[str, Any] = {}
     for dtype in (chosen, FLOAT32):
-        learner = steps.make_learner(image_size=image_size, trainable=trainable, dtype=dtype)
+        learner = steps.compiled_learner(image_size=image_size, trainable=trainable, dtype=dtype)
         contestants[f"train, {dtype}"] = lambda learner=learner: learner.train_on_batch(pictures, targets)
         contestants[f"predict, {dtype}"] = lambda learner=learner: learner.predict_on_batch(pictures)
     seconds = turns.in_turn(contestants, rounds=rounds)
@@ -69,11 +70,10 @@ def compare_curves(
     epochs: int,
     steps_per_epoch: int,
     picture: str,
-    seeds: tuple[int, int] = (1, 2),
 ) -> turns.Result:
     """Trains with both dtypes from each seed, where that is not done yet, and compares the last validation."""
     runs: dict[tuple[str, int], Run] = {}
-    for seed in seeds:
+    for seed in SEEDS:
         for dtype in dtypes:
             workdir = folder / f"{dtype}-{seed}"
             if len(_read(workdir)) < epochs:
@@ -92,8 +92,8 @@ def compare_curves(
     ]
     claims = []
     for name, words in CURVES.items():
-        by_dtype = [_distance(runs[dtypes[0], seed], runs[dtypes[1], seed], name) for seed in seeds]
-        by_seed = statistics.mean(_distance(runs[dtype, seeds[0]], runs[dtype, seeds[1]], name) for dtype in dtypes)
+        by_dtype = [_distance(runs[dtypes[0], seed], runs[dtypes[1], seed], name) for seed in SEEDS]
+        by_seed = statistics.mean(_distance(runs[dtype, SEEDS[0]], runs[dtype, SEEDS[1]], name) for dtype in dtypes)
         by_seed = by_seed or math.nan  # after very few steps the curves may not differ at all
         claims.append(turns.Claim(f"{words}: distance of dtypes / of seeds", [d / by_seed for d in by_dtype]))
     title = f"VGG16 from random weights, {image_size} px, batches of 32, {epochs} times {steps_per_epoch} steps"

@@ -30,7 +30,9 @@ def measure(
 
     contestants = {}
     for trainable, count in zip(WHOLE, (steps_per_fit, 2 * steps_per_fit), strict=True):
-        learner = steps.make_learner(image_size=image_size, trainable=trainable, augmentation=ag.Augmentation(seed=1))
+        learner = steps.compiled_learner(
+            image_size=image_size, trainable=trainable, augmentation=ag.Augmentation(seed=1)
+        )
         for name, dataset in (("fed", fed), ("in memory", in_memory)):
             contestants[f"{trainable}, {name}"] = functools.partial(
                 run, f"{trainable}, {name}", learner, dataset, count

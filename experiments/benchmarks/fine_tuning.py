@@ -32,7 +32,9 @@ def measure(
     keras.config.set_dtype_policy(ag.fastest_dtype())
     load: dict[str, Any] = {"batch_size": batch_size, "image_size": image_size, "data_dir": data_dir}
     learners = {
-        trainable: steps.make_learner(image_size=image_size, trainable=trainable, augmentation=ag.Augmentation(seed=1))
+        trainable: steps.compiled_learner(
+            image_size=image_size, trainable=trainable, augmentation=ag.Augmentation(seed=1)
+        )
         for trainable in ("all", "last_block")
     }
     trunk = ag.vggface_trunk("vgg16", image_size=image_size, weights=None, trainable="last_block", seed=1)

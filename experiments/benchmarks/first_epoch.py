@@ -18,7 +18,7 @@ def measure(data_dir: str | None, *, rounds: int = 5, batch_size: int = 64, spli
     import tensorflow as tf
 
     import agegender as ag
-    from agegender.input_pipeline import find_prepared, read_encoded
+    from agegender.prepared import find_prepared, read_encoded
     from agegender.schema import PICTURE
 
     builder = find_prepared(data_dir)

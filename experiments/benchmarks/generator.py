@@ -92,7 +92,7 @@ def _generator(data_dir: str | None, folder: pathlib.Path, count: int, batch_siz
     import pandas as pd
     from keras.src.legacy.preprocessing.image import ImageDataGenerator
 
-    from agegender.input_pipeline import find_prepared, read_encoded
+    from agegender.prepared import find_prepared, read_encoded
     from agegender.schema import PICTURE
 
     table: list[dict[str, Any]] = []

@@ -41,7 +41,7 @@ def measure(
             f"JAX sees no GPU, only {jax.devices()}. `pip install 'jax[cuda12]'` brings what it needs for NVIDIA's."
         )
     augmentation = ag.Augmentation(seed=1)
-    learner = steps.make_learner(image_size=image_size, augmentation=augmentation, dtype="mixed_bfloat16")
+    learner = steps.compiled_learner(image_size=image_size, augmentation=augmentation, dtype="mixed_bfloat16")
     batch = steps.first_batch(data_dir, batch_size=batch_size, image_size=image_size)
     fed = ag.load_utkface("train", batch_size=batch_size, training=True, image_size=image_size, data_dir=data_dir)
     pictures, augment = jax.device_put(batch[0]), steps.compiled(ag.Augmentation(seed=1))

@@ -26,7 +26,7 @@ def measure(data_dir: str | None, *, rounds: int = 2, batch_size: int = 64, one_
     if one_pass:
         print(json.dumps(_pass(one_pass, batch_size)), flush=True)
         sys.exit()
-    from agegender.input_pipeline import find_prepared
+    from agegender.prepared import find_prepared
 
     prepared = pathlib.Path(find_prepared(data_dir).data_dir)
     found: dict[int, list[dict[str, float]]] = {times: [] for times in SIZES}
@@ -90,9 +90,9 @@ def _in_a_process(folder: pathlib.Path, batch_size: int) -> dict[str, float]:
 
 def _pass(folder: str, batch_size: int) -> dict[str, float]:
     import agegender as ag
-    from agegender.input_pipeline import _stored_size, find_prepared
+    from agegender.prepared import find_prepared, stored_size
 
-    height, _ = _stored_size(find_prepared(folder)) or (200, 200)
+    height, _ = stored_size(find_prepared(folder)) or (200, 200)
     options: dict[str, Any] = {"batch_size": batch_size, "image_size": height, "data_dir": folder}
     dataset = ag.load_utkface("train", training=True, cache=None, **options)
     steps = dataset.steps_per_epoch

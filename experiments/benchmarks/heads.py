@@ -7,9 +7,10 @@ the same steps. Prints a row for each pair: gender accuracy and age MAE on valid
 """
 
 import itertools
-import os
 
 from absl import app, flags, logging
+
+from agegender.environment import set_environment
 
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "Where `tfds build` wrote; by default ~/tensorflow_datasets.")
 _BATCHES = flags.DEFINE_integer("batches", 60, "Training batches of 64 pictures.", lower_bound=1)
@@ -18,7 +19,7 @@ _EPOCHS = flags.DEFINE_integer("epochs", 3, "Passes over them, 32 pictures a ste
 
 def main(_: list[str]) -> None:
     logging.set_verbosity(logging.WARNING)  # TFDS tells of each file it opens
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    set_environment()
     import keras
     import numpy as np
 

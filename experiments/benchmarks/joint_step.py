@@ -60,7 +60,7 @@ def measure(data_dir: str | None, *, rounds: int = 3, image_size: int = 200, bat
 
 def _learners(models: Sequence[Sequence[str]], image_size: int) -> list[Any]:
     trainable = int(notebook_age.get_config().trainable)
-    return [steps.make_learner(image_size=image_size, trainable=trainable, heads=heads) for heads in models]
+    return [steps.compiled_learner(image_size=image_size, trainable=trainable, heads=heads) for heads in models]
 
 
 def _train(learners: Sequence[Any], batch: tuple[Any, dict[str, Any]]) -> None:

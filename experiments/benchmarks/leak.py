@@ -17,7 +17,6 @@ which is what the rounds differ by. 20 minutes to an hour on two CPU cores, with
 """
 
 import json
-import os
 import pathlib
 import sys
 import tempfile
@@ -29,6 +28,7 @@ import numpy as np
 from absl import app, flags, logging
 from numpy.typing import NDArray
 
+from agegender.environment import set_environment
 from agegender.schema import AGE, FOLD, FOLDS, GENDER, GROUP, PICTURE, RACE, RACES, SPLITS
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ def read(data_dir: str | None, image_size: int | None) -> tuple[np.ndarray, Labe
     """
     import tensorflow as tf
 
-    from agegender.input_pipeline import find_prepared, read_encoded
+    from agegender.prepared import find_prepared, read_encoded, require
 
     def decode(example: dict) -> dict:
         picture = tf.cast(tf.io.decode_jpeg(example.pop(PICTURE), channels=3), tf.float32)
@@ -92,11 +92,7 @@ def read(data_dir: str | None, image_size: int | None) -> tuple[np.ndarray, Labe
         return example
 
     builder = find_prepared(data_dir)
-    if missing := sorted({*_KEYS} - {*builder.info.features}):
-        raise FileNotFoundError(
-            f"The data set in {builder.data_dir} does not have {missing}: an older builder prepared it. "
-            "Build it again, with --overwrite."
-        )
+    require(builder, "leak", _KEYS, f"data_dir={data_dir!r}")
     read_parts: list[dict[str, np.ndarray]] = []
     for index, split in enumerate(SPLITS):
         if split in builder.info.splits:
@@ -402,14 +398,14 @@ def print_cost(cost: Mapping[str, Any]) -> None:
 
 def main(_: list[str]) -> int:
     logging.set_verbosity(logging.WARNING)  # TFDS tells of each file it opens
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    set_environment()
     thresholds = [float(each) for each in _THRESHOLDS.value]
     out = pathlib.Path(_OUT.value) if _OUT.value else None
 
     before = time.perf_counter()
     try:
         thumbnails, labels, pictures = read(_DATA_DIR.value, _IMAGE_SIZE.value if _TRAIN.value else None)
-    except FileNotFoundError as error:
+    except (FileNotFoundError, ValueError) as error:
         print(error, file=sys.stderr)  # the words say it all; a traceback would hide them
         return 2  # not 1, which says that there is a leak
     pairs, cosines = find_twins(thumbnails, min(thresholds))

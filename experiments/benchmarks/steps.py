@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     import keras
 
 
-def make_learner(
+def compiled_learner(
     *,
     image_size: int,
     trainable: str | int = "all",

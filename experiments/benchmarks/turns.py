@@ -7,7 +7,6 @@ which makes a flag of every keyword, prints the result as a table and writes it 
 import dataclasses
 import datetime
 import gc
-import importlib.metadata
 import inspect
 import json
 import os
@@ -22,9 +21,9 @@ from typing import Any
 from absl import app, flags, logging
 
 from agegender.environment import set_environment
+from agegender.runrecord import list_versions
 
 Row = Mapping[str, str | float | int | None]
-_PACKAGES = ("keras", "tensorflow", "jax", "numpy")
 _FLAGS: Mapping[type, Callable[..., Any]] = {
     int: flags.DEFINE_integer,
     float: flags.DEFINE_float,
@@ -159,13 +158,11 @@ def machine() -> dict[str, Any]:
     model = next(
         (line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine()
     )
-    installed = {name: _version(name) for name in _PACKAGES}
     return {
         "processor": model,
         "cores": os.cpu_count(),
         "bfloat16": any("avx512_bf16" in line for line in lines),
-        "python": platform.python_version(),
-        **{name: version for name, version in installed.items() if version},
+        **list_versions(),
     }
 
 
@@ -203,13 +200,6 @@ def _write(path: pathlib.Path, result: Result) -> None:
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(facts, indent=2) + "\n")
-
-
-def _version(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
 
 
 def _table(rows: Sequence[Row]) -> str:

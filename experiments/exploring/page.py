@@ -1,11 +1,10 @@
 """One HTML file that holds everything: pictures inside, no script, no network, one column on a telephone."""
 
-import base64
 import html
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
-from agegender.report_page import WARNING
+from agegender.report_page import WARNING, address_of, shell
 from agegender.schema import RACES
 from experiments.exploring.faces import Sheet, caption
 from experiments.exploring.table import Table
@@ -36,18 +35,7 @@ nav a { display: inline-block; margin-right: 1rem; color: #0072B2; }
 
 def page(title: str, opening: str, sections: Mapping[str, str]) -> str:
     """The whole page: its head, the warning, an opening, links to the sections, and these, each under its title."""
-    titles = [html.escape(name) for name in sections]
-    links = "\n".join(f'<a href="#s{number}">{name}</a>' for number, name in enumerate(titles))
-    body = "\n".join(
-        f'<section id="s{number}">\n<h2>{name}</h2>\n{content}\n</section>'
-        for number, (name, content) in enumerate(zip(titles, sections.values(), strict=True))
-    )
-    return (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{html.escape(title)}</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n<h1>{html.escape(title)}</h1>\n"
-        f'<p class="warning">{WARNING}</p>\n{opening}\n<nav>\n{links}\n</nav>\n{body}\n</body>\n</html>\n'
-    )
+    return shell(title, sections, opening=f'<p class="warning">{WARNING}</p>\n{opening}\n', style=_STYLE)
 
 
 def paragraph(words: str) -> str:
@@ -56,7 +44,7 @@ def paragraph(words: str) -> str:
 
 def plot(png: bytes, words: str) -> str:
     """A plot; the words are for those who do not see it."""
-    return f'<img class="plot" alt="{html.escape(words)}" src="data:image/png;base64,{_base64(png)}">'
+    return f'<img class="plot" alt="{html.escape(words)}" src="{address_of(png, "png")}">'
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
@@ -97,9 +85,5 @@ def sheet(labels: Table, pictures: Mapping[int, bytes], of: Sheet) -> str:
 def _face(words: tuple[str, str, str], encoded: bytes) -> str:
     name, people, more = (html.escape(line) for line in words)
     name = name.replace("_", "_<wbr>")  # where a long name may go on in the next line
-    picture = f'<img alt="{people}" src="data:image/jpeg;base64,{_base64(encoded)}">'
+    picture = f'<img alt="{people}" src="{address_of(encoded, "jpeg")}">'
     return f"<figure>{picture}<figcaption>{people}<br>{more}<br><small>{name}</small></figcaption></figure>"
-
-
-def _base64(content: bytes) -> str:
-    return base64.b64encode(content).decode()

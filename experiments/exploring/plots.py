@@ -14,15 +14,12 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from agegender.report_plots import new_figure
+from agegender.report_plots import BLUE, GREEN, ORANGE, VERMILION, new_figure
 from agegender.schema import AGE, FOLD, GENDER, GENDERS, MAX_AGE, RACES, SPLITS
 from experiments.exploring.numbers import Groups
 from experiments.exploring.table import SPLIT, Table
 
-BLUE, ORANGE, GREEN, VERMILION, PURPLE, SKY, GREY = (
-    *("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9"),
-    "#555555",
-)
+PURPLE, SKY, GREY = "#CC79A7", "#56B4E9", "#555555"
 GENDER_COLOURS: Final = {"male": BLUE, "female": ORANGE}
 LINES: Final = ((BLUE, "-"), (VERMILION, "--"), (GREEN, "-."), (PURPLE, ":"), (GREY, (0, (1, 1, 4, 1))))
 _BIN: Final = 5  # years

@@ -26,7 +26,7 @@ from agegender.schema import (
 if TYPE_CHECKING:
     import tensorflow_datasets as tfds
 
-LABELS = (AGE, GENDER, RACE, FILE_NAME, GROUP, FOLD, AGE_CONFLICT, GENDER_CONFLICT)
+READ_KEYS = (AGE, GENDER, RACE, FILE_NAME, GROUP, FOLD, AGE_CONFLICT, GENDER_CONFLICT)
 SPLIT, SIZE, BYTES = "split", "size", "bytes"  # columns beside those of the schema
 _CHUNK = 1024  # pictures at a time
 
@@ -36,7 +36,7 @@ class Table:
     """The labels of the pictures, in the order in which they are read.
 
     Attributes:
-        columns: at each key of `LABELS`, at "split" (the name) and at "bytes" (of the encoded picture) an array
+        columns: at each key of `READ_KEYS`, at "split" (the name) and at "bytes" (of the encoded picture) an array
             [pictures]; at "size" int32 [pictures, 3], height, width and channels. Names are strings.
         parts: the splits, or slices of them, that were read one after the other.
     """
@@ -61,15 +61,12 @@ def read_table(builder: "tfds.core.DatasetBuilder", split: str) -> Table:
     Raises:
         ValueError: for an unknown split, and for data that an older builder prepared.
     """
-    missing = sorted(set(LABELS) - set(builder.info.features))
-    if missing:
-        raise ValueError(
-            f"The data set in {builder.data_dir} has no {missing}: an older builder prepared it. Build it again, with "
-            f"--overwrite: `tfds build utkface --overwrite --manual_dir=...`. Received: split={split!r}"
-        )
+    from agegender.prepared import require
+
+    require(builder, "explore", READ_KEYS, f"split={split!r}")
     known = tuple(name for name in SPLITS if name in builder.info.splits)
     parts = known if split == "all" else tuple(part.strip() for part in split.split("+"))
-    columns: dict[str, list[Any]] = {key: [] for key in (*LABELS, SIZE, BYTES, SPLIT)}
+    columns: dict[str, list[Any]] = {key: [] for key in (*READ_KEYS, SIZE, BYTES, SPLIT)}
     for part in parts:
         _check(builder, part)
         for chunk in _read(builder, part):
@@ -81,7 +78,7 @@ def read_table(builder: "tfds.core.DatasetBuilder", split: str) -> Table:
 
 def read_pictures(builder: "tfds.core.DatasetBuilder", table: Table, rows: Collection[int]) -> dict[int, bytes]:
     """Returns the encoded pictures at these rows of the table: one more pass over the shards."""
-    from agegender.input_pipeline import read_encoded
+    from agegender.prepared import read_encoded
 
     wanted, pictures, row = set(rows), {}, 0
     for part in table.parts:
@@ -106,13 +103,13 @@ def _check(builder: "tfds.core.DatasetBuilder", part: str) -> None:
 def _read(builder: "tfds.core.DatasetBuilder", part: str) -> Iterator[dict[str, NDArray[Any]]]:
     import tensorflow as tf
 
-    from agegender.input_pipeline import read_encoded
+    from agegender.prepared import read_encoded
 
     def measure(example: dict[str, Any]) -> dict[str, Any]:
         picture = example.pop(PICTURE)
         return {**example, SIZE: tf.io.extract_jpeg_shape(picture), BYTES: tf.strings.length(picture)}
 
-    dataset = read_encoded(builder, part, (PICTURE, *LABELS)).map(measure, num_parallel_calls=tf.data.AUTOTUNE)
+    dataset = read_encoded(builder, part, (PICTURE, *READ_KEYS)).map(measure, num_parallel_calls=tf.data.AUTOTUNE)
     yield from dataset.batch(_CHUNK).prefetch(1).as_numpy_iterator()
 
 

@@ -24,16 +24,16 @@ UNDERSTOOD = (
 
 @dataclasses.dataclass(frozen=True)
 class Where:
-    """A condition and the words it was given in; `conflicts` are features of which one at least has to be true."""
+    """A condition and the words it was given in; `conflicting` are features of which one at least has to be true."""
 
     words: str
     conditions: Conditions
-    conflicts: tuple[str, ...] = ()
+    conflicting: tuple[str, ...] = ()
 
     def hold(self, labels: Mapping[str, Any]) -> NDArray[np.bool_]:
         """Says for which pictures the condition holds; labels as for `Conditions.hold`."""
         held = self.conditions.hold(labels)
-        return held & np.any([labels[key] for key in self.conflicts], axis=0) if self.conflicts else held
+        return held & np.any([labels[key] for key in self.conflicting], axis=0) if self.conflicting else held
 
 
 def parse_where(words: str) -> Where:
