@@ -39,7 +39,8 @@ help: ## Say what there is to make.
 	@echo 'PYTHON=python3.12 chooses the Python (3.11 to 3.13) that the environment is made with.'
 
 train: prepare
-	$(BIN)/python -m experiments.train --config=$(CONFIG_FILE) --workdir=$(WORKDIR) --data_dir=$(PREPARED)
+	$(BIN)/python -m experiments.train --config=$(CONFIG_FILE) --workdir=$(WORKDIR) --data_dir=$(PREPARED) || { status=$$?; \
+	  [ $$status -ne 75 ] || echo 'To go on: make train WORKDIR=$(WORKDIR) CONFIG=$(CONFIG)$(if $(UTKFACE), UTKFACE=$(UTKFACE))' >&2; exit $$status; }
 
 # The benchmarks that fit ten minutes together, one after the other; their numbers as JSON in runs/bench/.
 BENCHMARKS := first_epoch cached_epochs growth augmentation generator augmentation_share feeding dtypes joint_step fine_tuning
@@ -82,10 +83,12 @@ $(BIN)/python:
 
 # One stamp for each set of extras, made again when setup.cfg changes.
 $(BIN)/.train: setup.cfg | $(BIN)/python
+	@echo 'Installing TensorFlow and more, 3 GB on the disk: one minute to five.'
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[data,train]'
 	@touch $@
 
 $(BIN)/.test: setup.cfg | $(BIN)/python
+	@echo 'Installing TensorFlow and more, 4 GB on the disk: some minutes.'
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[data,train,test]'
 	@touch $@ $(BIN)/.train
 

@@ -221,6 +221,12 @@ def _check_targets(train: Any, model: keras.Model) -> None:
             f"`train` must give targets for the heads of the model, {sorted(model.output)}; `load_utkface` takes "
             f"them as `heads`. Received targets: {sorted(spec[1])}"
         )
+    size, given = model.input_shape[1], spec and spec[0].shape[1]
+    if given not in (None, size):
+        raise ValueError(
+            f"`train` must give pictures of the model's {size} pixels a side: `load_utkface(..., image_size={size})`. "
+            f"Received: {given} pixels"
+        )
 
 
 def _check_devices(train: Any, cache_trunk: int) -> None:

@@ -264,6 +264,12 @@ def test_what_cannot_be_trained_is_named_and_leaves_no_folder(
     assert not (tmp_path / "run").exists()
 
 
+def test_pictures_of_another_size_than_the_model_takes_are_named(tmp_path: pathlib.Path) -> None:
+    with pytest.raises(ValueError, match=r"image_size=30\).*Received: 24 pixels"):
+        ag.train(ag.build_model(make_tiny_trunk(30)), faces(8), workdir=tmp_path / "run", epochs=1)
+    assert not (tmp_path / "run").exists()
+
+
 def test_targets_that_the_model_has_no_head_for_are_named(tiny_trunk: keras.Model, tmp_path: pathlib.Path) -> None:
     with pytest.raises(ValueError, match=r"\['age'\].*`heads`.*Received targets: \['age', 'gender'\]"):
         ag.train(ag.build_model(tiny_trunk, heads=["age"]), faces(8), workdir=tmp_path / "run", epochs=1)
