@@ -93,5 +93,5 @@ $(BIN)/.test: setup.cfg | $(BIN)/python
 	@touch $@ $(BIN)/.train
 
 $(BIN)/.docs: setup.cfg | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[beam,docs]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[docs]'
 	@touch $@

@@ -77,9 +77,8 @@ def run(
     command += [f"--config.{field}={value}" for field, value in changes(base_of(config))[option].items()]
     command += [f"--data_dir={data_dir}"] if data_dir else []
     shared = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false", **os.environ}  # JAX would take most of a GPU for each process
-    with contextlib.ExitStack() as stack:
-        log = stack.enter_context(folder.with_name(f"{folder.name}.log").open("w")) if quiet else None
-        subprocess.run(command, check=True, env=shared, stdout=log, stderr=log and subprocess.STDOUT)
+    with folder.with_name(f"{folder.name}.log").open("w") if quiet else contextlib.nullcontext() as log:
+        subprocess.run(command, check=True, env=shared, stdout=log, stderr=log)
 
 
 def table(runs: Mapping[str, Mapping[str, "Table"]]) -> str:

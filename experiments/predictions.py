@@ -34,7 +34,8 @@ def draw_predictions(predictor: Predictor, dataset: Any, path: pathlib.Path) -> 
         axes.axis("off")
     for index, (axes, faces) in enumerate(zip(figure.axes, answers, strict=False)):
         axes.imshow(pictures[index])
-        axes.set_title(f"{describe_face(faces[0], chr(10))}\nrecorded: {_recorded(targets, index)}", fontsize=8)
+        guess = describe_face(faces[0], "\n")
+        axes.set_title(f"{guess}\nrecorded: {_recorded(targets, index)}", fontsize=8)
     figure.savefig(path, dpi=100)
     return path
 

@@ -116,15 +116,13 @@ def evaluate_run(
     """
     set_environment()
     import agegender as ag
-    from agegender.calibration import load_calibration
     from agegender.prepared import known_labels
     from experiments.predictions import draw_predictions
 
     predictor = ag.Predictor(workdir, aligned=True)
     size = predictor.model.input_shape[1]
     load = functools.partial(ag.load_utkface, split, batch_size=batch_size, image_size=size, data_dir=data_dir)
-    calibration = load_calibration(workdir)
-    flip = bool(calibration and calibration.flip) if flip is None else flip
+    calibration, flip = predictor.calibration, predictor.flip if flip is None else flip
     if calibration and calibration.flip != flip:
         print(f"The run was calibrated {'with' if calibration.flip else 'without'} --flip: that is not measured here.")
         calibration = None
