@@ -9,14 +9,14 @@ WORKDIR ?= runs/$(RUN)
 BIN := .venv/bin
 CONFIG_FILE := $(if $(filter %.py,$(CONFIG)),$(CONFIG),experiments/configs/$(CONFIG).py)
 
-# Prepared data for each state of a folder of pictures: names, sizes and dates; TFDS would reuse what has gone stale.
+# Prepared data for each state of a folder of images: names, sizes and dates; TFDS would reuse what has gone stale.
 ifeq ($(UTKFACE),)
-PICTURE_SIZE ?= $(if $(filter bench,$(MAKECMDGOALS)),200,64)
-PICTURES := data/synthetic-$(PICTURE_SIZE)
-PREPARED := data/prepared-synthetic-$(PICTURE_SIZE)
+IMAGE_SIZE ?= $(if $(filter bench,$(MAKECMDGOALS)),200,64)
+IMAGES := data/synthetic-$(IMAGE_SIZE)
+PREPARED := data/prepared-synthetic-$(IMAGE_SIZE)
 else
-PICTURES := $(if $(wildcard $(UTKFACE)/.),$(UTKFACE),$(patsubst %/,%,$(dir $(UTKFACE))))
-PREPARED := data/prepared-$(firstword $(shell ls -lnR "$(PICTURES)" 2>/dev/null | cksum))
+IMAGES := $(if $(wildcard $(UTKFACE)/.),$(UTKFACE),$(patsubst %/,%,$(dir $(UTKFACE))))
+PREPARED := data/prepared-$(firstword $(shell ls -lnR "$(IMAGES)" 2>/dev/null | cksum))
 endif
 
 .DEFAULT_GOAL := help
@@ -24,13 +24,13 @@ endif
 
 help: ## Say what there is to make.
 	@echo 'make train                     train, evaluate and predict on faces that the project draws'
-	@echo 'make train UTKFACE=FOLDER      the same on real pictures: FOLDER holds UTKFace.tar.gz, crop_part1.tar.gz,'
-	@echo '                               or the extracted pictures'
+	@echo 'make train UTKFACE=FOLDER      the same on real images: FOLDER holds UTKFace.tar.gz, crop_part1.tar.gz,'
+	@echo '                               or the extracted images'
 	@echo 'make train CONFIG=NAME         with experiments/configs/NAME.py; those there are:'
 	@echo '                               $(filter-out __init__,$(notdir $(basename $(wildcard experiments/configs/*.py))))'
 	@echo 'make train WORKDIR=FOLDER      where models, numbers and curves go (now: runs/CONFIG-DATE-TIME)'
 	@echo 'make bench                     time the library against what it is to be better than: about ten minutes;'
-	@echo '                               UTKFACE=FOLDER times it on real pictures, of 200 px if you have them'
+	@echo '                               UTKFACE=FOLDER times it on real images, of 200 px if you have them'
 	@echo 'make test                      check style and types, run all tests'
 	@echo 'make lint                      check style and types only'
 	@echo 'make docs                      the reference of the library, from its docstrings: docs/api/index.html'
@@ -46,20 +46,20 @@ train: prepare
 BENCHMARKS := first_epoch cached_epochs growth augmentation generator augmentation_share feeding dtypes joint_step fine_tuning
 bench: prepare $(BIN)/.test
 	@for name in $(BENCHMARKS); do echo; echo "== $$name"; \
-	  $(BIN)/python -m experiments.benchmarks.$$name --data_dir=$(PREPARED) --out=runs/bench/$$name.json || exit 1; done
+	  $(BIN)/python -m benchmarks.$$name --data_dir=$(PREPARED) --out=runs/bench/$$name.json || exit 1; done
 
 prepare: check-arguments $(BIN)/.train
 ifeq ($(UTKFACE),)
-	@test -e $(PICTURES) || { rm -rf $(PICTURES).part && \
-	  $(BIN)/python -m agegender.synthetic --out=$(PICTURES).part/UTKFace --count=2000 --size=$(PICTURE_SIZE) && mv $(PICTURES).part $(PICTURES); }
+	@test -e $(IMAGES) || { rm -rf $(IMAGES).part && \
+	  $(BIN)/python -m agegender.synthetic --out=$(IMAGES).part/UTKFace --count=2000 --size=$(IMAGE_SIZE) && mv $(IMAGES).part $(IMAGES); }
 endif
-	cd datasets && ../$(BIN)/tfds build utkface --manual_dir="$(abspath $(PICTURES))" --data_dir=../$(PREPARED)
+	cd datasets && ../$(BIN)/tfds build utkface --manual_dir="$(abspath $(IMAGES))" --data_dir=../$(PREPARED)
 
 # Before the environment, which takes minutes: what is wrong should be said at once.
 check-arguments:
 	@test "$(words $(UTKFACE))" -le 1 -a "$(words $(WORKDIR))" -eq 1 || { echo "make takes no path with a blank in it. Received: UTKFACE=$(UTKFACE) WORKDIR=$(WORKDIR)" >&2; exit 2; }
 	@test -f $(CONFIG_FILE) || { echo "There is no config $(CONFIG_FILE). 'make help' lists them." >&2; exit 2; }
-	@test -z "$(UTKFACE)" -o -e "$(UTKFACE)" || { echo "UTKFACE=$(UTKFACE) is not there. Give the folder of the archive or of the pictures." >&2; exit 2; }
+	@test -z "$(UTKFACE)" -o -e "$(UTKFACE)" || { echo "UTKFACE=$(UTKFACE) is not there. Give the folder of the archive or of the images." >&2; exit 2; }
 
 test: lint
 	$(BIN)/python -m pytest --numprocesses=auto --maxprocesses=8 --dist=loadfile

@@ -5,7 +5,7 @@ import pathlib
 import pytest
 
 TESTS = pathlib.Path(__file__).parent / "tests"
-PICTURES = {"train": 16, "validation": 8, "test": 8}
+IMAGES = {"train": 16, "validation": 8, "test": 8}
 
 
 @pytest.fixture(autouse=True)
@@ -43,7 +43,7 @@ def example_photograph(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path
     """Two faces."""
     from PIL import Image
 
-    from agegender.synthetic import draw_people
+    from agegender.synthetic.faces import draw_people
 
     path = tmp_path_factory.mktemp("photograph") / "party.jpg"
     Image.fromarray(draw_people([(23, 1, 4, 39), (47, 0, 3, 36)])).save(path)
@@ -57,5 +57,5 @@ def example_data(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
         patch.syspath_prepend(TESTS)
         from tiny_utkface import prepare
 
-    rows = {split: [{"age": 20 + n, "gender": n % 2} for n in range(count)] for split, count in PICTURES.items()}
+    rows = {split: [{"age": 20 + n, "gender": n % 2} for n in range(count)] for split, count in IMAGES.items()}
     return prepare(tmp_path_factory.mktemp("data"), rows)

@@ -3,70 +3,69 @@
 The names below are the library. Each is imported when it is first used: TensorFlow takes seconds to load, and
 `import agegender` should not.
 
-Beside them there are modules for those who want more: `agegender.batch_norm` for trunks from random weights,
-`agegender.beam` for millions of photographs, `agegender.losses` and `agegender.metrics` with what is made small and
-what is measured, `agegender.processes` for several that train together, `agegender.schema` with keys, units and
-codings, and `agegender.trunk_cache` for frozen layers.
+The packages hold more: `agegender.data`, `agegender.models`, `agegender.training`, `agegender.evaluation`,
+`agegender.calibration`, `agegender.inference`, `agegender.export`, `agegender.server` and `agegender.synthetic`;
+`agegender.schema` has keys, units and codings.
 """
 
 import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from agegender.answers import Face, Photograph
-    from agegender.augment import Augmentation
-    from agegender.calibration import Calibration, calibrate, load_calibration
-    from agegender.devices import fastest_dtype
-    from agegender.evaluation import evaluate
-    from agegender.export import export_model
-    from agegender.input_pipeline import load_utkface
-    from agegender.losses import joint_loss
-    from agegender.measuring import Report, measure
-    from agegender.model import build_model
-    from agegender.optimizer import make_optimizer
-    from agegender.pictures import PictureError, find_pictures, read_picture
-    from agegender.predict import Predictor
-    from agegender.report import read_predictions, write_report
-    from agegender.synthetic import draw_face, write_faces
-    from agegender.training import train
-    from agegender.vggface import vggface_trunk
+    from agegender.calibration.calibration import Calibration, calibrate, load_calibration
+    from agegender.data.pipeline import load_utkface
+    from agegender.evaluation.evaluate import evaluate
+    from agegender.evaluation.report import Report, measure
+    from agegender.evaluation.report_files import read_predictions, write_report
+    from agegender.export.export import export_model
+    from agegender.inference.images import ImageError, find_images, read_image
+    from agegender.inference.predictor import Predictor
+    from agegender.inference.results import Face, Photograph
+    from agegender.models.augmentation import Augmentation
+    from agegender.models.heads import build_model
+    from agegender.models.losses import joint_loss
+    from agegender.models.trunk import vggface_trunk
+    from agegender.synthetic.faces import draw_face, write_faces
+    from agegender.training.devices import fastest_dtype
+    from agegender.training.optimizer import make_optimizer
+    from agegender.training.train import train
 
 __version__ = "0.1.0"
 
-_ROOMS = {
-    "Augmentation": "augment",
-    "Calibration": "calibration",
-    "Face": "answers",
-    "Photograph": "answers",
-    "PictureError": "pictures",
-    "Predictor": "predict",
-    "Report": "measuring",
-    "build_model": "model",
-    "calibrate": "calibration",
-    "draw_face": "synthetic",
-    "evaluate": "evaluation",
-    "export_model": "export",
-    "fastest_dtype": "devices",
-    "find_pictures": "pictures",
-    "joint_loss": "losses",
-    "load_calibration": "calibration",
-    "load_utkface": "input_pipeline",
-    "make_optimizer": "optimizer",
-    "measure": "measuring",
-    "read_picture": "pictures",
-    "read_predictions": "report",
-    "train": "training",
-    "vggface_trunk": "vggface",
-    "write_faces": "synthetic",
-    "write_report": "report",
+_MODULES = {
+    "Augmentation": "models.augmentation",
+    "Calibration": "calibration.calibration",
+    "Face": "inference.results",
+    "Photograph": "inference.results",
+    "ImageError": "inference.images",
+    "Predictor": "inference.predictor",
+    "Report": "evaluation.report",
+    "build_model": "models.heads",
+    "calibrate": "calibration.calibration",
+    "draw_face": "synthetic.faces",
+    "evaluate": "evaluation.evaluate",
+    "export_model": "export.export",
+    "fastest_dtype": "training.devices",
+    "find_images": "inference.images",
+    "joint_loss": "models.losses",
+    "load_calibration": "calibration.calibration",
+    "load_utkface": "data.pipeline",
+    "make_optimizer": "training.optimizer",
+    "measure": "evaluation.report",
+    "read_image": "inference.images",
+    "read_predictions": "evaluation.report_files",
+    "train": "training.train",
+    "vggface_trunk": "models.trunk",
+    "write_faces": "synthetic.faces",
+    "write_report": "evaluation.report_files",
 }
 
 __all__ = [
     "Augmentation",
     "Calibration",
     "Face",
+    "ImageError",
     "Photograph",
-    "PictureError",
     "Predictor",
     "Report",
     "__version__",
@@ -76,13 +75,13 @@ __all__ = [
     "evaluate",
     "export_model",
     "fastest_dtype",
-    "find_pictures",
+    "find_images",
     "joint_loss",
     "load_calibration",
     "load_utkface",
     "make_optimizer",
     "measure",
-    "read_picture",
+    "read_image",
     "read_predictions",
     "train",
     "vggface_trunk",
@@ -92,9 +91,9 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _ROOMS:
+    if name not in _MODULES:
         raise AttributeError(f"module 'agegender' has no attribute {name!r}")
-    return getattr(importlib.import_module(f"agegender.{_ROOMS[name]}"), name)
+    return getattr(importlib.import_module(f"agegender.{_MODULES[name]}"), name)
 
 
 def __dir__() -> list[str]:

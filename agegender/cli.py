@@ -18,10 +18,10 @@ from agegender.environment import load_backend
 from agegender.schema import AGE
 
 if TYPE_CHECKING:
-    from agegender import Photograph, PictureError, Predictor
+    from agegender import ImageError, Photograph, Predictor
 
-UNREADABLE: Final = 1  # some pictures could not be used; the others were
-WRONG: Final = 2  # nothing could be done, as for a wrong option, or no picture could be used
+UNREADABLE: Final = 1  # some images could not be used; the others were
+WRONG: Final = 2  # nothing could be done, as for a wrong option, or no image could be used
 EXPORTS: Final = {  # formats, and what a file of each is called where nothing else is said
     "saved_model": "saved_model",
     "onnx": "model.onnx",
@@ -43,10 +43,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: as in a shell, without the command's name; by default those of this process.
 
     Returns:
-        The exit code: 0 if all went well, 1 if some pictures could not be used, 2 if nothing could be done.
+        The exit code: 0 if all went well, 1 if some images could not be used, 2 if nothing could be done.
     """
     asked = _parser().parse_args(arguments)
-    warnings.filterwarnings("ignore", module=r"PIL\.")  # of a damaged picture the answer says what is wrong
+    warnings.filterwarnings("ignore", module=r"PIL\.")  # of a damaged image the answer says what is wrong
     try:
         load_backend()
         return asked.run(asked)
@@ -61,20 +61,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:
         if not type(error).__module__.startswith("tensorflow"):
             raise
-        from agegender.interruptions import line_of  # of a damaged shard, or a device without memory
+        from agegender.training.signals import line_of  # of a damaged shard, or a device without memory
 
         print(f"agegender {asked.command}: {type(error).__name__}: {line_of(error)}", file=sys.stderr)
         return WRONG
 
 
 def predict(asked: argparse.Namespace) -> int:
-    """Answers for every picture, in order, as they come."""
-    from agegender.pictures import PictureError
-    from agegender.writing import WRITERS, printable
+    """Answers for every image, in order, as they come."""
+    from agegender.inference.images import ImageError
+    from agegender.inference.output import WRITERS, printable
 
     if asked.draw and asked.draw.exists() and not asked.draw.is_dir():
         raise ValueError(f"--draw must be a folder, there already or not. Received: {asked.draw}, a file")
-    pictures = list(_pictures(asked.pictures, asked.draw))
+    images = list(_images(asked.images, asked.draw))
     predictor = _predictor(asked)
     if AGE in predictor.model.output and (predictor.calibration is None or predictor.calibration.ages is None):
         _say("The model is not calibrated: no age intervals. `python -m experiments.calibrate` fits them.")
@@ -82,17 +82,17 @@ def predict(asked: argparse.Namespace) -> int:
         asked.draw.mkdir(parents=True, exist_ok=True)
     failed, drawn = 0, 0
 
-    def answers() -> Iterator["Photograph | PictureError"]:
+    def answers() -> Iterator["Photograph | ImageError"]:
         nonlocal failed, drawn
-        streamed = predictor.stream(pictures, aligned=asked.aligned)
-        for picture, answer in zip(pictures, _progress(streamed, len(pictures)), strict=True):
-            if isinstance(picture, bytes):
+        streamed = predictor.stream(images, aligned=asked.aligned)
+        for image, answer in zip(images, _progress(streamed, len(images)), strict=True):
+            if isinstance(image, bytes):
                 answer.source = "standard input"
-            if isinstance(answer, PictureError):
+            if isinstance(answer, ImageError):
                 failed += 1
                 _say(f"agegender predict: {printable(answer.source)}: {answer.reason}")
             elif asked.draw:
-                predictor.draw(picture, answer).save(_place(asked.draw, answer.source))
+                predictor.draw(image, answer).save(_place(asked.draw, answer.source))
                 drawn += 1
             yield answer
 
@@ -102,14 +102,14 @@ def predict(asked: argparse.Namespace) -> int:
     if asked.draw:
         _say(f"{drawn} drawn, in {asked.draw}")
     if failed:
-        _say(f"{failed} of {len(pictures)} could not be used.")
-    return (WRONG if failed == len(pictures) else UNREADABLE) if failed else 0
+        _say(f"{failed} of {len(images)} could not be used.")
+    return (WRONG if failed == len(images) else UNREADABLE) if failed else 0
 
 
 def evaluate(asked: argparse.Namespace) -> int:
     """The report of a model on a split of a prepared data set."""
     import agegender as ag
-    from agegender.prepared import known_labels
+    from agegender.data.prepared import known_labels
 
     if asked.out:
         asked.out.mkdir(parents=True, exist_ok=True)  # before what takes long
@@ -134,14 +134,14 @@ def evaluate(asked: argparse.Namespace) -> int:
 
 def export(asked: argparse.Namespace) -> int:
     """The model as a file for other programs."""
-    from agegender.export import export_model
-    from agegender.loading import find_released, model_file
-    from agegender.pictures import each_picture, read_picture
+    from agegender.export.export import export_model
+    from agegender.inference.images import each_image, read_image
+    from agegender.models.saving import find_released, model_file
 
-    pictures = [read_picture(each) for each in each_picture(asked.pictures)] if asked.pictures else None
+    images = [read_image(each) for each in each_image(asked.images)] if asked.images else None
     model = asked.model or find_released()
     out = asked.out or model_file(model).parent / EXPORTS[asked.format]
-    print(export_model(model, out, format=asked.format, flip=asked.flip, pictures=pictures))
+    print(export_model(model, out, format=asked.format, flip=asked.flip, images=images))
     return 0
 
 
@@ -158,8 +158,8 @@ def info(asked: argparse.Namespace) -> int:
     import keras
 
     import agegender as ag
-    from agegender.devices import list_devices
-    from agegender.runrecord import describe_run, read_record
+    from agegender.training.devices import list_devices
+    from agegender.training.run_record import describe_run, read_record
 
     print(f"agegender {__version__}, Keras {keras.__version__} on {keras.backend.backend()}")
     print(f"devices   {', '.join(list_devices())}")
@@ -175,7 +175,7 @@ def info(asked: argparse.Namespace) -> int:
 
 
 def _about_model(asked: argparse.Namespace) -> str:
-    from agegender.loading import find_released
+    from agegender.models.saving import find_released
 
     predictor = _predictor(asked)
     side = predictor.model.input_shape[1]
@@ -188,7 +188,7 @@ def _about_model(asked: argparse.Namespace) -> str:
 
 
 def _about_data(data_dir: str | None) -> str:
-    from agegender.prepared import find_prepared
+    from agegender.data.prepared import find_prepared
 
     found = find_prepared(data_dir).info
     counts = ", ".join(f"{name} {split.num_examples:,}" for name, split in found.splits.items())
@@ -222,21 +222,21 @@ def _say(words: str) -> None:
     tqdm.tqdm.write(words, file=sys.stderr)  # above the bar, if there is one
 
 
-def _pictures(patterns: Iterable[str], drawn: pathlib.Path | None) -> Iterator[Any]:
+def _images(patterns: Iterable[str], drawn: pathlib.Path | None) -> Iterator[Any]:
     """Paths, what is wrong with a pattern, or the bytes of standard input; of a folder not what was drawn into it."""
-    from agegender.pictures import MAX_BYTES, PictureError, find_pictures
+    from agegender.inference.images import MAX_BYTES, ImageError, find_images
 
     for pattern in patterns:
         if pattern == "-":
             yield sys.stdin.buffer.read(MAX_BYTES + 1)  # a device may have no end
             continue
         try:
-            found = find_pictures(pattern)
+            found = find_images(pattern)
             kept = found if len(found) == 1 else [path for path in found if not _is_drawn(path, drawn)]
             if len(kept) < len(found):
                 _say(f"{len(found) - len(kept)} left out of {pattern}: named as what --draw writes there, *-faces.jpg")
             yield from kept
-        except PictureError as error:
+        except ImageError as error:
             yield error
 
 
@@ -245,7 +245,7 @@ def _progress(answers: Iterable[Any], count: int) -> Iterable[Any]:
     import tqdm
 
     quiet = count < 2 or sys.stdout.isatty() or not sys.stderr.isatty()
-    return tqdm.tqdm(answers, total=count, unit="picture", disable=quiet)
+    return tqdm.tqdm(answers, total=count, unit="image", disable=quiet)
 
 
 def _is_drawn(path: pathlib.Path, folder: pathlib.Path | None) -> bool:
@@ -269,21 +269,19 @@ def _parser() -> argparse.ArgumentParser:
 
     asked = _command(commands, "predict", predict, "find the faces of photographs, guess age and gender of each")
     asked.add_argument(
-        "pictures",
+        "images",
         nargs="+",
-        metavar="PICTURE",
+        metavar="IMAGE",
         help="file, folder, glob in quotes, or - for stdin; behind -- if its name begins with -",
     )
     _add_model(asked, "--model")
     form = asked.add_mutually_exclusive_group()
-    form.add_argument(
-        "--json", dest="form", action="store_const", const="json", help="one JSON array, a picture a line"
-    )
+    form.add_argument("--json", dest="form", action="store_const", const="json", help="one JSON array, a image a line")
     form.add_argument("--csv", dest="form", action="store_const", const="csv", help="a table, a face a row")
     asked.add_argument(
         "--draw", type=pathlib.Path, metavar="FOLDER", help="also write the photographs with boxes here, NAME-faces.jpg"
     )
-    asked.add_argument("--aligned", action="store_true", help="each picture is one face, cut as UTKFace cuts them")
+    asked.add_argument("--aligned", action="store_true", help="each image is one face, cut as UTKFace cuts them")
     asked.add_argument("--min-face", type=int, default=20, metavar="PIXELS", help="smallest face to look for (20)")
     asked.set_defaults(form="words")
 
@@ -299,9 +297,9 @@ def _parser() -> argparse.ArgumentParser:
     _add_model(asked, "model", batches=False)
     asked.add_argument("--out", type=pathlib.Path, metavar="PATH", help="what to write (beside the model)")
     asked.add_argument("--format", choices=EXPORTS, default="saved_model", help="(saved_model)")
-    asked.add_argument("--pictures", metavar="FOLDER", help="aligned faces, which litert-int8 takes its ranges from")
+    asked.add_argument("--images", metavar="FOLDER", help="aligned faces, which litert-int8 takes its ranges from")
 
-    asked = _command(commands, "demo", demo, "a web page that answers for pictures; needs the extra [demo]")
+    asked = _command(commands, "demo", demo, "a web page that answers for images; needs the extra [demo]")
     _add_model(asked, "model", batches=False, flips=False)
     asked.add_argument("--host", default="127.0.0.1", help="address to listen on (127.0.0.1: this machine only)")
     asked.add_argument("--port", type=int, default=7860, help="(7860)")

@@ -10,14 +10,14 @@ DATASET: Final = "utkface"
 SPLITS: Final = ("train", "validation", "test")
 
 # Keys of an example, of the targets and of the model's outputs.
-PICTURE: Final = "picture"  # uint8 RGB [height, width, 3], 0..255
+IMAGE: Final = "image"  # uint8 RGB [height, width, 3], 0..255
 AGE: Final = "age"  # float32 [batch, 1], years
 GENDER: Final = "gender"  # float32 [batch, 1], target 0 = male and 1 = female, output the probability of female
 RACE: Final = "race"  # only ever used to evaluate, never an input
 FILE_NAME: Final = "file_name"
-GROUP: Final = "group"  # name of the photograph group: near-identical pictures share it, and a split, and a fold
+GROUP: Final = "group"  # name of the photograph group: near-identical images share it, and a split, and a fold
 FOLD: Final = "fold"  # 0..4, of a grouped cross-validation
-AGE_CONFLICT: Final = "age_conflict"  # whether the pictures of the group carry different ages
+AGE_CONFLICT: Final = "age_conflict"  # whether the images of the group carry different ages
 GENDER_CONFLICT: Final = "gender_conflict"  # whether they carry different genders
 HEADS: Final = (AGE, GENDER)
 AGE_LOW: Final = "age_low"  # years, the ends of the interval that a calibration promises
@@ -33,7 +33,7 @@ AGES: Final = MAX_AGE + 1  # the years of a distribution over ages
 AGE_DISTRIBUTION: Final = "age_distribution"  # the layer that answers with the probability of each year
 FOLDS: Final = 5
 
-IMAGE_SIZE: Final = 200  # pixels a side, as UTKFace ships its aligned and cropped pictures
+IMAGE_SIZE: Final = 200  # pixels a side, as UTKFace ships its aligned and cropped images
 MIN_IMAGE_SIZE: Final = 48  # the five poolings of VGG16 leave a 1 x 1 map at 32; keras-vggface asks for 48
 
 # Mean and standard deviation of the ages of UTKFace, in years, rounded. The age head answers in these units inside

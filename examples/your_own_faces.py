@@ -1,17 +1,17 @@
-"""Trains on photographs of your own: a folder of pictures, and a table that says age and gender of the face in each.
+"""Trains on photographs of your own: a folder of images, and a table that says age and gender of the face in each.
 
-    python examples/your_own_faces.py --pictures=FOLDER --labels=labels.csv --out=runs/mine
+    python examples/your_own_faces.py --images=FOLDER --labels=labels.csv --out=runs/mine
 
 The table is a CSV file with the columns `file`, a path within the folder; `age`, 0 to 116 whole years; `gender`, male
 or female; and, where it is known, `race`, one of `agegender.schema.RACES`, which serves to measure and not to train. A
-picture shows one face. What cannot be used is listed and left out. Exit status: 0 done; 2 an error, or nothing is left;
+image shows one face. What cannot be used is listed and left out. Exit status: 0 done; 2 an error, or nothing is left;
 75 stopped by a signal: the same command goes on.
 
 Faces are cut as the `Predictor` cuts them, so that the model learns from what it will see, and named as UTKFace names
-its own, so that the builder reads them. The builder keeps near-identical pictures on one side of the split, but does
+its own, so that the builder reads them. The builder keeps near-identical images on one side of the split, but does
 not know who is in them: a person with several photographs may be on both sides, and the numbers are too good then.
 
-It begins with the released model, which is for non-commercial research only, as is all that is made from it. Pictures
+It begins with the released model, which is for non-commercial research only, as is all that is made from it. Images
 that are named and cut as those of UTKFace need none of this: `make train UTKFACE=FOLDER`.
 """
 
@@ -27,17 +27,17 @@ import numpy as np
 from absl import app, flags, logging
 
 import agegender as ag
-from agegender.alignment import cut
 from agegender.environment import set_environment
-from agegender.runrecord import FINISHED, read_record
+from agegender.inference.alignment import cut
 from agegender.schema import GENDERS, MAX_AGE, MIN_AGE, RACES
+from agegender.training.run_record import FINISHED, read_record
 
-_PICTURES = flags.DEFINE_string("pictures", None, "Folder of the photographs.", required=True)
+_IMAGES = flags.DEFINE_string("images", None, "Folder of the photographs.", required=True)
 _LABELS = flags.DEFINE_string("labels", None, "CSV file with the columns file, age and gender.", required=True)
 _OUT = flags.DEFINE_string("out", None, "Folder for the faces, the prepared data and the run.", required=True)
 _MODEL = flags.DEFINE_string("model", None, "To begin with: a run or a .keras file; by default the released model.")
-_EPOCHS = flags.DEFINE_integer("epochs", 10, "Passes over the training pictures.", lower_bound=1)
-_BATCH_SIZE = flags.DEFINE_integer("batch_size", 16, "Pictures a step.", lower_bound=1)
+_EPOCHS = flags.DEFINE_integer("epochs", 10, "Passes over the training images.", lower_bound=1)
+_BATCH_SIZE = flags.DEFINE_integer("batch_size", 16, "Images a step.", lower_bound=1)
 
 COLUMNS = ("file", "age", "gender")
 BUILDER = pathlib.Path(__file__).absolute().parent.parent / "datasets"
@@ -46,18 +46,18 @@ BUILDER = pathlib.Path(__file__).absolute().parent.parent / "datasets"
 def main(_: list[str]) -> None:
     logging.set_verbosity(logging.WARNING)  # TFDS tells of each file it opens
     set_environment()
-    pictures, out = pathlib.Path(_PICTURES.value), pathlib.Path(_OUT.value)
+    images, out = pathlib.Path(_IMAGES.value), pathlib.Path(_OUT.value)
     try:
         if FINISHED in read_record(out / "run"):
             raise FileExistsError(f"`--out` must be a folder without a finished run. Received: --out={out}")
-        used = cut_faces(read_table(pathlib.Path(_LABELS.value)), pictures, out / "faces")
+        used = cut_faces(read_table(pathlib.Path(_LABELS.value)), images, out / "faces")
         build(out / "faces", out / "prepared")
         train_and_measure(out / "prepared", out / "run")
         ag.Predictor(out / "run").draw(used[0]).save(out / "answer.png")
     except (OSError, ValueError, FloatingPointError, csv.Error) as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         sys.exit(2)
-    print(f"An answer: {out / 'answer.png'}\nMore of them: agegender predict --model={out / 'run'} {pictures}")
+    print(f"An answer: {out / 'answer.png'}\nMore of them: agegender predict --model={out / 'run'} {images}")
 
 
 def read_table(path: pathlib.Path) -> list[dict[str, str]]:
@@ -70,29 +70,29 @@ def read_table(path: pathlib.Path) -> list[dict[str, str]]:
         return [{key: value.strip() for key, value in row.items() if isinstance(value, str)} for row in table]
 
 
-def cut_faces(rows: list[dict[str, str]], pictures: pathlib.Path, folder: pathlib.Path) -> list[pathlib.Path]:
-    """Writes the face of each picture and returns the pictures that had one; lists the others with the reason."""
-    from agegender.faces import FaceDetector
+def cut_faces(rows: list[dict[str, str]], images: pathlib.Path, folder: pathlib.Path) -> list[pathlib.Path]:
+    """Writes the face of each image and returns the images that had one; lists the others with the reason."""
+    from agegender.inference.detection import FaceDetector
 
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     detector, used = FaceDetector(), []
     for number, row in enumerate(rows, 1):
-        path = pictures / row.get("file", "")
+        path = images / row.get("file", "")
         try:
             age, gender, race = read_labels(row)
-            image = ag.read_picture(path)
+            image = ag.read_image(path)
             found = detector(np.asarray(image))
             if len(found) != 1:
                 raise ValueError(f"{path}: {len(found) or 'no'} faces were found, one is wanted")
             face = cut(image, found[0].landmarks)
-        except ValueError as reason:  # a PictureError is one
+        except ValueError as reason:  # a ImageError is one
             print(f"Left out, row {number}: {reason}")
             continue
         # Where UTKFace has the date, the number of the row makes the name the only one.
         face.save(folder / f"{age}_{gender}_{race}_{number:08d}.jpg", quality=95)
         used.append(path)
-    print(f"{len(used)} of {len(rows)} pictures can be used.", flush=True)
+    print(f"{len(used)} of {len(rows)} images can be used.", flush=True)
     if not used:
         raise ValueError(f"There is nothing to train on. Received: {len(rows)} rows")
     return used

@@ -15,8 +15,8 @@ from experiments.runs import calibrate_run
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a run, or a .keras file.", required=True)
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "Where `tfds build` wrote; by default ~/tensorflow_datasets.")
 _COVERAGE = flags.DEFINE_float("coverage", 0.95, "The share of age intervals that are to hold the recorded age.")
-_FLIP = flags.DEFINE_bool("flip", False, "Answer with the mean over a picture and its mirror image.")
-_BATCH_SIZE = flags.DEFINE_integer("batch_size", 64, "Pictures a step.", lower_bound=1)
+_FLIP = flags.DEFINE_bool("flip", False, "Answer with the mean over a image and its mirror image.")
+_BATCH_SIZE = flags.DEFINE_integer("batch_size", 64, "Images a step.", lower_bound=1)
 
 
 @in_words()
@@ -28,7 +28,7 @@ def main(_: list[str]) -> None:
         flip=_FLIP.value,
         batch_size=_BATCH_SIZE.value,
     )
-    print(f"Calibrated on {calibration.count} pictures, gender temperature {calibration.temperature}")
+    print(f"Calibrated on {calibration.count} images, gender temperature {calibration.temperature}")
     for age in range(10, 90, 10) if calibration.ages else ():
         low, high = calibration.intervals(age)
         print(f"guess {age}: {low:.0f} to {high:.0f} years, promised for {calibration.coverage:.0%}")

@@ -1,4 +1,4 @@
-"""Several models on the same pictures: one table, and how each differs from the first."""
+"""Several models on the same images: one table, and how each differs from the first."""
 
 import itertools
 import pathlib
@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from agegender import metrics, report_page
-from agegender.groups import (
+from agegender.evaluation import metrics, report_html
+from agegender.evaluation.groups import (
     ENOUGH_FOR_AN_INTERVAL,
     MEASURES,
     P_CALIBRATED,
@@ -20,9 +20,16 @@ from agegender.groups import (
     measure_some,
     partition,
 )
-from agegender.measuring import draw_bootstrap
-from agegender.report import write_json
-from agegender.report_story import NOT_FOR, Rows, Sections, definitions, show_difference, show_with_interval
+from agegender.evaluation.report import draw_bootstrap
+from agegender.evaluation.report_files import write_json
+from agegender.evaluation.report_sections import (
+    NOT_FOR,
+    Rows,
+    Sections,
+    definitions,
+    show_difference,
+    show_with_interval,
+)
 from agegender.schema import AGE, AGE_HIGH, AGE_LOW, FILE_NAME, GENDER, GROUP, RACE
 
 _PREDICTIONS = (PREDICTED_AGE, P_FEMALE, AGE_LOW, AGE_HIGH, P_CALIBRATED)
@@ -30,10 +37,10 @@ _GROUPED = ("mae", "bias", "gender_accuracy")  # what the page shows of each gro
 
 
 def compare(tables: Mapping[str, Table], *, repetitions: int = 1000, seed: int = 0) -> dict[str, Any]:
-    """Measures several tables of predictions, and their differences to the first on the same resampled pictures.
+    """Measures several tables of predictions, and their differences to the first on the same resampled images.
 
     Args:
-        tables: at the name of each model its table, as from `read_predictions`; of the same pictures in any order if
+        tables: at the name of each model its table, as from `read_predictions`; of the same images in any order if
             they have file names, in the same order if not.
         repetitions: of the bootstrap.
         seed: of the bootstrap.
@@ -43,7 +50,7 @@ def compare(tables: Mapping[str, Table], *, repetitions: int = 1000, seed: int =
         hold at the name of each model "model", "intervals" and, but for the first, "differences" with intervals.
 
     Raises:
-        ValueError: for fewer than two tables, and for tables of other pictures or with other labels.
+        ValueError: for fewer than two tables, and for tables of other images or with other labels.
     """
     if len(tables) < 2:
         raise ValueError(f"Give two or more models to compare. Received: {list(tables)}")
@@ -72,7 +79,7 @@ def align(
     """Brings the second table into the order of the first, by file name, with the labels that both know being equal.
 
     Raises:
-        ValueError: if they are not of the same pictures.
+        ValueError: if they are not of the same images.
     """
     both = f"{first_name} and {second_name}"
     table = dict(second)
@@ -81,23 +88,23 @@ def align(
         if len(names) != len(second[FILE_NAME]) or not np.array_equal(names, np.sort(first[FILE_NAME])):
             shared = len(np.intersect1d(first[FILE_NAME], names))
             raise ValueError(
-                f"{both} must be of the same pictures, once each. Received: {len(first[FILE_NAME]):,} and "
-                f"{len(second[FILE_NAME]):,} pictures, {shared:,} of the names in both"
+                f"{both} must be of the same images, once each. Received: {len(first[FILE_NAME]):,} and "
+                f"{len(second[FILE_NAME]):,} images, {shared:,} of the names in both"
             )
         table = {key: column[order][np.searchsorted(names, first[FILE_NAME])] for key, column in second.items()}
     for key in (AGE, GENDER, RACE):
         if key in first and key in second and not np.array_equal(first[key], table[key]):
-            raise ValueError(f"{both} must be of the same pictures in the same order, but they differ in {key!r}")
+            raise ValueError(f"{both} must be of the same images in the same order, but they differ in {key!r}")
     return {key: first[key] for key in (FILE_NAME, GROUP, AGE, GENDER, RACE) if key in first} | table
 
 
 def join(
     first: Table, second: Table, first_name: str = "first", second_name: str = "second"
 ) -> dict[str, NDArray[Any]]:
-    """Two models as one: the age of the one and the gender of the other, on the same pictures.
+    """Two models as one: the age of the one and the gender of the other, on the same images.
 
     Raises:
-        ValueError: if both predict the same, or other pictures.
+        ValueError: if both predict the same, or other images.
     """
     twice = [key for key in _PREDICTIONS if key in first and key in second]
     if twice:
@@ -110,9 +117,9 @@ def write_comparison(comparison: Mapping[str, Any], folder: pathlib.Path) -> pat
     folder.mkdir(parents=True, exist_ok=True)
     write_json(comparison, folder / "comparison.json")
     sections = tell(comparison)
-    (folder / "comparison.md").write_text(report_page.markdown("Models compared", sections), encoding="utf-8")
+    (folder / "comparison.md").write_text(report_html.markdown("Models compared", sections), encoding="utf-8")
     page = folder / "comparison.html"
-    page.write_text(report_page.html_page("Models compared", sections), encoding="utf-8")
+    page.write_text(report_html.html_page("Models compared", sections), encoding="utf-8")
     return page
 
 
@@ -120,18 +127,18 @@ def tell(comparison: Mapping[str, Any]) -> Sections:
     """What the comparison says, section by section."""
     how, baseline = comparison["bootstrap"], comparison["baseline"]
     opening = (
-        f"{comparison['count']:,} pictures, the same for all. Differences are to {baseline}; their 95 % intervals come "
+        f"{comparison['count']:,} images, the same for all. Differences are to {baseline}; their 95 % intervals come "
         f"from {how['repetitions']:,} bootstraps over {how['units']:,} {how['resampled']}, the same for both sides. An "
-        "interval without zero says that other pictures would hardly turn the order round; it does not say that other "
+        "interval without zero says that other images would hardly turn the order round; it does not say that other "
         "trainings would not."
     )
     grouped = {f"By {attribute}": [_by_group(parts, attribute)] for attribute, parts in comparison["groups"].items()}
     last: Sections = {"The words": definitions(), "What this is not for": [NOT_FOR]}
-    return {"All pictures": [opening, _table(comparison)], **grouped, **last}
+    return {"All images": [opening, _table(comparison)], **grouped, **last}
 
 
 def summary(comparison: Mapping[str, Any]) -> str:
-    """The table of all pictures as plain text."""
+    """The table of all images as plain text."""
     rows = _table(comparison)
     lines = [rows.head, *rows.lines]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
@@ -175,7 +182,7 @@ def _by_group(groups: Mapping[str, Mapping[str, Any]], attribute: str) -> Rows:
         for name, part in models.items()
         if "differences" in part
     ]
-    return Rows([attribute, "pictures", "difference of", *(MEASURES[key].label for key in _GROUPED)], lines)
+    return Rows([attribute, "images", "difference of", *(MEASURES[key].label for key in _GROUPED)], lines)
 
 
 def _shown(part: Mapping[str, Any], key: str) -> str:

@@ -42,7 +42,7 @@ class Config:
         image_size: pixels a side.
         age_weight: of the age loss in the joint loss.
         gender_weight: of the gender loss.
-        batch_size: pictures a step, of all devices together.
+        batch_size: images a step, of all devices together.
         epochs: number of them, those of `sizes` included.
         steps_per_epoch: batches an epoch; 0 is one pass over the training split.
         learning_rate: at its highest; AdamW, linear warm-up, then one cosine to 0.
@@ -52,14 +52,14 @@ class Config:
         batch_norm: train VGG16 with batch normalisation, for random weights; `fold_batch_norm` takes it out again.
         age_head: "regression", "distribution" or "median", see `agegender.build_model`.
         learned_weights: learn how much each head counts, beside `age_weight` and `gender_weight`.
-        age_density: 0 counts all pictures alike, 1 all ages, see `losses.density_weights`.
-        conflicts: whether to train on pictures whose copies carry another age or gender.
+        age_density: 0 counts all images alike, 1 all ages, see `losses.density_weights`.
+        conflicts: whether to train on images whose copies carry another age or gender.
         ema: momentum of the averaged weights; 0 for none.
-        mixup: alpha of picture mixing; 0 for none.
-        flip: whether to average the answers on a picture and its mirror image, when the run is evaluated.
+        mixup: alpha of image mixing; 0 for none.
+        flip: whether to average the answers on a image and its mirror image, when the run is evaluated.
         sizes: epochs at smaller sizes to begin with: "8x32,4x48" are eight at 32 px and four at 48 px.
-        limit: percentage of the training split to use, to see what more pictures are worth.
-        seed: of the weights, the order of the pictures and the augmentation.
+        limit: percentage of the training split to use, to see what more images are worth.
+        seed: of the weights, the order of the images and the augmentation.
         augmentation: see `AugmentationConfig`.
     """
 

@@ -6,7 +6,7 @@ r"""Evaluates a trained run on a split, or several and how they differ, and writ
 
 Writes WORKDIR/evaluation-SPLIT: report.html, one page that needs nothing else, the same as report.md with plots,
 report.json, predictions.csv with every prediction, and errors.html and predictions.png, which show faces: those of
-UTKFace may not be published. Of several, the first is what the others are compared with, on the same pictures: in
+UTKFace may not be published. Of several, the first is what the others are compared with, on the same images: in
 comparison.html, comparison.md and comparison.json. Each may be a run, or a predictions.csv of anybody's model;
 AGE+GENDER joins two that have one head each.
 """
@@ -25,9 +25,9 @@ _WORKDIR = flags.DEFINE_multi_string("workdir", [], "Folder of a run, or a .kera
 _PREDICTIONS = flags.DEFINE_multi_string("predictions", [], "A predictions.csv to compare, after the runs.")
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "Where `tfds build` wrote; by default ~/tensorflow_datasets.")
 _SPLIT = flags.DEFINE_string("split", "test", "train, validation, test, all, or a slice such as 'test[:10%]'.")
-_BATCH_SIZE = flags.DEFINE_integer("batch_size", 64, "Pictures a step.", lower_bound=1)
+_BATCH_SIZE = flags.DEFINE_integer("batch_size", 64, "Images a step.", lower_bound=1)
 _FLIP = flags.DEFINE_bool(
-    "flip", None, "Answer with the mean over each picture and its mirror image; by default as the run was calibrated."
+    "flip", None, "Answer with the mean over each image and its mirror image; by default as the run was calibrated."
 )
 _OUT = flags.DEFINE_string(
     "out",

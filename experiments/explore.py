@@ -66,7 +66,7 @@ def explore(
     wheres = [parse_where(words) for words in dict.fromkeys(where)]
     out.mkdir(parents=True, exist_ok=True)  # what can be wrong is said before TensorFlow takes its seconds
     set_environment()
-    from agegender.prepared import find_prepared
+    from agegender.data.prepared import find_prepared
     from experiments.exploring.faces import choose_sheets
     from experiments.exploring.numbers import count, find_groups, summary
     from experiments.exploring.plots import draw_plots
@@ -77,19 +77,19 @@ def explore(
     builder = find_prepared(data_dir)
     table = read_table(builder, split)
     groups = find_groups(table)
-    say(f"{len(table):,} pictures, their labels read from {builder.data_dir}")
+    say(f"{len(table):,} images, their labels read from {builder.data_dir}")
     numbers = count(table, groups, builder.info.metadata)
     numbers["where"] = {each.words: int(each.hold(table.columns).sum()) for each in wheres}
     (out / "numbers.json").write_text(json.dumps(numbers, indent=2) + "\n")
     for words, found in numbers["where"].items():
-        say(f"{found:,} pictures where {words!r}" if found else f"no picture satisfies {words!r}")
+        say(f"{found:,} images where {words!r}" if found else f"no image satisfies {words!r}")
     plots = draw_plots(table, groups, numbers, out)
     say(f"{len(plots)} plots drawn")
     sheets = choose_sheets(table, groups, wheres, faces, seed)
-    pictures = _draw(builder, table, sheets, out)
-    say(f"{len(pictures)} faces drawn on {sum(bool(sheet.rows) for sheet in sheets)} sheets")
+    images = _draw(builder, table, sheets, out)
+    say(f"{len(images)} faces drawn on {sum(bool(sheet.rows) for sheet in sheets)} sheets")
     files = {name: ((out / name).read_bytes(), words) for name, words in plots.items()}
-    (out / "index.html").write_text(tell(split, table, numbers, files, sheets, pictures), encoding="utf-8")
+    (out / "index.html").write_text(tell(split, table, numbers, files, sheets, images), encoding="utf-8")
     say("page written. It shows faces: those of UTKFace may not be published")
     return f"\n{summary(numbers)}\n\nPage: {out / 'index.html'}"
 
@@ -97,17 +97,17 @@ def explore(
 def _draw(
     builder: "tfds.core.DatasetBuilder", table: "Table", sheets: Sequence["Sheet"], out: pathlib.Path
 ) -> dict[int, bytes]:
-    """Writes each sheet that has a face, removes those of an earlier look, and returns the encoded pictures."""
+    """Writes each sheet that has a face, removes those of an earlier look, and returns the encoded images."""
     from experiments.exploring.faces import draw_sheet
-    from experiments.exploring.table import read_pictures
+    from experiments.exploring.table import read_images
 
     for earlier in (*out.glob("where_*.png"), *(out / sheet.file for sheet in sheets)):
         earlier.unlink(missing_ok=True)
-    pictures = read_pictures(builder, table, {picture for sheet in sheets for picture in sheet.pictures})
+    images = read_images(builder, table, {image for sheet in sheets for image in sheet.images})
     for sheet in sheets:
         if sheet.rows:
-            draw_sheet(table, pictures, sheet).save(out / sheet.file)
-    return pictures
+            draw_sheet(table, images, sheet).save(out / sheet.file)
+    return images
 
 
 class _Clock:

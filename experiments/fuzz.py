@@ -1,10 +1,10 @@
-r"""Looks for what breaks the picture reader or the parser of file names: 100,000 cases of each, guided by coverage.
+r"""Looks for what breaks the image reader or the parser of file names: 100,000 cases of each, guided by coverage.
 
-    python -m experiments.fuzz --target=pictures
+    python -m experiments.fuzz --target=images
     python -m experiments.fuzz --target=names --cases=1000000 --seed=2
-    python -m experiments.fuzz --case=FILE --target=pictures       # tries one file again
+    python -m experiments.fuzz --case=FILE --target=images       # tries one file again
 
-Begins with drawn pictures in every format that is read, or with good names, and changes bytes and structures of them:
+Begins with drawn images in every format that is read, or with good names, and changes bytes and structures of them:
 chunks, segments, fields, and compressed pixels under a right checksum, for random bytes do not get past the first four.
 What leads to code that no case before reached is kept and changed further (atheris, which is libFuzzer;
 `pip install atheris`). A case is good if it is answered, or refused with the documented error, in words of one line.
@@ -24,9 +24,9 @@ from typing import Any
 
 from absl import app, flags
 
-from experiments.fuzzing import check_name, check_picture, mutate_name, mutate_picture, name_seeds, picture_seeds
+from experiments.fuzzing import check_image, check_name, image_seeds, mutate_image, mutate_name, name_seeds
 
-_TARGET = flags.DEFINE_enum("target", "pictures", ["pictures", "names"], "What is tried.")
+_TARGET = flags.DEFINE_enum("target", "images", ["images", "names"], "What is tried.")
 _CASES = flags.DEFINE_integer("cases", 100_000, "How many, the ones to begin with included.", lower_bound=1)
 _SECONDS = flags.DEFINE_integer("seconds", 10, "A case that takes longer hangs.", lower_bound=1)
 _MEGABYTES = flags.DEFINE_integer("megabytes", 2048, "The memory that all may take.", lower_bound=256)
@@ -36,9 +36,9 @@ _CASE = flags.DEFINE_string("case", None, "A file to try, and no others.")
 
 _LARGEST = 16_384  # bytes of a case
 _SLOW = 1.0  # seconds; the slowest case is kept if it took longer
-_SEEDS = {"pictures": picture_seeds, "names": name_seeds}
-_CHECK = {"pictures": check_picture, "names": check_name}
-_MUTATE = {"pictures": mutate_picture, "names": mutate_name}
+_SEEDS = {"images": image_seeds, "names": name_seeds}
+_CHECK = {"images": check_image, "names": check_name}
+_MUTATE = {"images": mutate_image, "names": mutate_name}
 
 
 class Counted:
@@ -71,7 +71,7 @@ def search(target: str, out: pathlib.Path) -> None:
     """Tries cases until there were enough or one is bad; does not return."""
     import atheris
 
-    with atheris.instrument_imports(include=["PIL", "agegender.pictures", "utkface.labels"]):
+    with atheris.instrument_imports(include=["PIL", "agegender.inference.images", "utkface.labels"]):
         check = _CHECK[target]()
     change, seeds = _MUTATE[target], _SEEDS[target]()
     corpus = pathlib.Path(tempfile.mkdtemp())

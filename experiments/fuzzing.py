@@ -23,14 +23,14 @@ _WORDS: Final = ("_", ".jpg", ".chip.jpg", "jpeg", ".", " ", "\0", "\n", "-1", "
 Mutate = Callable[[bytes], bytes]
 
 
-# ---- pictures
+# ---- images
 
 
-def picture_seeds() -> list[bytes]:
-    """Drawn pictures of 16 pixels in every format and most of the modes that are read, some with EXIF, some moving."""
+def image_seeds() -> list[bytes]:
+    """Drawn images of 16 pixels in every format and most of the modes that are read, some with EXIF, some moving."""
     from PIL import Image
 
-    from agegender.pictures import known_formats
+    from agegender.inference.images import known_formats
 
     base = Image.radial_gradient("L").resize((16, 16))
     colour = Image.merge("RGB", (base, base.rotate(90), base.transpose(Image.Transpose.FLIP_TOP_BOTTOM)))
@@ -55,19 +55,19 @@ def _encode(image: Any, kind: str, options: dict) -> bytes:
     return file.getvalue()
 
 
-def check_picture() -> Callable[[bytes], bool]:
-    """A function that says whether bytes are answered as a picture, and raises if anything else happens than may."""
+def check_image() -> Callable[[bytes], bool]:
+    """A function that says whether bytes are answered as a image, and raises if anything else happens than may."""
     from PIL import Image
 
-    from agegender.pictures import PictureError, read_picture
+    from agegender.inference.images import ImageError, read_image
 
     Image.init()  # loads the readers of all formats, now that what is loaded is watched
 
     def check(data: bytes) -> bool:
         with warnings.catch_warnings(action="ignore"):
             try:
-                image = read_picture(data, max_pixels=MAX_PIXELS)
-            except PictureError as error:
+                image = read_image(data, max_pixels=MAX_PIXELS)
+            except ImageError as error:
                 _expect(error.reason.isprintable() and 0 < len(error.reason) < 500, repr(error.reason))
                 return False
         _expect(image.mode == "RGB" and 0 < image.width * image.height <= MAX_PIXELS, f"{image.mode} {image.size}")
@@ -77,11 +77,11 @@ def check_picture() -> Callable[[bytes], bool]:
     return check
 
 
-def mutate_picture(data: bytes, seed: int, mutate: Mutate | None = None) -> bytes:
+def mutate_image(data: bytes, seed: int, mutate: Mutate | None = None) -> bytes:
     """The data with one to four changes.
 
     Args:
-        data: of a picture's file, or of what was made of one.
+        data: of a image's file, or of what was made of one.
         seed: the same gives the same changes.
         mutate: changes bytes in its own way, and is asked about half of the times; by default a byte is changed.
     """
@@ -194,7 +194,7 @@ def check_name() -> Callable[[bytes], bool]:
 
 
 def mutate_name(data: bytes, seed: int, mutate: Mutate | None = None) -> bytes:
-    """The name with one to three changes; the arguments are those of `mutate_picture`."""
+    """The name with one to three changes; the arguments are those of `mutate_image`."""
     draw = random.Random(seed)
     change_bytes = mutate or (lambda part: _flip(part, draw))
     for _ in range(draw.choice((1, 1, 2, 4))):

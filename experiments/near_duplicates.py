@@ -2,9 +2,9 @@ r"""What justifies the measure of near-duplicates: how alike altered copies are,
 
   python -m experiments.near_duplicates --manual_dir=FOLDER --plot=docs/near_duplicates.png
 
-prints how many altered copies of pictures are found, for each kind of alteration, counts the pairs of the data set by
+prints how many altered copies of images are found, for each kind of alteration, counts the pairs of the data set by
 likeness, and draws both. `--fit` first fits the projection in which candidates are looked for and writes it beside the
-builder: a linear discriminant analysis of cropped pictures against different ones.
+builder: a linear discriminant analysis of cropped images against different ones.
 """
 
 import io
@@ -26,63 +26,63 @@ from matplotlib import pyplot
 sys.path.insert(0, str(pathlib.Path(__file__).parent.parent / "datasets"))  # `datasets` is somebody else's package
 from utkface import intake, near_duplicates, sources
 
-_MANUAL_DIR = flags.DEFINE_string("manual_dir", None, "The folder of the pictures, as for `tfds build`.", required=True)
+_MANUAL_DIR = flags.DEFINE_string("manual_dir", None, "The folder of the images, as for `tfds build`.", required=True)
 _PLOT = flags.DEFINE_string("plot", None, "Where to draw the distances, a PNG; nothing is drawn without it.")
-_SAMPLE = flags.DEFINE_integer("sample", 2000, "How many pictures are altered.", lower_bound=10)
+_SAMPLE = flags.DEFINE_integer("sample", 2000, "How many images are altered.", lower_bound=10)
 _FIT = flags.DEFINE_bool("fit", False, "Fit the projection first and write it beside the builder.")
 
 NUMBERS = 16
 Alter = Callable[[Image.Image], Image.Image]
 
 
-def cropped(picture: Image.Image, left: float, top: float, right: float, bottom: float) -> Image.Image:
-    """Returns the picture without these shares of its sides, at its old size."""
-    width, height = picture.size
+def cropped(image: Image.Image, left: float, top: float, right: float, bottom: float) -> Image.Image:
+    """Returns the image without these shares of its sides, at its old size."""
+    width, height = image.size
     box = (left * width, top * height, width - right * width, height - bottom * height)
-    return picture.resize(picture.size, Image.Resampling.BICUBIC, box)
+    return image.resize(image.size, Image.Resampling.BICUBIC, box)
 
 
-def recompressed(picture: Image.Image, quality: int) -> Image.Image:
+def recompressed(image: Image.Image, quality: int) -> Image.Image:
     buffer = io.BytesIO()
-    picture.save(buffer, "JPEG", quality=quality)
+    image.save(buffer, "JPEG", quality=quality)
     return Image.open(buffer)
 
 
 def _crop_all(share: float) -> Alter:
-    return lambda picture: cropped(picture, share, share, share, share)
+    return lambda image: cropped(image, share, share, share, share)
 
 
 def _crop_two(share: float) -> Alter:
-    return lambda picture: cropped(picture, share, 0, 0, share)
+    return lambda image: cropped(image, share, 0, 0, share)
 
 
 ALTERATIONS: dict[str, Alter] = {
-    "recompressed, quality 50": lambda picture: recompressed(picture, 50),
-    "recompressed, quality 20": lambda picture: recompressed(picture, 20),
-    "reduced to half": lambda picture: picture.reduce(2),
-    "mirrored": lambda picture: picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT),
-    "grey and darker": lambda picture: picture.convert("L").point(lambda value: value * 0.7),
+    "recompressed, quality 50": lambda image: recompressed(image, 50),
+    "recompressed, quality 20": lambda image: recompressed(image, 20),
+    "reduced to half": lambda image: image.reduce(2),
+    "mirrored": lambda image: image.transpose(Image.Transpose.FLIP_LEFT_RIGHT),
+    "grey and darker": lambda image: image.convert("L").point(lambda value: value * 0.7),
     **{f"cropped by {share} % of each side": _crop_all(share / 100) for share in (1, 2, 3, 4, 5)},
     **{f"cropped by {share} % of two sides": _crop_two(share / 100) for share in (2, 4)},
-    "cropped by 2 %, mirrored, quality 50": lambda picture: recompressed(
-        cropped(picture, 0.02, 0.02, 0.02, 0.02).transpose(Image.Transpose.FLIP_LEFT_RIGHT), 50
+    "cropped by 2 %, mirrored, quality 50": lambda image: recompressed(
+        cropped(image, 0.02, 0.02, 0.02, 0.02).transpose(Image.Transpose.FLIP_LEFT_RIGHT), 50
     ),
 }
 
 
-def thumbnails(pictures: Sequence[Image.Image], alter: Alter = lambda picture: picture) -> NDArray[np.uint8]:
-    return np.stack([near_duplicates.thumbnail(np.asarray(alter(picture).convert("RGB"))) for picture in pictures])
+def thumbnails(images: Sequence[Image.Image], alter: Alter = lambda image: image) -> NDArray[np.uint8]:
+    return np.stack([near_duplicates.thumbnail(np.asarray(alter(image).convert("RGB"))) for image in images])
 
 
-def fitted(pictures: Sequence[Image.Image]) -> NDArray[np.floating]:
-    """Returns the directions that tell pictures apart best for how little a crop of 4 % changes them: [16, 63].
+def fitted(images: Sequence[Image.Image]) -> NDArray[np.floating]:
+    """Returns the directions that tell images apart best for how little a crop of 4 % changes them: [16, 63].
 
     The changes have variance 1 in each, which makes the unit of distance. Each direction is made of waves of one parity
-    only, so that mirroring a picture turns signs and nothing else.
+    only, so that mirroring a image turns signs and nothing else.
     """
-    spectra = near_duplicates.spectrum(thumbnails(pictures))
-    crops = [_crop_all(0.04), _crop_two(0.04), lambda picture: cropped(picture, 0, 0.04, 0.04, 0)]
-    changes = np.concatenate([near_duplicates.spectrum(thumbnails(pictures, crop)) - spectra for crop in crops])
+    spectra = near_duplicates.spectrum(thumbnails(images))
+    crops = [_crop_all(0.04), _crop_two(0.04), lambda image: cropped(image, 0, 0.04, 0.04, 0)]
+    changes = np.concatenate([near_duplicates.spectrum(thumbnails(images, crop)) - spectra for crop in crops])
     within, between = changes.T @ changes / len(changes), np.cov(spectra.T)
     within, between = (
         (each + np.outer(near_duplicates.MIRROR, near_duplicates.MIRROR) * each) / 2 for each in (within, between)
@@ -132,27 +132,27 @@ def main(argv: Sequence[str]) -> None:
         forms = sources.find_forms(pathlib.Path(_MANUAL_DIR.value), "aligned_cropped")
         taken = intake.take_in(forms, pathlib.Path(scratch))
         chosen = np.random.default_rng(0).permutation(len(taken.paths))[: _SAMPLE.value]
-        pictures = []
-        with taken.pictures.open("rb") as file:
+        images = []
+        with taken.images.open("rb") as file:
             for start, end in taken.spans[chosen]:
                 file.seek(start)
-                pictures.append(Image.fromarray(intake.decode(file.read(end - start))))
+                images.append(Image.fromarray(intake.decode(file.read(end - start))))
         if _FIT.value:
             target = pathlib.Path(near_duplicates.__file__).with_name("projection.csv")
-            np.savetxt(target, fitted(pictures) + 0.0, fmt="%.3f", delimiter=",")
+            np.savetxt(target, fitted(images) + 0.0, fmt="%.3f", delimiter=",")
             near_duplicates.projection.cache_clear()
-            print(f"Fitted on {len(pictures):,} pictures: {target}")
-        report(np.array(taken.thumbnails), pictures)
+            print(f"Fitted on {len(images):,} images: {target}")
+        report(np.array(taken.thumbnails), images)
 
 
-def report(all_thumbnails: NDArray[np.uint8], pictures: Sequence[Image.Image]) -> None:
+def report(all_thumbnails: NDArray[np.uint8], images: Sequence[Image.Image]) -> None:
     """Prints what is found of altered copies and the pairs of the whole set by likeness, and draws them if asked to."""
-    originals, upright = thumbnails(pictures), np.zeros(len(pictures), bool)
-    own = np.stack([np.arange(len(pictures)), np.arange(len(pictures)) + len(pictures)], 1)
+    originals, upright = thumbnails(images), np.zeros(len(images), bool)
+    own = np.stack([np.arange(len(images)), np.arange(len(images)) + len(images)], 1)
     print(f"{'copies':40} {'found':>7} {'registered: 1st percentile':>27}")
     altered = {}
     for name, alter in ALTERATIONS.items():
-        copies = thumbnails(pictures, alter)
+        copies = thumbnails(images, alter)
         turned = upright | ("mirrored" in name)
         altered[name] = likeness(np.concatenate([originals, copies]), own, turned)
         print(
@@ -162,7 +162,7 @@ def report(all_thumbnails: NDArray[np.uint8], pictures: Sequence[Image.Image]) -
     pairs, mirrored = near_duplicates.candidates(all_thumbnails, np.arange(len(all_thumbnails)))
     found = likeness(all_thumbnails, pairs, mirrored)
     edges = [-1, 0.9, 0.95, 0.96, 0.97, 0.975, 0.98, 0.985, 0.988, 0.99, 0.992, 0.995, 0.998, 1.001]
-    print(f"\n{len(all_thumbnails):,} pictures, {len(pairs):,} candidate pairs")
+    print(f"\n{len(all_thumbnails):,} images, {len(pairs):,} candidate pairs")
     print(f"{'correlation':16} {'as they lie':>12} {'registered':>12}")
     counts = [np.histogram(found[:, column], edges)[0] for column in (0, 1)]
     for low, high, *count in zip(edges, edges[1:], *counts, strict=False):

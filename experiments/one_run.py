@@ -8,10 +8,10 @@ import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from agegender.checkpoints import Saving
 from agegender.environment import set_environment
-from agegender.runrecord import FINISHED, note_seconds, plain, read_record
 from agegender.schema import BEST_MODEL
+from agegender.training.checkpoints import Saving
+from agegender.training.run_record import FINISHED, note_seconds, plain, read_record
 from experiments import config as configs
 from experiments.runs import build, calibrate_run, evaluate_run, renew_run
 
@@ -55,8 +55,8 @@ def train_and_evaluate(
     import keras
 
     import agegender as ag
-    from agegender.devices import list_devices, repeat_bits
-    from agegender.processes import from_chief, is_chief
+    from agegender.training.devices import list_devices, repeat_bits
+    from agegender.training.processes import from_chief, is_chief
 
     configs.validate(config)
     ag.load_utkface(split, batch_size=1, data_dir=data_dir)  # what is wrong with it is better said before the training
@@ -76,7 +76,7 @@ def train_and_evaluate(
         renew_run(workdir, config, data_dir)
     try:
         calibrate_run(workdir, data_dir, flip=config.flip, batch_size=config.batch_size)
-    except ValueError as error:  # a run on a handful of pictures still has an answer
+    except ValueError as error:  # a run on a handful of images still has an answer
         print(f"Not calibrated: {error}")
     print(f"\nThe best epoch on the {split} split:")
     evaluate_run(workdir, split, data_dir=data_dir, batch_size=config.batch_size)
@@ -88,7 +88,7 @@ def train_and_evaluate(
 def _on_devices(mirrored: bool, processes: tuple[str, int, int] | None) -> Iterator[None]:
     import keras
 
-    from agegender.processes import join, leave, spread
+    from agegender.training.processes import join, leave, spread
 
     if processes:
         join(*processes)
@@ -115,7 +115,7 @@ def _train(
     config: configs.Config, workdir: pathlib.Path, data_dir: str | None, *, profile: bool, saving: Saving | None
 ) -> None:
     import agegender as ag
-    from agegender import processes
+    from agegender.training import processes
 
     heads = configs.heads(config)
     load = functools.partial(
@@ -123,7 +123,7 @@ def _train(
     )
     learned_from = functools.partial(load, f"train[:{config.limit}%]", heads=heads, conflicts=config.conflicts)
     # Also of one process: in a short last batch, Keras weighs the losses of the heads wrongly on TensorFlow, and some
-    # replica may be left without a picture.
+    # replica may be left without a image.
     share = processes.share()
     train = learned_from(training=True, seed=config.seed, mixup=config.mixup, share=share)
     validation = load("validation", heads=heads, share=share)
@@ -173,6 +173,6 @@ def _middle(steps: int) -> tuple[int, int]:
 def _age_weights(dataset: Any, power: float) -> "np.ndarray":
     import numpy as np
 
-    from agegender.losses import density_weights
+    from agegender.models.losses import density_weights
 
     return density_weights(np.concatenate([targets["age"] for _, targets in dataset]), power=power)

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from agegender.metrics import resample
+from agegender.evaluation.metrics import resample
 from experiments.config import Config
 
 if TYPE_CHECKING:
-    from agegender.groups import Table
+    from agegender.evaluation.groups import Table
 
 PLAIN: Final = "plain"
 
@@ -24,9 +24,9 @@ PLAIN: Final = "plain"
 def changes(base: Config) -> dict[str, dict[str, Any]]:
     """The fields of a config that each option changes.
 
-    With fewer pictures, runs are as many steps long, with smaller ones first, about as many minutes.
+    With fewer images, runs are as many steps long, with smaller ones first, about as many minutes.
 
-    >>> changes(Config(epochs=4))["half of the pictures"]
+    >>> changes(Config(epochs=4))["half of the images"]
     {'limit': 50, 'epochs': 8}
     """
     epochs, size = base.epochs, base.image_size
@@ -44,7 +44,7 @@ def changes(base: Config) -> dict[str, dict[str, Any]]:
         "smaller first": {"sizes": f"{epochs}x{size * 3 // 4}", "epochs": epochs + epochs // 2},
         "half of the width": {"width": base.width / 2},
         **{f"{side} px": {"image_size": side} for side in (48, 64) if side != size},
-        "half of the pictures": {"limit": 50, "epochs": epochs * 2},
+        "half of the images": {"limit": 50, "epochs": epochs * 2},
         "a quarter": {"limit": 25, "epochs": epochs * 4},
         "an eighth": {"limit": 12, "epochs": epochs * 8},
     }
@@ -113,7 +113,7 @@ def _cells(ours: list["Table"], plain: list["Table"], head: str, form: str, scal
 
 
 def _score(one: "Table", head: str) -> np.ndarray:
-    """Of each picture the error in years, or whether the gender is right."""
+    """Of each image the error in years, or whether the gender is right."""
     order = np.argsort(one["file_name"])
     if head == "age":
         return np.abs(one["predicted_age"] - one["age"])[order]
@@ -121,7 +121,7 @@ def _score(one: "Table", head: str) -> np.ndarray:
 
 
 def done(out: pathlib.Path, options: Iterable[str], seeds: Iterable[str]) -> dict[str, dict[str, "Table"]]:
-    from agegender.report import read_predictions
+    from agegender.evaluation.report_files import read_predictions
 
     files = {o: {s: predictions_of(folder_of(out, o, s)) for s in seeds} for o in options}
     found: dict[str, dict[str, Table]] = {

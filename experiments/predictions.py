@@ -1,4 +1,4 @@
-"""A picture of faces with what the model guesses and what is recorded."""
+"""A image of faces with what the model guesses and what is recorded."""
 
 import pathlib
 from collections.abc import Mapping
@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from agegender import Predictor
-from agegender.drawing import describe_face
+from agegender.inference.drawing import describe_face
 from agegender.schema import AGE, GENDER, GENDERS
 
 _ROWS, _COLUMNS = 3, 8  # of the sheet
@@ -18,7 +18,7 @@ def draw_predictions(predictor: Predictor, dataset: Any, path: pathlib.Path) -> 
 
     Args:
         predictor: guesses.
-        dataset: batches of (pictures, targets); the first 24 pictures of its first batch are drawn.
+        dataset: batches of (images, targets); the first 24 images of its first batch are drawn.
         path: the file to write.
 
     Returns:
@@ -26,14 +26,14 @@ def draw_predictions(predictor: Predictor, dataset: Any, path: pathlib.Path) -> 
     """
     from matplotlib.figure import Figure
 
-    pictures, targets = next(iter(dataset))
-    pictures = np.asarray(pictures)[: _ROWS * _COLUMNS]
-    answers: Any = predictor(list(pictures), aligned=True)  # arrays can be used, so no error is among them
+    images, targets = next(iter(dataset))
+    images = np.asarray(images)[: _ROWS * _COLUMNS]
+    answers: Any = predictor(list(images), aligned=True)  # arrays can be used, so no error is among them
     figure = Figure(figsize=(1.5 * _COLUMNS, 2.0 * _ROWS), layout="constrained")
     for axes in figure.subplots(_ROWS, _COLUMNS).flat:
         axes.axis("off")
     for index, (axes, faces) in enumerate(zip(figure.axes, answers, strict=False)):
-        axes.imshow(pictures[index])
+        axes.imshow(images[index])
         guess = describe_face(faces[0], "\n")
         axes.set_title(f"{guess}\nrecorded: {_recorded(targets, index)}", fontsize=8)
     figure.savefig(path, dpi=100)

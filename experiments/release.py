@@ -4,7 +4,7 @@ r"""Makes a model to hand on from a trained run: folded, in half precision, cali
 
 Writes into OUT best.keras, calibration.json, recipe.json (config and versions) and README.md, the model card; the full
 report on the test split, which shows faces, goes to WORKDIR/released. That report is of intervals fitted on the
-validation split; those handed on are then fitted on both: with twice the pictures they keep their promise better.
+validation split; those handed on are then fitted on both: with twice the images they keep their promise better.
 """
 
 import dataclasses
@@ -32,7 +32,7 @@ _DATA_DIR = flags.DEFINE_string("data_dir", None, "Where `tfds build` wrote; by 
 _AGE_HEAD = flags.DEFINE_string("age_head", "", "Another one with the same weights: median for distribution.")
 _SPLIT = flags.DEFINE_string("split", "test", "What the card's numbers are of; 'validation' while choosing.")
 
-_SHOWN: Final = ("All pictures", "Gaps between groups", "By age", "By gender", "By race")
+_SHOWN: Final = ("All images", "Gaps between groups", "By age", "By gender", "By race")
 _REFITTED: Final = "Those in calibration.json were then fitted on both, so these numbers say nothing of them. "
 _SHOWN_LAST: Final = ("Coverage of the age intervals", "Calibration of the gender", "The words")
 
@@ -52,8 +52,8 @@ def release(
     set_environment()
     import keras
 
-    from agegender.batch_norm import fold_batch_norm
-    from agegender.loading import load_model
+    from agegender.models.batch_norm import fold_batch_norm
+    from agegender.models.saving import load_model
 
     run = json.loads((workdir / "run.json").read_text())
     config = Config(**{**run["config"], "augmentation": AugmentationConfig(**run["config"]["augmentation"])})
@@ -86,9 +86,9 @@ def _commands(name: str, trained: list[str], backend: str, age_head: str) -> str
 
 
 def _card(name: str, config: Config, commands: str, report: "Report", data_dir: str | None, split: str) -> str:
-    from agegender.prepared import find_prepared
-    from agegender.report_page import markdown
-    from agegender.report_story import NOT_FOR, tell
+    from agegender.data.prepared import find_prepared
+    from agegender.evaluation.report_html import markdown
+    from agegender.evaluation.report_sections import NOT_FOR, tell
 
     info = find_prepared(data_dir).info
     counts = ", ".join(f"{split} {info.splits[split].num_examples:,}" for split in SPLITS)
@@ -106,7 +106,7 @@ def _card(name: str, config: Config, commands: str, report: "Report", data_dir: 
             "UTKFace is for non-commercial research only, and so is this model.",
         ],
         "Data": [
-            f"UTKFace's aligned and cropped pictures at {config.image_size} px, in the project's data set version "
+            f"UTKFace's aligned and cropped images at {config.image_size} px, in the project's data set version "
             f"{info.version}: {counts}. Near-identical photographs share a split. "
             "The weights have seen the train split only, and the best epoch was chosen on the validation split. The "
             f"numbers below are of the {split} split, with intervals and a temperature fitted on the validation split. "

@@ -5,8 +5,8 @@ import pathlib
 from typing import TYPE_CHECKING, Final
 
 from agegender.environment import set_environment
-from agegender.interruptions import explained
-from agegender.schema import BEST_MODEL, FILE_NAME, PICTURE
+from agegender.schema import BEST_MODEL, FILE_NAME, IMAGE
+from agegender.training.signals import explained
 from experiments import config as configs
 
 if TYPE_CHECKING:
@@ -20,9 +20,9 @@ _STATISTICS: Final = 64  # batches of 128, about half of the train split: more w
 def build(config: configs.Config) -> "keras.Model":
     """The model of a config, untrained or as another run left it."""
     import agegender as ag
-    from agegender.batch_norm import add_batch_norm
-    from agegender.callbacks import LAST_MODEL
-    from agegender.loading import load_model
+    from agegender.models.batch_norm import add_batch_norm
+    from agegender.models.saving import load_model
+    from agegender.training.callbacks import LAST_MODEL
 
     weights = None if config.weights == "none" else config.weights
     trainable = int(config.trainable) if config.trainable.isdigit() else config.trainable
@@ -45,16 +45,16 @@ def build(config: configs.Config) -> "keras.Model":
 def renew_run(workdir: pathlib.Path, config: configs.Config, data_dir: str | None = None) -> None:
     """Measures the statistics of a run's batch normalisations anew, in its best model; twice is as good as once."""
     from agegender import load_utkface
-    from agegender.batch_norm import renew_statistics
     from agegender.files import replacing
-    from agegender.loading import load_model
+    from agegender.models.batch_norm import renew_statistics
+    from agegender.models.saving import load_model
 
     model = load_model(workdir)
     seen = load_utkface(
         f"train[:{config.limit}%]", batch_size=128, image_size=config.image_size, data_dir=data_dir,
         conflicts=config.conflicts,
     )  # fmt: skip
-    renew_statistics(model, (pictures for pictures, _ in seen.take(_STATISTICS)))
+    renew_statistics(model, (images for images, _ in seen.take(_STATISTICS)))
     with replacing(workdir / BEST_MODEL) as aside:
         model.save(aside)
 
@@ -75,8 +75,8 @@ def calibrate_run(
         workdir: folder of the run, or a `.keras` file.
         data_dir: where `tfds build` wrote; by default TFDS's own folder.
         coverage: the share of intervals that are to hold the recorded age, between 0 and 1.
-        flip: whether to answer with the mean over a picture and its mirror image; the `Predictor` then does too.
-        batch_size: pictures a step.
+        flip: whether to answer with the mean over a image and its mirror image; the `Predictor` then does too.
+        batch_size: images a step.
         split: as in `load_utkface`; nothing of it may have been trained on.
 
     Returns:
@@ -84,8 +84,8 @@ def calibrate_run(
     """
     set_environment()
     import agegender as ag
-    from agegender.evaluation import predict_all
-    from agegender.loading import load_model
+    from agegender.evaluation.evaluate import predict_all
+    from agegender.models.saving import load_model
 
     model = load_model(workdir)
     unseen = ag.load_utkface(split, batch_size=batch_size, image_size=model.input_shape[1], data_dir=data_dir)
@@ -110,13 +110,13 @@ def evaluate_run(
         workdir: the folder or the file.
         split: as in `load_utkface`.
         data_dir: where `tfds build` wrote.
-        batch_size: pictures a step.
+        batch_size: images a step.
         flip: as in `evaluate`; by default as the run was calibrated, with which its intervals keep their promise.
         out: folder to write to.
     """
     set_environment()
     import agegender as ag
-    from agegender.prepared import known_labels
+    from agegender.data.prepared import known_labels
     from experiments.predictions import draw_predictions
 
     predictor = ag.Predictor(workdir, aligned=True)
@@ -130,8 +130,8 @@ def evaluate_run(
         predictor.model, load(labels=known_labels(data_dir)), calibration=calibration, flip=flip, verbose=1
     )
     folder = out or _folder(workdir, split, flip)
-    pictures = _read_worst(report, split, data_dir)
-    page = ag.write_report(report, folder, title=_title(workdir, split, flip), pictures=pictures)
+    images = _read_worst(report, split, data_dir)
+    page = ag.write_report(report, folder, title=_title(workdir, split, flip), images=images)
     draw_predictions(predictor, load(), folder / "predictions.png")
     print(f"\n{report}\n\nReport: {page}\nLargest errors, for your eyes only: {folder / 'errors.html'}")
     return report
@@ -153,12 +153,12 @@ def _title(workdir: pathlib.Path, split: str, flip: bool) -> str:
 
 
 def _read_worst(report: "Report", split: str, data_dir: str | None) -> dict[str, bytes]:
-    """The encoded pictures with the largest errors, at their names."""
-    from agegender.prepared import find_prepared, read_encoded
-    from agegender.report_page import largest_errors
+    """The encoded images with the largest errors, at their names."""
+    from agegender.data.prepared import find_prepared, read_encoded
+    from agegender.evaluation.report_html import largest_errors
 
     names = report.predictions[FILE_NAME]
     wanted = {str(names[row]) for rows in largest_errors(report.predictions).values() for row in rows}
-    examples = read_encoded(find_prepared(data_dir), split, (FILE_NAME, PICTURE)).as_numpy_iterator()
-    named = ((example[FILE_NAME].decode(), example[PICTURE]) for example in examples)
-    return {name: picture for name, picture in named if name in wanted}
+    examples = read_encoded(find_prepared(data_dir), split, (FILE_NAME, IMAGE)).as_numpy_iterator()
+    named = ((example[FILE_NAME].decode(), example[IMAGE]) for example in examples)
+    return {name: image for name, image in named if name in wanted}

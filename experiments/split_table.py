@@ -1,6 +1,6 @@
 r"""Writes the table of file name to split, fold and photograph group, or checks it against what was built.
 
-Two photographs may be near-identical in one form of UTKFace and just not in another, for the pictures differ in size.
+Two photographs may be near-identical in one form of UTKFace and just not in another, for the images differ in size.
 The table joins the groups of all forms that are given, and the builder keeps them together from then on:
 
   python -m experiments.split_table --data_dir=FORM_1 --data_dir=FORM_2
@@ -28,8 +28,8 @@ _CHECK = flags.DEFINE_bool("check", False, "Compare with the table instead of wr
 
 
 def built_groups(data_dir: str) -> Iterator[tuple[str, str]]:
-    """Yields the file name and the photograph group of every picture that was built."""
-    from agegender.prepared import find_prepared, read_encoded, require
+    """Yields the file name and the photograph group of every image that was built."""
+    from agegender.data.prepared import find_prepared, read_encoded, require
 
     builder = find_prepared(data_dir)
     require(builder, "split_table", (FILE_NAME, GROUP), f"data_dir={data_dir!r}")
@@ -64,7 +64,7 @@ def write(path: pathlib.Path, table: Sequence[dict[str, str]]) -> None:
 
 
 def differences(table: Sequence[dict[str, str]], data_dirs: Sequence[str]) -> list[str]:
-    """Returns a line for each picture that was built into another group than the table says, or that it lacks."""
+    """Returns a line for each image that was built into another group than the table says, or that it lacks."""
     expected = {row["file_name"]: row["group"] for row in table}
     return [
         f"{name}: built into {group}, the table says {expected.get(name, 'nothing')}"
@@ -81,7 +81,7 @@ def main(argv: Sequence[str]) -> None:
     if not _CHECK.value:
         table = rows(_DATA_DIR.value)
         write(pathlib.Path(_TABLE.value), table)
-        print(f"{len(table):,} pictures in {len({row['group'] for row in table}):,} groups: {_TABLE.value}")
+        print(f"{len(table):,} images in {len({row['group'] for row in table}):,} groups: {_TABLE.value}")
         return
     with open(_TABLE.value, newline="") as file:
         wrong = differences(list(csv.DictReader(file)), _DATA_DIR.value)

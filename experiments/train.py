@@ -22,8 +22,8 @@ from typing import NoReturn
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from agegender.checkpoints import Saving
-from agegender.interruptions import explained
+from agegender.training.checkpoints import Saving
+from agegender.training.signals import explained
 from experiments.one_run import train_and_evaluate
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "What to train: a file of experiments/configs.")

@@ -16,7 +16,10 @@ import pytest
 from PIL import Image
 
 import agegender as ag
-from agegender import cli, environment, export, loading, writing
+from agegender import cli, environment
+from agegender.export import export
+from agegender.inference import output
+from agegender.models import saving
 from tests.conftest import make_tiny_trunk
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -40,19 +43,17 @@ def album(tmp_path: pathlib.Path, couple: np.ndarray) -> pathlib.Path:
     Image.fromarray(couple).save(folder / "couple.png")
     Image.fromarray(couple[:, :180]).save(folder / "one.png")
     Image.new("RGB", (80, 60), "gray").save(folder / "wall.png")
-    (folder / "text.jpg").write_text("no picture")
+    (folder / "text.jpg").write_text("no image")
     return folder
 
 
-def test_words_say_the_faces_of_each_picture(
-    model: str, album: pathlib.Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_words_say_the_faces_of_each_image(model: str, album: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["predict", "--model", model, str(album)]) == 1
     out, err = capsys.readouterr()
     counts = [line.split(": ")[1] for line in out.splitlines() if line.startswith(str(album))]
     assert counts == ["2 faces", "1 face", "no faces"]
     assert len([line for line in out.splitlines() if line.startswith("  ")]) == 3
-    assert "text.jpg: is no picture" in err and "1 of 4 could not be used" in err
+    assert "text.jpg: is no image" in err and "1 of 4 could not be used" in err
 
 
 def test_json_is_one_array_in_order_with_the_error_in_place(
@@ -60,7 +61,7 @@ def test_json_is_one_array_in_order_with_the_error_in_place(
 ) -> None:
     assert cli.main(["predict", "--json", "--model", model, str(album)]) == 1
     answers = json.loads(capsys.readouterr().out)
-    assert [pathlib.Path(answer["picture"]).name for answer in answers] == [
+    assert [pathlib.Path(answer["image"]).name for answer in answers] == [
         *("couple.png", "one.png", "text.jpg", "wall.png"),
     ]
     assert [len(answer["faces"]) if "faces" in answer else None for answer in answers] == [2, 1, None, 0]
@@ -72,10 +73,10 @@ def test_json_is_one_array_in_order_with_the_error_in_place(
 def test_csv_has_a_row_a_face(model: str, album: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["predict", "--csv", "--model", model, str(album / "*.png"), str(album / "text.jpg")]) == 1
     rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
-    names = [pathlib.Path(row["picture"]).name for row in rows]
+    names = [pathlib.Path(row["image"]).name for row in rows]
     assert names == ["couple.png", "couple.png", "one.png", "wall.png", "text.jpg"]
     assert [row["face"] for row in rows] == ["1", "2", "1", "", ""]
-    assert rows[4]["error"].startswith("is no picture") and rows[3]["age"] == rows[3]["error"] == ""
+    assert rows[4]["error"].startswith("is no image") and rows[3]["age"] == rows[3]["error"] == ""
     assert 0 <= float(rows[0]["age_low"]) <= float(rows[0]["age"]) <= float(rows[0]["age_high"]) <= 116
     assert rows[0]["gender"] in ("male", "female") and 0 <= float(rows[0]["p_female"]) <= 1
     assert int(rows[0]["left"]) < int(rows[0]["right"])
@@ -104,20 +105,20 @@ def test_drawn_photographs_are_new_files_and_nothing_is_overwritten(
         assert drawn.size == (360, 200)
 
 
-def test_a_picture_comes_from_standard_input(model: str, album: pathlib.Path) -> None:
+def test_a_image_comes_from_standard_input(model: str, album: pathlib.Path) -> None:
     environ = {name: value for name, value in os.environ.items() if not name.startswith("TF_")}
     command = [COMMAND, "predict", "--json", "--aligned", "--model", model, "-"]
     done = subprocess.run(command, input=(album / "one.png").read_bytes(), capture_output=True, env=environ, cwd=album)
     (answer,) = json.loads(done.stdout)
-    assert done.returncode == 0 and answer["picture"] == "standard input" and len(answer["faces"]) == 1
+    assert done.returncode == 0 and answer["image"] == "standard input" and len(answer["faces"]) == 1
     assert done.stderr == b""  # nothing of what the libraries say of themselves
 
 
 @pytest.mark.parametrize(
-    ("pictures", "words"),
+    ("images", "words"),
     [
         (["gone.jpg"], "there is no such file or folder"),
-        (["empty"], "has no pictures in it"),
+        (["empty"], "has no images in it"),
         (["*.tiff"], "matches no file"),
         (["huge.png"], "400,000,000 pixels"),
         (["nothing/"], "there is no such file or folder"),
@@ -125,13 +126,13 @@ def test_a_picture_comes_from_standard_input(model: str, album: pathlib.Path) ->
 )
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 def test_what_cannot_be_used_is_named_and_the_exit_code_is_one(
-    model: str, album: pathlib.Path, capsys: pytest.CaptureFixture[str], pictures: list[str], words: str
+    model: str, album: pathlib.Path, capsys: pytest.CaptureFixture[str], images: list[str], words: str
 ) -> None:
-    from tests.pictures_test import claims
+    from tests.images_test import claims
 
     (album / "empty").mkdir()
     (album / "huge.png").write_bytes(claims(20_000, 20_000))
-    paths = [str(album / picture) for picture in pictures]
+    paths = [str(album / image) for image in images]
     assert cli.main(["predict", "--json", "--model", model, *paths, str(album / "wall.png")]) == 1
     out, err = capsys.readouterr()
     assert words in err and words in json.loads(out)[0]["error"]
@@ -148,7 +149,7 @@ def test_what_cannot_be_used_is_named_and_the_exit_code_is_one(
         (["predict", "--model", "{model}", "--batch-size", "0", "{album}"], "`batch_size` must be a whole number"),
         (["evaluate", "{model}", "--data-dir", "{album}"], "tfds build"),
         (["export", "{album}"], "no trained model at"),
-        (["evaluate", "{model}", "--data-dir", "{prepared}", "--split", "test[:0%]"], "at least one picture"),
+        (["evaluate", "{model}", "--data-dir", "{prepared}", "--split", "test[:0%]"], "at least one image"),
         (["predict", "--model", "{model}", "--draw", "{album}/text.jpg", "{album}"], "--draw must be a folder"),
         (["predict", "--model", "{album}/damaged.keras", "{album}"], "damaged"),
         (["predict", "--model", "{album}/foreign.keras", "{album}"], "must be one from `build_model`"),
@@ -163,7 +164,7 @@ def test_where_nothing_can_be_done_one_line_says_why_and_the_exit_code_is_two(
     arguments: list[str],
     words: str,
 ) -> None:
-    monkeypatch.setattr(loading, "_RELEASED", album / "none")
+    monkeypatch.setattr(saving, "_RELEASED", album / "none")
     monkeypatch.delenv("AGEGENDER_MODEL", raising=False)
     keras.Sequential([keras.Input((4,)), keras.layers.Dense(1)]).save(album / "foreign.keras")
     with zipfile.ZipFile(album / "damaged.keras", "w") as damaged:
@@ -202,7 +203,7 @@ def test_evaluate_leaves_out_a_calibration_of_another_way_to_ask(
 
 @pytest.fixture(scope="module")
 def varied(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A model whose answers differ from picture to picture, and from mirror image to mirror image."""
+    """A model whose answers differ from image to image, and from mirror image to mirror image."""
     folder, random = tmp_path_factory.mktemp("varied"), np.random.default_rng(3)
     model = ag.build_model(make_tiny_trunk())
     for weight in model.trainable_weights:
@@ -236,7 +237,7 @@ def test_evaluate_measures_the_split_that_is_named_with_groups_intervals_and_fli
     for name, split in (("plain", "test[:50%]"), ("all", "train")):
         assert found[name]["count"] == len(ag.read_predictions(tmp_path / name / "predictions.csv")["age"])
         batches = ag.load_utkface(split, batch_size=8, image_size=24, data_dir=prepared)
-        assert found[name]["count"] == sum(len(pictures) for pictures, _ in batches)
+        assert found[name]["count"] == sum(len(images) for images, _ in batches)
     assert found["plain"]["model"]["mae"] != found["mirrored"]["model"]["mae"]
     assert {"race", "age x race"} <= set(found["all"]["groups"])
     assert found["all"]["coverage"]["promised"] == 0.9 and "after" in found["all"]["calibration"]
@@ -334,7 +335,7 @@ def test_an_array_that_breaks_off_is_closed() -> None:
 
     out = io.StringIO()
     with pytest.raises(KeyboardInterrupt):
-        writing.write_json(answers(), out)
+        output.write_json(answers(), out)
     assert len(json.loads(out.getvalue())) == 1
 
 

@@ -45,7 +45,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
 @pytest.fixture(scope="session")
 def couple() -> np.ndarray:
     """Uint8 RGB [200, 360, 3], two faces of 120 pixels."""
-    from agegender.synthetic import draw_people
+    from agegender.synthetic.faces import draw_people
 
     return draw_people([(23, 1, 4, 39), (47, 0, 3, 36)])
 
@@ -56,10 +56,10 @@ def tiny_trunk() -> keras.Model:
 
 
 def make_tiny_trunk(size: int = SIZE) -> keras.Model:
-    """Two convolutions, in the trunk's contract: pictures 0..255 in, features out."""
+    """Two convolutions, in the trunk's contract: images 0..255 in, features out."""
     return keras.Sequential(
         [
-            keras.Input((size, size, 3), name="picture"),
+            keras.Input((size, size, 3), name="image"),
             keras.layers.Rescaling(1 / 127.5, -1),
             keras.layers.Conv2D(8, 3, strides=2, activation="relu"),
             keras.layers.Conv2D(16, 3, strides=2, activation="relu"),

@@ -20,7 +20,7 @@ NAMES = sorted(set(agegender.__all__) - {"__version__"})
 ROOT = pathlib.Path(__file__).parent.parent
 ROOMS = {path.stem for path in (ROOT / "agegender").glob("*.py")}
 OF_KERAS = {"Augmentation.compute_output_spec", "Augmentation.compute_output_shape"}  # their arguments are Keras's
-REFUSALS = {"ValueError", "PictureError"}  # the second is one of the first
+REFUSALS = {"ValueError", "ImageError"}  # the second is one of the first
 
 
 def with_members(name: str) -> dict[str, Any]:

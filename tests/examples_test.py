@@ -12,14 +12,14 @@ import sys
 import pytest
 from PIL import Image
 
-from agegender.synthetic import draw_people
+from agegender.synthetic.faces import draw_people
 
 ROOT = pathlib.Path(__file__).parent.parent
 EXAMPLES = ROOT / "examples"
 NOTEBOOK = json.loads((EXAMPLES / "tutorial.ipynb").read_text(encoding="utf-8"))
 HEADINGS = [
     *("GPU set-up", "Looking at the data", "Split", "Augmentation", "VGGFace trunk", "Unfreezing", "Heads", "Compile"),
-    *("Train", "Curves", "Save", "Test on pictures", "What it is not for"),
+    *("Train", "Curves", "Save", "Test on images", "What it is not for"),
 ]
 # As Jupyter does: all cells in one namespace, and the last expression of each is shown.
 RUNNER = """
@@ -34,7 +34,7 @@ for cell in json.loads(pathlib.Path("tutorial.ipynb").read_text())["cells"]:
         exec(compile(tree, cell["id"], "exec"), space)
         shown = last and eval(compile(ast.Expression(last.value), cell["id"], "eval"), space)
         if hasattr(shown, "_repr_png_"):
-            print(f"[picture of {cell['id']}: {len(shown._repr_png_())} bytes]")
+            print(f"[image of {cell['id']}: {len(shown._repr_png_())} bytes]")
 print(f"[run: {space['run']}]")
 """
 
@@ -77,8 +77,8 @@ def test_the_tutorial_runs_from_top_to_bottom(tmp_path: pathlib.Path) -> None:
     shutil.copy(EXAMPLES / "tutorial.ipynb", tmp_path)
     done = python("-c", RUNNER, folder=tmp_path)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    pictures = ("look", "faces", "augmentation", "curves", "photograph", "released")
-    assert all(f"[picture of {cell}: " in done.stdout for cell in pictures)
+    images = ("look", "faces", "augmentation", "curves", "photograph", "released")
+    assert all(f"[image of {cell}: " in done.stdout for cell in images)
     assert "gender accuracy" in done.stdout and "400 kept, 0 skipped" in done.stdout
     run = pathlib.Path(done.stdout.rpartition("[run: ")[2].strip().removesuffix("]"))
     assert run.is_relative_to(tmp_path)
@@ -86,7 +86,7 @@ def test_the_tutorial_runs_from_top_to_bottom(tmp_path: pathlib.Path) -> None:
 
 
 BAD = {
-    "torn.png": (("30", "male"), "is no picture"),
+    "torn.png": (("30", "male"), "is no image"),
     "missing.png": (("30", "male"), "there is no such file"),
     "nobody.png": (("30", "male"), "no faces were found, one is wanted"),
     "couple.png": (("30", "male"), "2 faces were found, one is wanted"),
@@ -119,9 +119,9 @@ def write_table(path: pathlib.Path, rows: list[tuple[str, ...]], columns: tuple[
     return path
 
 
-def train(pictures: pathlib.Path, labels: pathlib.Path, *more: str) -> subprocess.CompletedProcess:
+def train(images: pathlib.Path, labels: pathlib.Path, *more: str) -> subprocess.CompletedProcess:
     folder = labels.parent
-    arguments = (f"--pictures={pictures}", f"--labels={labels}", f"--out={folder / 'out'}", *more)
+    arguments = (f"--images={images}", f"--labels={labels}", f"--out={folder / 'out'}", *more)
     return python(EXAMPLES / "your_own_faces.py", *arguments, folder=folder)
 
 
@@ -138,7 +138,7 @@ def test_your_own_faces_trains_on_what_can_be_used_and_lists_the_rest(
     for row, reason in enumerate([*(reason for _, reason in BAD.values()), "Received: race='Martian'"], len(good) + 1):
         assert any(line.startswith(f"Left out, row {row}: ") and reason in line for line in left_out), reason
     used = len(good + bad) - len(left_out)
-    assert used >= 30 and f"{used} of {len(good + bad)} pictures can be used" in done.stdout
+    assert used >= 30 and f"{used} of {len(good + bad)} images can be used" in done.stdout
     faces = sorted((tmp_path / "out" / "faces").iterdir())
     assert len(faces) == used
     with Image.open(faces[0]) as face:
@@ -158,7 +158,7 @@ def test_a_column_that_is_missing_is_named(columns: tuple[str, ...], tmp_path: p
     assert "Traceback" not in done.stderr
 
 
-def test_without_a_picture_left_nothing_is_built(photographs: pathlib.Path, tmp_path: pathlib.Path) -> None:
+def test_without_a_image_left_nothing_is_built(photographs: pathlib.Path, tmp_path: pathlib.Path) -> None:
     rows = [("nobody.png", "30", "male"), ("torn.png", "30", "female")]
     table = write_table(tmp_path / "labels.csv", rows, ("file", "age", "gender"))
     done = train(photographs, table)

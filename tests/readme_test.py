@@ -18,7 +18,7 @@ from tiny_utkface import prepare
 
 import agegender as ag
 from agegender import cli
-from agegender.synthetic import draw_people
+from agegender.synthetic.faces import draw_people
 from tests.conftest import make_tiny_trunk
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -33,7 +33,7 @@ REPLACED = {
 # Commands of which only the words are checked, and why.
 PARSED = {
     "experiments.train": "joint.py wants the published weights and a GPU; experiments_test.py trains",
-    "experiments.score_pictures": "its four processes take a minute to start; beam_test.py runs them",
+    "experiments.score_images": "its four processes take a minute to start; beam_test.py runs them",
 }
 PARSE = """
 import importlib, sys
@@ -61,7 +61,7 @@ CLAIMS = {
     "Where is ...?": ["list(model.output) == ['age']", "set(train.element_spec[1]) == {'age'}"],
     "From a photograph to an answer": [
         "found('^party.jpg: 2 faces') == 1 and found('^faces/.*: 1 face') == 3",
-        "found('faces.: .{') == 2 and found('error.: .is no picture') == 1",
+        "found('faces.: .{') == 2 and found('error.: .is no image') == 1",
         "found('^album/party.jpg,[12],') == 2 and there('drawn/party-faces.jpg')",
         "found('^album/party.jpg [(].*male') == 2 and there('party-faces.jpg')",
     ],
@@ -107,14 +107,14 @@ def belongings(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     photograph = Image.fromarray(draw_people([(23, 1, 4, 39), (47, 0, 3, 36)]))
     for name in ("party.jpg", "face.jpg", "album/party.jpg", "more/of/them/party.jpg"):
         photograph.save(folder / name)
-    (folder / "album" / "text.jpg").write_text("no picture")
+    (folder / "album" / "text.jpg").write_text("no image")
     ag.write_faces(folder / "aligned", 100, size=64)
     for path in sorted((folder / "aligned").iterdir())[:3]:
         shutil.copy(path, folder / "faces")
     (folder / "experiments").symlink_to(ROOT / "experiments")
     keras.utils.set_random_seed(4)
     model, random = ag.build_model(make_tiny_trunk(64)), np.random.default_rng(4)
-    for weight in model.trainable_weights:  # new heads answer the same for every picture
+    for weight in model.trainable_weights:  # new heads answer the same for every image
         weight.assign(weight + random.normal(scale=0.02, size=weight.shape))
     model.save(folder / "runs/1/best.keras")
     known = ag.Calibration(coverage=0.9, ages=(0, 100), low=(0, 80), high=(10, 116), temperature=2.0, count=500)
@@ -166,7 +166,7 @@ def run_line(words: list[str]) -> None:
             extras.read(ROOT / "setup.cfg")
             assert package.removeprefix(".[").removesuffix("]") in extras["options.extras_require"]
         case ["agegender", *arguments]:
-            assert cli.main(arguments) == (1 if "album/" in words else 0)  # 1: some picture could not be used
+            assert cli.main(arguments) == (1 if "album/" in words else 0)  # 1: some image could not be used
         case ["python", "-m", module, *arguments]:
             start = ["-c", PARSE, module] if module in PARSED else ["-m", module]
             run([sys.executable, *start, *arguments], pathlib.Path.cwd())
@@ -218,7 +218,7 @@ def test_what_a_section_says_to_type_does_what_it_says(
 
 
 def difference(one: pathlib.Path, other: pathlib.Path) -> float:
-    """Between two pictures, in grey levels on average: the last digit of a guess may differ between machines.
+    """Between two images, in grey levels on average: the last digit of a guess may differ between machines.
 
     One digit changed is 0.11, one in each of four faces 0.42.
     """
@@ -244,13 +244,13 @@ def test_a_link_leads_to_a_file_and_to_a_heading_of_it(target: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "wanted", ["another trunk", "your own pictures", "a GPU", "an age-only model", "serving", "the reference"]
+    "wanted", ["another trunk", "your own images", "a GPU", "an age-only model", "serving", "the reference"]
 )
 def test_what_people_look_for_is_named_with_the_place_where_it_is_told(wanted: str) -> None:
     (place,) = re.findall(rf"^\| {wanted} \| (.+) \|$", README, re.MULTILINE)
     assert re.search(r"\]\(\S+\)", place)
 
 
-def test_the_picture_is_small_and_shown_at_the_top() -> None:
+def test_the_image_is_small_and_shown_at_the_top() -> None:
     assert README.index("(docs/party.jpg)") < README.index("\n## ")
     assert (ROOT / "docs" / "party.jpg").stat().st_size < 80_000

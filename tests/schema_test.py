@@ -33,4 +33,4 @@ def test_prepared_data_has_the_keys_of_the_schema(prepared: pathlib.Path) -> Non
     features = json.loads(file.read_text())["featuresDict"]["features"]
     labels = {schema.AGE, schema.GENDER, schema.RACE, schema.GROUP, schema.FOLD}
     conflicts = {schema.AGE_CONFLICT, schema.GENDER_CONFLICT}
-    assert {schema.PICTURE, schema.FILE_NAME} | labels | conflicts <= set(features)
+    assert {schema.IMAGE, schema.FILE_NAME} | labels | conflicts <= set(features)

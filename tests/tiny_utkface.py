@@ -12,7 +12,7 @@ from PIL import Image
 from agegender import schema
 
 FEATURES = {
-    schema.PICTURE: tfds.features.Image(shape=(None, None, 3), encoding_format="jpeg"),
+    schema.IMAGE: tfds.features.Image(shape=(None, None, 3), encoding_format="jpeg"),
     schema.AGE: tfds.features.Scalar(np.int32),
     schema.GENDER: tfds.features.ClassLabel(names=schema.GENDERS),
     schema.RACE: tfds.features.ClassLabel(names=schema.RACES),
@@ -48,11 +48,11 @@ with tfds.core.registered.skip_registration():  # the real builder has this name
 def prepare(
     folder: pathlib.Path, rows: Mapping[str, Sequence[Mapping[str, Any]]], *, without: Iterable[str] = ()
 ) -> pathlib.Path:
-    """Prepares a data set of 24-pixel pictures and returns its folder.
+    """Prepares a data set of 24-pixel images and returns its folder.
 
     Args:
         folder: for it.
-        rows: for each split the labels of its pictures; what is not said is 0, alone in its group, without conflict.
+        rows: for each split the labels of its images; what is not said is 0, alone in its group, without conflict.
         without: features that it shall not have, as if an older builder had prepared it.
     """
     full = {split: [_row(split, index, row) for index, row in enumerate(given)] for split, given in rows.items()}
@@ -67,10 +67,10 @@ def _row(split: str, index: int, given: Mapping[str, Any]) -> dict[str, Any]:
     row = dict.fromkeys((schema.AGE, schema.GENDER, schema.RACE, schema.FOLD), 0) | dict(given)
     name = f"{row[schema.AGE]}_{row[schema.GENDER]}_{row[schema.RACE]}_{split}{index}.jpg.chip.jpg"
     conflicts = {schema.AGE_CONFLICT: False, schema.GENDER_CONFLICT: False}
-    return {schema.FILE_NAME: name, schema.GROUP: name, schema.PICTURE: _picture(index), **conflicts, **row}
+    return {schema.FILE_NAME: name, schema.GROUP: name, schema.IMAGE: _image(index), **conflicts, **row}
 
 
-def _picture(seed: int) -> bytes:
+def _image(seed: int) -> bytes:
     pixels = np.random.default_rng(seed).integers(0, 256, (24, 24, 3), np.uint8)
     Image.fromarray(pixels).save(file := io.BytesIO(), format="JPEG")
     return file.getvalue()

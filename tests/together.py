@@ -13,10 +13,10 @@ import keras
 from conftest import SIZE, make_tiny_trunk
 
 import agegender as ag
-from agegender.batch_norm import add_batch_norm
-from agegender.checkpoints import Saving
-from agegender.interruptions import explained
-from agegender.processes import is_chief, join, share
+from agegender.models.batch_norm import add_batch_norm
+from agegender.training.checkpoints import Saving
+from agegender.training.processes import is_chief, join, share
+from agegender.training.signals import explained
 
 
 class Tell(keras.callbacks.Callback):

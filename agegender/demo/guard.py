@@ -2,7 +2,7 @@
 
 Gradio is made for files: whatever is sent to its upload address is written to the disk and stays there, under a name
 that all who send the same bytes share, and a file's address that stands in a request is fetched, wherever it points to.
-This page sends pictures as text inside the request, so that none of this is needed, and here it is switched off. So are
+This page sends images as text inside the request, so that none of this is needed, and here it is switched off. So are
 the addresses at which a function is called beside the queue, which is what lets in one request at a time.
 """
 
@@ -15,13 +15,13 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Message, Receive, Send], Awaitable[None]]
 
-MAX_BYTES: Final = 20_000_000  # of a picture's file: what a telephone of 50 million pixels makes fits
+MAX_BYTES: Final = 20_000_000  # of a image's file: what a telephone of 50 million pixels makes fits
 _MAX_BODY: Final = MAX_BYTES * 4 // 3 + 20_000  # the same as base64 in JSON
 _INSIDE: Final = "/gradio_api/"
 # What the page and Gradio's client ask for; the rest of its addresses serve files, or what is switched off.
 _NEEDED: Final = ("app_id", "call", "cancel", "config", "heartbeat", "info", "login_check", "queue", "startup-events")
-_TOO_LARGE: Final = f"The picture is too large. The limit is {MAX_BYTES // 1_000_000} MB."
-_NO_FILES: Final = "Not on this page: it takes no files. Send the picture's bytes as base64 text to /predict."
+_TOO_LARGE: Final = f"The image is too large. The limit is {MAX_BYTES // 1_000_000} MB."
+_NO_FILES: Final = "Not on this page: it takes no files. Send the image's bytes as base64 text to /predict."
 
 
 _NOT_JSON: Final = "The request must be JSON: Content-Type: application/json."
@@ -65,7 +65,7 @@ class Guard:
 
         try:
             await self.app(scope, receive, sending)
-        except Exception:  # a request that Gradio stumbles over; what it would write into the log holds the picture
+        except Exception:  # a request that Gradio stumbles over; what it would write into the log holds the image
             if begun:
                 await send({"type": "http.response.body", "body": b""})
             else:
@@ -89,7 +89,7 @@ def forbid_files(blocks: Any) -> None:
 
 
 def check_inputs(blocks: Any) -> None:
-    """Makes a page refuse wrong numbers of inputs; Gradio itself writes them, a picture too, into the server's log.
+    """Makes a page refuse wrong numbers of inputs; Gradio itself writes them, a image too, into the server's log.
 
     Args:
         blocks: a `gradio.Blocks`.

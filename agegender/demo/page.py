@@ -11,8 +11,8 @@ from PIL import Image
 
 from agegender.demo.guard import MAX_BYTES, Guard, check_inputs, forbid_files
 from agegender.demo.wording import answer, data_url, decode
-from agegender.predict import Predictor
-from agegender.synthetic import draw_people
+from agegender.inference.predictor import Predictor
+from agegender.synthetic.faces import draw_people
 
 if TYPE_CHECKING:
     import gradio
@@ -29,7 +29,7 @@ or sorting.**
 
 **Licence:** a model trained on UTKFace or from VGGFace weights is for non-commercial research only.
 
-**Your picture** goes to the computer that serves this page and to no other. It stays in memory until it is answered,
+**Your image** goes to the computer that serves this page and to no other. It stays in memory until it is answered,
 and is written nowhere.
 """
 # Drawn by the project: age, gender, race and seed of each person.
@@ -43,7 +43,7 @@ _EXAMPLES: Final = {
 def build_demo(predictor: Predictor) -> "gradio.Blocks":
     """Makes the page.
 
-    It answers programs too, under the name `/predict`: they give a picture's bytes as base64, and whether it is one
+    It answers programs too, under the name `/predict`: they give a image's bytes as base64, and whether it is one
     aligned face; they get what `Photograph.to_dict` gives, or an error that says what is wrong.
 
     Args:
@@ -75,8 +75,8 @@ def build_demo(predictor: Predictor) -> "gradio.Blocks":
         gr.Markdown(_NOT_FOR)
         one_at_a_time: dict[str, Any] = {"concurrency_limit": 1, "concurrency_id": "model"}
         picker.upload(
-            # The second answer empties what the page would otherwise hold of the picture, here and in the browser.
-            lambda picture, aligned: (answer(predictor, picture, aligned=aligned), None),
+            # The second answer empties what the page would otherwise hold of the image, here and in the browser.
+            lambda image, aligned: (answer(predictor, image, aligned=aligned), None),
             inputs=[picker, aligned],
             outputs=[shown, picker],
             show_progress_on=shown,
@@ -157,11 +157,11 @@ def launch(model: str | os.PathLike | None = None, *, host: str = "127.0.0.1", p
 
 
 def _endpoint(predictor: Predictor) -> Callable[..., dict[str, Any]]:
-    def predict(picture: str, aligned: bool = False) -> dict[str, Any]:
+    def predict(image: str, aligned: bool = False) -> dict[str, Any]:
         """Ages and genders of the faces of one photograph: its bytes as base64, alone or as a data URL."""
         try:
-            return predictor(decode(picture), aligned=aligned).to_dict()
-        except ValueError as error:  # a PictureError, or about `aligned`
+            return predictor(decode(image), aligned=aligned).to_dict()
+        except ValueError as error:  # a ImageError, or about `aligned`
             raise _import_gradio().Error(str(error), print_exception=False) from None
 
     return predict

@@ -1,4 +1,4 @@
-// The picture goes to the server as text inside the request: nothing is uploaded, so nothing is left lying there.
+// The image goes to the server as text inside the request: nothing is uploaded, so nothing is left lying there.
 const find = (name) => element.querySelector(name);
 const say = (words) => { find(".trouble").textContent = words; };
 let last = null; // for the box that says "one aligned face"
@@ -67,7 +67,7 @@ function shoot() {
   stop();
   ask(canvas.toDataURL("image/jpeg", 0.92));
 }
-// Browsers give pages a camera only on this machine or over https; a telephone offers its own behind "Choose a picture".
+// Browsers give pages a camera only on this machine or over https; a telephone offers its own behind "Choose a image".
 find(".camera").hidden = !(navigator.mediaDevices && navigator.mediaDevices.getUserMedia);
 find(".camera").addEventListener("click", start);
 find(".shoot").addEventListener("click", shoot);

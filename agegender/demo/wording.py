@@ -1,4 +1,4 @@
-"""A picture as the page sends it, and the answer as the page shows it."""
+"""A image as the page sends it, and the answer as the page shows it."""
 
 import base64
 import binascii
@@ -8,45 +8,45 @@ from typing import Final
 
 from PIL import Image
 
-from agegender.answers import Face, Photograph
 from agegender.demo.guard import MAX_BYTES
-from agegender.pictures import PictureError, read_picture
-from agegender.predict import Predictor
+from agegender.inference.images import ImageError, read_image
+from agegender.inference.predictor import Predictor
+from agegender.inference.results import Face, Photograph
 
 _SHOWN: Final = 1600  # pixels, the longer side of the photograph that is shown
 _NONE: Final = "-"
 _NO_FACE: Final = (
-    "No face was found. It should look at the camera, upright, and be 20 pixels wide or more. If the picture is one "
+    "No face was found. It should look at the camera, upright, and be 20 pixels wide or more. If the image is one "
     "face already, cut as UTKFace cuts them, say so in the box above."
 )
 _COLUMNS: Final = ("age", "interval", "gender", "probability", "detection", "note")
 
 
-def decode(picture: str | None) -> bytes:
-    """The bytes of a picture's file.
+def decode(image: str | None) -> bytes:
+    """The bytes of a image's file.
 
     Args:
-        picture: them as base64, alone or behind the head of a data URL, `data:image/jpeg;base64,`.
+        image: them as base64, alone or behind the head of a data URL, `data:image/jpeg;base64,`.
 
     Raises:
-        PictureError: if there is none, it is no base64, or it is of more than 20 MB.
+        ImageError: if there is none, it is no base64, or it is of more than 20 MB.
 
     >>> decode("data:image/png;base64,iVBORw0KGgo=")[1:4]
     b'PNG'
     """
-    if not picture:
-        raise PictureError("picture", "is missing")
-    if not isinstance(picture, str):
-        raise PictureError("picture", "must be the bytes of a file as base64")
-    text = picture.partition(",")[2] if picture.startswith("data:") else picture
+    if not image:
+        raise ImageError("image", "is missing")
+    if not isinstance(image, str):
+        raise ImageError("image", "must be the bytes of a file as base64")
+    text = image.partition(",")[2] if image.startswith("data:") else image
     if len(text) * 3 // 4 > MAX_BYTES:
-        raise PictureError("picture", f"is too large. The limit is {MAX_BYTES // 1_000_000} MB")
+        raise ImageError("image", f"is too large. The limit is {MAX_BYTES // 1_000_000} MB")
     try:
         data = base64.b64decode("".join(text.split()), validate=True)  # `base64 FILE` breaks its lines
     except (binascii.Error, ValueError):
-        raise PictureError("picture", "must be the bytes of a file as base64") from None
+        raise ImageError("image", "must be the bytes of a file as base64") from None
     if not data:
-        raise PictureError("picture", "is an empty file")
+        raise ImageError("image", "is an empty file")
     return data
 
 
@@ -57,25 +57,25 @@ def data_url(image: Image.Image) -> str:
     return f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}"
 
 
-def answer(predictor: Predictor, picture: str | None, *, aligned: bool = False) -> str:
-    """The answer to one picture, as HTML: the photograph with its faces marked and a table of them, or what is wrong.
+def answer(predictor: Predictor, image: str | None, *, aligned: bool = False) -> str:
+    """The answer to one image, as HTML: the photograph with its faces marked and a table of them, or what is wrong.
 
     Args:
         predictor: who guesses.
-        picture: as `decode` takes it.
+        image: as `decode` takes it.
         aligned: whether it is one face, cut as UTKFace cuts them.
 
     Returns:
-        HTML without scripts, which names no address but those of its own pictures.
+        HTML without scripts, which names no address but those of its own images.
     """
     try:
-        image = read_picture(decode(picture))
-        faces = predictor(image, aligned=aligned)
-    except PictureError as error:
-        return _trouble(f"This picture cannot be used: it {html.escape(error.reason)}.")
+        decoded = read_image(decode(image))
+        faces = predictor(decoded, aligned=aligned)
+    except ImageError as error:
+        return _trouble(f"This image cannot be used: it {html.escape(error.reason)}.")
     except ValueError as error:  # about `aligned`, which is not from the page then
         return _trouble(html.escape(str(error)))
-    shown = predictor.draw(image, faces)
+    shown = predictor.draw(decoded, faces)
     shown.thumbnail((_SHOWN, _SHOWN))
     words = _table(faces, _promise(predictor)) if faces else _trouble(_NO_FACE)
     return f'<img class="photograph" src="{data_url(shown)}" alt="{_count(faces)}, marked">\n{words}'
@@ -95,7 +95,7 @@ def _promise(predictor: Predictor) -> str:
         return "This model has not been calibrated: it gives no intervals, and its probabilities may be too sure."
     return (
         f"The interval holds the recorded age {calibration.coverage:.0%} of the time".replace("%", " %")
-        + ", on pictures like those of UTKFace."
+        + ", on images like those of UTKFace."
     )
 
 

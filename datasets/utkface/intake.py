@@ -41,18 +41,18 @@ class Intake(NamedTuple):
     """What the source holds.
 
     Attributes:
-        paths: of the pictures that are kept, sorted.
+        paths: of the images that are kept, sorted.
         skipped: the other files, sorted by path.
-        spans: int64 [pictures, 2], where each of the kept begins and ends in `pictures`.
-        pictures: the file with their bytes.
-        thumbnails: uint8 [pictures, 32, 32], on the disk.
-        size: height and width of every picture, in pixels; None if they differ.
+        spans: int64 [images, 2], where each of the kept begins and ends in `images`.
+        images: the file with their bytes.
+        thumbnails: uint8 [images, 32, 32], on the disk.
+        size: height and width of every image, in pixels; None if they differ.
     """
 
     paths: list[str]
     skipped: list[Refused]
     spans: NDArray[np.int64]
-    pictures: Path
+    images: Path
     thumbnails: NDArray[np.uint8]
     size: tuple[int, int] | None
 
@@ -77,7 +77,7 @@ def take_in(forms: Sequence[Form], scratch: Path, *, parts: bool = False) -> Int
     Args:
         forms: of the data set, as found.
         scratch: a folder for files that together are about as large as the source.
-        parts: whether the forms are parts of a whole. If not, one form must hold all the pictures of the others.
+        parts: whether the forms are parts of a whole. If not, one form must hold all the images of the others.
 
     Returns:
         What is there. Paths begin with the archive's name where there are several forms.
@@ -102,7 +102,7 @@ def take_in(forms: Sequence[Form], scratch: Path, *, parts: bool = False) -> Int
         [entry.path for entry in kept],
         sorted(skipped + copies),
         contents.spans()[order],
-        contents.pictures,
+        contents.images,
         contents.thumbnails_in(order),
         contents.sizes.pop() if len(contents.sizes) == 1 else None,
     )
@@ -119,33 +119,33 @@ class _Contents:
     """The different contents of files, in the order in which they came."""
 
     def __init__(self, scratch: Path) -> None:
-        self.pictures = scratch / "pictures"
+        self.images = scratch / "images"
         self.sizes: set[tuple[int, int]] = set()
         self._index: dict[bytes, int] = {}
         self._ends = array("q", [0])
         self._scratch = scratch
-        self._pictures_file = self.pictures.open("wb")
+        self._images_file = self.images.open("wb")
         self._thumbnails_file = (scratch / "thumbnails").open("wb")
 
     def add(self, content: bytes) -> int:
         """Returns the index of a file's content, the same for the same bytes.
 
         Raises:
-            Skipped: if it is not a JPEG picture that decodes.
+            Skipped: if it is not a JPEG image that decodes.
         """
         digest = hashlib.blake2b(content, digest_size=16).digest()
         if digest not in self._index:
-            picture = decode(content)
-            thumbnail = near_duplicates.thumbnail(picture)
-            self.sizes.add(picture.shape[:2])
-            self._pictures_file.write(content)
+            image = decode(content)
+            thumbnail = near_duplicates.thumbnail(image)
+            self.sizes.add(image.shape[:2])
+            self._images_file.write(content)
             self._thumbnails_file.write(thumbnail.tobytes())
             self._ends.append(self._ends[-1] + len(content))
             self._index[digest] = len(self._index)
         return self._index[digest]
 
     def close(self) -> None:
-        self._pictures_file.close()
+        self._images_file.close()
         self._thumbnails_file.close()
         self._index.clear()
 
@@ -167,12 +167,12 @@ class _Contents:
 
 
 def decode(content: bytes) -> NDArray[np.uint8]:
-    """Returns a picture, uint8 RGB [height, width, 3]; grey and CMYK become RGB.
+    """Returns a image, uint8 RGB [height, width, 3]; grey and CMYK become RGB.
 
-    It decodes with what training decodes with, so that no picture can stop an epoch.
+    It decodes with what training decodes with, so that no image can stop an epoch.
 
     Raises:
-        Skipped: if the bytes are not a JPEG picture that decodes.
+        Skipped: if the bytes are not a JPEG image that decodes.
     """
     if not content:
         raise Skipped("an empty file")
@@ -200,16 +200,16 @@ def _one_for_each_name(
         if entry is first or file_name(entry.path) != file_name(first.path):
             kept.append(entry)
         elif first.content == entry.content:
-            refused.append(Refused(entry.path, "a copy of a picture that is kept", first.path))
+            refused.append(Refused(entry.path, "a copy of a image that is kept", first.path))
         elif first.form == entry.form or parts:
-            refused.append(Refused(entry.path, "the file name of another picture that is kept", first.path))
+            refused.append(Refused(entry.path, "the file name of another image that is kept", first.path))
         else:
-            raise _contradiction(f"{first.path} and {entry.path} are different pictures", forms)
+            raise _contradiction(f"{first.path} and {entry.path} are different images", forms)
     return sorted(kept), refused
 
 
 def _check_one_holds_all(entries: Sequence[_Entry], forms: Sequence[Form]) -> None:
-    """Raises ValueError unless the largest form holds all pictures of the others."""
+    """Raises ValueError unless the largest form holds all images of the others."""
     if len(forms) == 1:
         return
     names = [{file_name(entry.path) for entry in entries if entry.form == form} for form in range(len(forms))]
@@ -218,7 +218,7 @@ def _check_one_holds_all(entries: Sequence[_Entry], forms: Sequence[Form]) -> No
         missing = sorted(held - names[largest])
         if missing:
             told = ", ".join(missing[:_TOLD]) + (", ..." if len(missing) > _TOLD else "")
-            what = f"{forms[form].name} holds {len(missing):,} pictures that {forms[largest].name} does not: {told}"
+            what = f"{forms[form].name} holds {len(missing):,} images that {forms[largest].name} does not: {told}"
             raise _contradiction(what, forms)
 
 

@@ -1,8 +1,8 @@
-"""Which pictures are the same photograph, whatever was done to it: recompressed, resized, mirrored, slightly cropped.
+"""Which images are the same photograph, whatever was done to it: recompressed, resized, mirrored, slightly cropped.
 
 From coarse to fine, and without comparing all pairs:
 
-1. every picture becomes a grey thumbnail of 32 x 32 pixels;
+1. every image becomes a grey thumbnail of 32 x 32 pixels;
 2. its lowest frequencies, of unit length, are projected to 16 numbers that a slight crop hardly changes (a linear
    discriminant analysis of cropped faces, kept in `projection.csv`; `experiments/near_duplicates.py` fits it);
 3. locality-sensitive hashing (Datar et al., SCG 2004) finds the pairs that are close there, also with one of the two
@@ -32,32 +32,32 @@ SAME_AS_THEY_LIE: Final = 0.975  # correlation at 16 x 16
 SAME_REGISTERED: Final = 0.988  # correlation at 32 x 32
 RADIUS: Final = 6.0  # in the projection; its unit is the change that cropping by 4 % makes
 _TABLES, _LEADING, _AXES, _CELL = 16, 14, 8, 5.0  # of the hashing: random grids, each over 8 of the 14 leading axes
-_CROWD: Final = 256  # pictures in one cell that are compared with each other; more are linked in chains
+_CROWD: Final = 256  # images in one cell that are compared with each other; more are linked in chains
 _WORTH_REGISTERING: Final = 0.97  # correlation at 16 x 16, registered: what lies below never passes at 32 x 32
 _BLUR: Final = 0.6  # pixels; without it, the correlation would judge the resampling
 _FREQUENCIES: Final = 8  # in each direction
 _FLAT: Final = 1.0  # grey levels of standard deviation, below which a thumbnail shows nothing to compare
-_CHUNK: Final = 512  # pairs or pictures at a time: memory does not grow with their number
+_CHUNK: Final = 512  # pairs or images at a time: memory does not grow with their number
 _STEPS: Final = 3  # of registration
 _MIN_SCALE, _MAX_SCALE, _MAX_SHIFT = 0.86, 1.14, 0.08  # of it; shift as a share of the side
 
 
-def thumbnail(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Returns the grey thumbnail of an RGB picture: uint8 [height, width, 3] to [32, 32], each pixel a mean."""
-    grey = Image.fromarray(picture).convert("L")
+def thumbnail(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Returns the grey thumbnail of an RGB image: uint8 [height, width, 3] to [32, 32], each pixel a mean."""
+    grey = Image.fromarray(image).convert("L")
     return np.asarray(grey.resize((SIDE, SIDE), Image.Resampling.BOX))
 
 
 def same_photograph(thumbnails: NDArray[np.uint8]) -> Pairs:
-    """Returns the pairs of pictures that show the same photograph.
+    """Returns the pairs of images that show the same photograph.
 
     Args:
-        thumbnails: uint8 [pictures, 32, 32], of `thumbnail`.
+        thumbnails: uint8 [images, 32, 32], of `thumbnail`.
 
     Returns:
-        Enough pairs to connect all that are the same: of pictures whose thumbnails are equal only the chain from one to
+        Enough pairs to connect all that are the same: of images whose thumbnails are equal only the chain from one to
         the next. Time is close to linear, up to the pairs that are close by chance and have to be compared: a tenth of
-        a build's time for 20,000 pictures, a third for 200,000.
+        a build's time for 20,000 images, a third for 200,000.
     """
     first_with: dict[bytes, int] = {}
     last = [first_with.setdefault(_digest(each), index) for index, each in enumerate(thumbnails)]
@@ -71,7 +71,7 @@ def _digest(thumbnail: NDArray[np.uint8]) -> bytes:
 
 
 def _similar(thumbnails: NDArray[np.uint8], telling: NDArray[np.intp]) -> Pairs:
-    """Returns the pairs among the pictures at `telling` that pass one of the two comparisons."""
+    """Returns the pairs among the images at `telling` that pass one of the two comparisons."""
     if len(telling) < 2:
         return np.empty((0, 2), np.intp)
     pairs, mirrored = candidates(thumbnails, telling)
@@ -87,7 +87,7 @@ def _similar(thumbnails: NDArray[np.uint8], telling: NDArray[np.intp]) -> Pairs:
 def candidates(thumbnails: NDArray[np.uint8], among: NDArray[np.intp]) -> tuple[Pairs, NDArray[np.bool_]]:
     """Returns the pairs among some that are close in the projection, and whether one of the two has to be mirrored."""
     count = len(among)
-    points = np.empty((2 * count, len(projection())), np.float32)  # those of the mirrored pictures after the others
+    points = np.empty((2 * count, len(projection())), np.float32)  # those of the mirrored images after the others
     for chunk in range(0, count, _CHUNK):
         waves = spectrum(thumbnails[among[chunk : chunk + _CHUNK]])
         points[chunk : chunk + len(waves)] = waves @ projection().T
@@ -126,7 +126,7 @@ def _in_one_cell(points: Floats, count: int, random: np.random.Generator) -> Pai
 
 
 def spectrum(thumbnails: NDArray[np.uint8]) -> Floats:
-    """Returns the 63 lowest frequencies (DCT-II) of thumbnails [pictures, 32, 32], without their mean, of length 1."""
+    """Returns the 63 lowest frequencies (DCT-II) of thumbnails [images, 32, 32], without their mean, of length 1."""
     waves = _waves()
     frequencies = waves @ thumbnails.astype(np.float32) @ waves.T
     frequencies = frequencies.reshape(len(thumbnails), -1)[:, 1:]
@@ -193,7 +193,7 @@ def _lay_on(moving: Floats, fixed: Floats) -> Floats:
     scale, shift = np.ones((len(fixed), 2), np.float32), np.zeros((len(fixed), 2), np.float32)  # down, across
     best = np.full(len(fixed), -1, np.float32)
     for step in range(_STEPS + 1):
-        position = at * scale[..., None] + shift[..., None]  # of each fixed row and column in the moving picture
+        position = at * scale[..., None] + shift[..., None]  # of each fixed row and column in the moving image
         inside = np.abs(position) <= side / 2
         mask = (inside[:, 0, :, None] & inside[:, 1, None, :]).astype(np.float32)
         moved = _between(position[:, 0]) @ moving @ _between(position[:, 1]).transpose(0, 2, 1)

@@ -1,4 +1,4 @@
-"""Near-duplicates on pictures made here: smooth random fields, which have the coarse structure that faces have."""
+"""Near-duplicates on images made here: smooth random fields, which have the coarse structure that faces have."""
 
 # mypy: allow-untyped-defs
 
@@ -20,44 +20,44 @@ def field(seed: int, side: int = 200) -> Image.Image:
     return Image.fromarray(np.clip(grey, 0, 255).astype(np.uint8)).convert("RGB")
 
 
-def recompressed(picture: Image.Image, quality: int = 40) -> Image.Image:
+def recompressed(image: Image.Image, quality: int = 40) -> Image.Image:
     buffer = io.BytesIO()
-    picture.save(buffer, "JPEG", quality=quality)
+    image.save(buffer, "JPEG", quality=quality)
     return Image.open(buffer)
 
 
-def cropped(picture: Image.Image, left: float, top: float, right: float, bottom: float) -> Image.Image:
-    width, height = picture.size
-    return picture.crop(
+def cropped(image: Image.Image, left: float, top: float, right: float, bottom: float) -> Image.Image:
+    width, height = image.size
+    return image.crop(
         (round(left * width), round(top * height), round(width - right * width), round(height - bottom * height))
     )
 
 
 ALTERED = {
     "recompressed": recompressed,
-    "reduced to a third": lambda picture: picture.resize((66, 66)),
-    "mirrored": lambda picture: picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT),
-    "darker": lambda picture: picture.point(lambda value: round(value * 0.7)),
-    "cropped by 2 % of each side": lambda picture: cropped(picture, 0.02, 0.02, 0.02, 0.02),
-    "cropped on two sides": lambda picture: cropped(picture, 0.02, 0, 0, 0.02),
-    "cropped, scaled back, mirrored and recompressed": lambda picture: recompressed(
-        cropped(picture, 0.01, 0.02, 0.02, 0.01).resize((200, 200)).transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    "reduced to a third": lambda image: image.resize((66, 66)),
+    "mirrored": lambda image: image.transpose(Image.Transpose.FLIP_LEFT_RIGHT),
+    "darker": lambda image: image.point(lambda value: round(value * 0.7)),
+    "cropped by 2 % of each side": lambda image: cropped(image, 0.02, 0.02, 0.02, 0.02),
+    "cropped on two sides": lambda image: cropped(image, 0.02, 0, 0, 0.02),
+    "cropped, scaled back, mirrored and recompressed": lambda image: recompressed(
+        cropped(image, 0.01, 0.02, 0.02, 0.01).resize((200, 200)).transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     ),
 }
 
 
-def thumbnails(pictures):
-    return np.stack([nd.thumbnail(np.asarray(picture)) for picture in pictures])
+def thumbnails(images):
+    return np.stack([nd.thumbnail(np.asarray(image)) for image in images])
 
 
-def pairs(pictures):
-    return sorted(tuple(map(int, pair)) for pair in nd.same_photograph(thumbnails(pictures)))
+def pairs(images):
+    return sorted(tuple(map(int, pair)) for pair in nd.same_photograph(thumbnails(images)))
 
 
 @pytest.mark.parametrize("alteration", ALTERED.values(), ids=ALTERED)
 def test_nearly_all_altered_copies_are_found_and_nothing_else(alteration):
-    pictures = [field(seed) for seed in range(60)]
-    found = pairs(pictures + [alteration(picture) for picture in pictures])
+    images = [field(seed) for seed in range(60)]
+    found = pairs(images + [alteration(image) for image in images])
     right = {(index, index + 60) for index in range(60)}
     assert set(found) <= right
     assert len(found) >= 58
@@ -69,15 +69,15 @@ def test_a_copy_is_found_whichever_of_the_two_comes_first():
 
 
 def test_how_many_are_compared_at_a_time_changes_nothing(monkeypatch):
-    pictures = [field(seed) for seed in range(20)]
-    together = [*pictures, *map(recompressed, pictures)]
+    images = [field(seed) for seed in range(20)]
+    together = [*images, *map(recompressed, images)]
     found = pairs(together)
     monkeypatch.setattr(nd, "_CHUNK", 7)
     assert pairs(together) == found == [(index, index + 20) for index in range(20)]
 
 
 def mixed(seed, share, shift):
-    """Thumbnails of a picture, and of one that has `share` of it and is moved by so many of 200 pixels."""
+    """Thumbnails of a image, and of one that has `share` of it and is moved by so many of 200 pixels."""
     first, second = (np.asarray(field(each, 220).convert("L"), float) - 128 for each in (seed, seed + 1000))
     second -= first * (first * second).mean() / first.var()
     second = share * first / first.std() + (1 - share**2) ** 0.5 * second / second.std()
@@ -105,7 +105,7 @@ def test_equal_thumbnails_are_linked_even_where_there_is_nothing_to_compare():
     assert pairs([black, white, black, field(1), black]) == [(0, 2), (0, 4)]
 
 
-def test_a_faint_picture_is_compared_and_one_that_shows_nothing_is_not():
+def test_a_faint_image_is_compared_and_one_that_shows_nothing_is_not():
     slope = np.linspace(0, 1, 32) * np.linspace(0, 1, 32)[:, None]
     levels = [np.round(level + contrast * slope).astype(np.uint8) for level in (50, 150) for contrast in (1, 30)]
     assert [each.std() < 1 for each in levels] == [True, False, True, False]
@@ -113,11 +113,11 @@ def test_a_faint_picture_is_compared_and_one_that_shows_nothing_is_not():
 
 
 @pytest.mark.parametrize("count", [0, 1])
-def test_fewer_than_two_pictures_have_no_pairs(count):
+def test_fewer_than_two_images_have_no_pairs(count):
     assert nd.same_photograph(thumbnails([field(1)])[:count]).shape == (0, 2)
 
 
-def test_ten_thousand_equal_pictures_make_no_more_pairs_than_pictures():
+def test_ten_thousand_equal_images_make_no_more_pairs_than_images():
     many = np.repeat(thumbnails([field(1), field(2)]), 5_000, axis=0)
     assert len(nd.same_photograph(many)) == 9_998
 
@@ -133,19 +133,19 @@ def test_a_crowd_of_near_copies_stays_one_photograph():
 
 
 def test_a_thumbnail_is_the_grey_mean_of_each_of_its_pixels_areas():
-    picture = np.zeros((64, 96, 3), np.uint8)
-    picture[:2, :3] = (10, 20, 30)
-    picture[2:, 3:] = 200
-    thumbnail = nd.thumbnail(picture)
+    image = np.zeros((64, 96, 3), np.uint8)
+    image[:2, :3] = (10, 20, 30)
+    image[2:, 3:] = 200
+    thumbnail = nd.thumbnail(image)
     assert thumbnail.shape == (32, 32) and thumbnail.dtype == np.uint8
     assert thumbnail[0, 0] == round(0.299 * 10 + 0.587 * 20 + 0.114 * 30)
     assert thumbnail[1, 1] == 200 and thumbnail[0, 1] == 0
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (7, 500), (33, 31), (3000, 2000)])
-def test_a_thumbnail_keeps_the_mean_of_a_picture_of_any_size(shape):
-    picture = np.broadcast_to(np.linspace(0, 255, shape[1]).astype(np.uint8)[None, :, None], (*shape, 3))
-    assert nd.thumbnail(picture).mean() == pytest.approx(picture.mean(), abs=1)
+def test_a_thumbnail_keeps_the_mean_of_a_image_of_any_size(shape):
+    image = np.broadcast_to(np.linspace(0, 255, shape[1]).astype(np.uint8)[None, :, None], (*shape, 3))
+    assert nd.thumbnail(image).mean() == pytest.approx(image.mean(), abs=1)
 
 
 def test_mirroring_a_thumbnail_turns_the_sign_of_its_odd_waves():
@@ -155,7 +155,7 @@ def test_mirroring_a_thumbnail_turns_the_sign_of_its_odd_waves():
 
 
 def test_registration_undoes_a_shift_and_a_scale():
-    picture = field(4)
-    first, second = thumbnails([picture, cropped(picture, 0.05, 0, 0.05, 0.05)]).astype(np.float32)[:, None]
+    image = field(4)
+    first, second = thumbnails([image, cropped(image, 0.05, 0, 0.05, 0.05)]).astype(np.float32)[:, None]
     as_they_lie = np.corrcoef(first.ravel(), second.ravel())[0, 1]
     assert as_they_lie < 0.98 < 0.99 < nd.registered(first, second)[0]

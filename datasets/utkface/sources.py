@@ -1,7 +1,7 @@
-"""Where the pictures lie: every form of UTKFace in the manual directory, and the files in each.
+"""Where the images lie: every form of UTKFace in the manual directory, and the files in each.
 
 Whether several forms say the same is for whoever reads them. Reading goes through a form from one end to the other and
-holds one file at a time: nothing is unpacked to the disk, and only a zip's table of contents grows with the pictures.
+holds one file at a time: nothing is unpacked to the disk, and only a zip's table of contents grows with the images.
 """
 
 import contextlib
@@ -23,7 +23,7 @@ from .labels import Skipped, parse_name
 HOMEPAGE: Final = "https://susanqq.github.io/UTKFace/"
 
 _MOST_TOLD: Final = 10  # how many names of what lies in a manual directory without UTKFace an error lists
-_MAX_BYTES: Final = 100_000_000  # of a picture; an archive of a kilobyte may hold any number of zeros
+_MAX_BYTES: Final = 100_000_000  # of a image; an archive of a kilobyte may hold any number of zeros
 _TOO_LARGE: Final = f"larger than {_MAX_BYTES // 1_000_000} MB"
 _NOT_A_FILE: Final = "a link or a device, not a file"
 _FOLDER_LINK: Final = "a link to a folder, which is not followed"
@@ -39,7 +39,7 @@ class _Names(NamedTuple):
     meaning: str
     folders: tuple[str, ...]
     archives: tuple[str, ...]
-    by_content: bool  # whether a zip of any other name counts if it holds pictures, and pictures beside another form
+    by_content: bool  # whether a zip of any other name counts if it holds images, and images beside another form
 
 
 def _archives(*stems: str) -> tuple[str, ...]:
@@ -52,14 +52,14 @@ _CONFIGS: Final = {
     "aligned_cropped": _Names(
         "aligned and cropped faces", (*_FACES, "utkface_aligned_cropped"), _archives(*_FACES), by_content=True
     ),
-    "in_the_wild": _Names("in-the-wild pictures", _PARTS, _archives(*_PARTS), by_content=False),
+    "in_the_wild": _Names("in-the-wild images", _PARTS, _archives(*_PARTS), by_content=False),
 }
 
 
 class Form(NamedTuple):
     """One form of the data set on the disk."""
 
-    name: str  # as people are told: "UTKFace/", "UTKFace.tar.gz" or "pictures directly in it"
+    name: str  # as people are told: "UTKFace/", "UTKFace.tar.gz" or "images directly in it"
     path: Path  # the folder or the archive
     prefix: str = ""  # what the paths in a folder begin with, so that they read as in the archive that it came from
     left_out: frozenset[str] = frozenset()  # names of entries directly in the folder that belong to other forms
@@ -106,9 +106,9 @@ def find_forms(manual_dir: Path, config: str) -> list[Form]:
     folders = [Form(f"{path.name}/", path, prefix=path.name) for path in paths]
     forms = [folder for folder in folders if any(folder.files())]
     forms += [Form(path.name, path) for path in entries if _is_archive(path, names)]
-    if (names.by_content or not forms) and any(map(_is_picture, entries)):
+    if (names.by_content or not forms) and any(map(_is_image, entries)):
         left_out = foreign.union(form.path.name for form in forms)
-        forms.append(Form("pictures directly in it", manual_dir, left_out=left_out))
+        forms.append(Form("images directly in it", manual_dir, left_out=left_out))
     if not forms:
         empty = "".join(f" {folder.name} is empty." for folder in folders)
         raise _nothing_found(manual_dir, names, f"Found there: {_listing(manual_dir)}.{empty}")
@@ -118,11 +118,11 @@ def find_forms(manual_dir: Path, config: str) -> list[Form]:
 def _is_archive(path: Path, names: _Names) -> bool:
     if path.name in names.archives:
         return path.is_file()
-    return names.by_content and path.suffix.lower() == ".zip" and path.is_file() and _holds_pictures(path)
+    return names.by_content and path.suffix.lower() == ".zip" and path.is_file() and _holds_images(path)
 
 
-def _holds_pictures(path: Path) -> bool:
-    """Whether a zip is one with pictures named as in UTKFace; one that is damaged may be anything, so it is not."""
+def _holds_images(path: Path) -> bool:
+    """Whether a zip is one with images named as in UTKFace; one that is damaged may be anything, so it is not."""
     with contextlib.suppress(*_BAD_ZIP), zipfile.ZipFile(path) as archive:
         for name in archive.namelist():
             with contextlib.suppress(Skipped):
@@ -131,13 +131,13 @@ def _holds_pictures(path: Path) -> bool:
     return False
 
 
-def _is_picture(path: Path) -> bool:
+def _is_image(path: Path) -> bool:
     return path.suffix.lower() in (".jpg", ".jpeg") and not path.name.startswith(".") and path.is_file()
 
 
 def _nothing_found(manual_dir: Path, names: _Names, instead: str) -> FileNotFoundError:
     looked_for = [f"{folder}/" for folder in names.folders] + list(names.archives)
-    looked_for += ["any other undamaged .zip with such pictures"] if names.by_content else []
+    looked_for += ["any other undamaged .zip with such images"] if names.by_content else []
     return FileNotFoundError(
         f"No UTKFace in {manual_dir}. {instead} Looked for {', '.join(looked_for)} and for .jpg files directly in it. "
         f"Get the {names.meaning} from {HOMEPAGE} and put them there, or say another --manual_dir."
@@ -189,7 +189,7 @@ def _archive_files(path: Path) -> Iterator[File]:
 def _tar_files(path: Path) -> Iterator[File]:
     with tarfile.open(path) as archive:
         while (member := archive.next()) is not None:
-            archive.members.clear()  # type: ignore[attr-defined]  # tarfile remembers each, a kilobyte a picture
+            archive.members.clear()  # type: ignore[attr-defined]  # tarfile remembers each, a kilobyte a image
             if not member.isdir():
                 yield _tame(member.name), functools.partial(_read_tar_member, archive, member, path)
         _check_end(archive)

@@ -109,8 +109,8 @@ def test_kaggles_archive_zip_is_found_by_what_it_holds(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["my own.zip", "UTKFACE.ZIP"])
-def test_a_zip_of_any_name_is_found_if_one_member_is_named_as_a_picture(tmp_path, name):
-    files = {"read me.txt": b"hello", "any/26_1_2_20170116174525125.jpg": b"picture"}
+def test_a_zip_of_any_name_is_found_if_one_member_is_named_as_a_image(tmp_path, name):
+    files = {"read me.txt": b"hello", "any/26_1_2_20170116174525125.jpg": b"image"}
     write_archive(tmp_path / "own.zip", files).rename(tmp_path / name)
     assert contents(only_form(tmp_path)) == files
 
@@ -135,21 +135,21 @@ def test_a_broken_zip_of_another_name_is_ignored_beside_a_form_and_listed_where_
 
 
 @pytest.mark.parametrize("name", ["1_0_0_1.jpg", "1_0_0_1.JPG", "1_0_0_1.jpeg", "1_0_0_1.JpEg", "any name.jpg"])
-def test_pictures_directly_in_the_manual_directory_are_a_form_with_its_sub_folders(tmp_path, name):
-    files = {name: b"picture", "sub/2_0_0_2.jpg": b"another", "notes.txt": b"notes"}
+def test_images_directly_in_the_manual_directory_are_a_form_with_its_sub_folders(tmp_path, name):
+    files = {name: b"image", "sub/2_0_0_2.jpg": b"another", "notes.txt": b"notes"}
     form = only_form(write_folder(tmp_path, files))
-    assert (form.name, form.path) == ("pictures directly in it", tmp_path)
+    assert (form.name, form.path) == ("images directly in it", tmp_path)
     assert contents(form) == files
 
 
 @pytest.mark.parametrize("name", ["1_0_0_1.png", "jpg", "._1_0_0_1.jpg", "deeper/1_0_0_1.jpg"])
-def test_a_directory_without_a_picture_directly_in_it_is_no_form(tmp_path, name):
+def test_a_directory_without_a_image_directly_in_it_is_no_form(tmp_path, name):
     write_folder(tmp_path, {name: b"?"})
     with pytest.raises(FileNotFoundError):
         sources.find_forms(tmp_path, "aligned_cropped")
 
 
-def test_pictures_directly_in_it_do_not_take_in_the_other_forms_or_the_parts(tmp_path):
+def test_images_directly_in_it_do_not_take_in_the_other_forms_or_the_parts(tmp_path):
     direct = FACES | {"sub/UTKFace/1_0_0_1.jpg": b"deeper", "sub/part1/1_0_0_1.jpg": b"deeper", "photos.zip": b"?"}
     write_folder(tmp_path, direct)
     for _, name in FOLDERS:
@@ -158,7 +158,7 @@ def test_pictures_directly_in_it_do_not_take_in_the_other_forms_or_the_parts(tmp
         write_archive(tmp_path / f"{stem}{suffix}", inside(stem))
     write_archive(tmp_path / "archive.zip", inside("UTKFace"))
     forms = {form.name: form for form in sources.find_forms(tmp_path, "aligned_cropped")}
-    assert contents(forms["pictures directly in it"]) == direct
+    assert contents(forms["images directly in it"]) == direct
     assert "archive.zip" in forms and "UTKFace/" in forms
 
 
@@ -169,7 +169,7 @@ def test_all_forms_are_told_sorted_by_name(tmp_path):
         write_archive(tmp_path / name, inside("UTKFace"))
     write_folder(tmp_path)
     expected = ["UTKFace.tar.gz", "UTKFace.tgz", "UTKFace/", "archive.zip", "crop_part1.zip", "crop_part1/"]
-    assert names_of_forms(tmp_path) == [*expected, "pictures directly in it", "utkface_aligned_cropped/"]
+    assert names_of_forms(tmp_path) == [*expected, "images directly in it", "utkface_aligned_cropped/"]
     assert names_of_forms(tmp_path, "in_the_wild") == ["part1/", "part2.zip"]
 
 
@@ -188,20 +188,20 @@ def test_aligned_faces_are_not_looked_for_in_the_parts(tmp_path, name):
         sources.find_forms(tmp_path, "aligned_cropped")
 
 
-def test_in_the_wild_pictures_are_not_looked_for_in_aligned_ones_or_a_zip_of_another_name(tmp_path):
+def test_in_the_wild_images_are_not_looked_for_in_aligned_ones_or_a_zip_of_another_name(tmp_path):
     write_folder(tmp_path / "UTKFace")
     write_archive(tmp_path / "crop_part1.zip", inside("crop_part1"))
     write_archive(tmp_path / "archive.zip", inside("part1"))
-    with pytest.raises(FileNotFoundError, match="Get the in-the-wild pictures"):
+    with pytest.raises(FileNotFoundError, match="Get the in-the-wild images"):
         sources.find_forms(tmp_path, "in_the_wild")
 
 
-def test_in_the_wild_takes_pictures_directly_in_the_directory_only_if_there_is_no_part(tmp_path):
+def test_in_the_wild_takes_images_directly_in_the_directory_only_if_there_is_no_part(tmp_path):
     write_folder(tmp_path)
     write_folder(tmp_path / "UTKFace")
     (tmp_path / "part1").mkdir()
     form = only_form(tmp_path, "in_the_wild")
-    assert form.name == "pictures directly in it"
+    assert form.name == "images directly in it"
     assert contents(form) == FACES
     write_folder(tmp_path / "part1")
     assert names_of_forms(tmp_path, "in_the_wild") == ["part1/"]
@@ -298,7 +298,7 @@ def test_a_link_to_a_folder_is_not_followed_but_told(tmp_path):
 
 
 def test_a_file_that_vanished_is_an_error_and_not_called_a_link(tmp_path):
-    folder = write_folder(tmp_path / "UTKFace", {NAMES[0]: b"picture"})
+    folder = write_folder(tmp_path / "UTKFace", {NAMES[0]: b"image"})
     [(_, read)] = only_form(tmp_path).files()
     (folder / NAMES[0]).unlink()
     with pytest.raises(FileNotFoundError):
@@ -307,7 +307,7 @@ def test_a_file_that_vanished_is_an_error_and_not_called_a_link(tmp_path):
 
 @pytest.mark.parametrize("unreadable", ["deeper", "deeper/1_0_0_1.jpg"])
 def test_a_folder_or_file_that_may_not_be_read_is_an_error(tmp_path, monkeypatch, unreadable):
-    folder = write_folder(tmp_path / "UTKFace", FACES | {"deeper/1_0_0_1.jpg": b"picture"})
+    folder = write_folder(tmp_path / "UTKFace", FACES | {"deeper/1_0_0_1.jpg": b"image"})
     forbid(monkeypatch, folder / unreadable)
     with pytest.raises(PermissionError):
         contents(only_form(tmp_path))
@@ -331,7 +331,7 @@ def test_leftovers_of_macos_are_yielded_like_every_file(tmp_path):
     for name in ("UTKFace.tar.gz", "UTKFace.zip"):
         write_archive(tmp_path / name, files)
     assert [contents(form) for form in sources.find_forms(tmp_path, "aligned_cropped")] == [files, files]
-    write_folder(tmp_path / "direct", {"__MACOSX/._1_0_0_1.jpg": b"fork", "1_0_0_1.jpg": b"picture"})
+    write_folder(tmp_path / "direct", {"__MACOSX/._1_0_0_1.jpg": b"fork", "1_0_0_1.jpg": b"image"})
     assert "__MACOSX/._1_0_0_1.jpg" in contents(only_form(tmp_path / "direct"))
 
 
@@ -346,23 +346,23 @@ def test_leftovers_of_macos_are_yielded_like_every_file(tmp_path):
     ],
 )
 def test_paths_in_an_archive_are_told_without_a_way_out_of_it(tmp_path, suffix, member, told):
-    write_archive(tmp_path / f"UTKFace{suffix}", {member: b"picture"})
-    assert contents(only_form(tmp_path)) == {told: b"picture"}
+    write_archive(tmp_path / f"UTKFace{suffix}", {member: b"image"})
+    assert contents(only_form(tmp_path)) == {told: b"image"}
 
 
 def test_a_zip_of_windows_with_backslashes_reads_as_one_without(tmp_path):
-    files = {"UTKFace\\": b"", f"UTKFace\\{NAMES[0]}": b"picture"}
+    files = {"UTKFace\\": b"", f"UTKFace\\{NAMES[0]}": b"image"}
     write_archive(tmp_path / "archive.zip", files)
-    assert contents(only_form(tmp_path)) == {f"UTKFace/{NAMES[0]}": b"picture"}
+    assert contents(only_form(tmp_path)) == {f"UTKFace/{NAMES[0]}": b"image"}
 
 
 def test_directories_in_an_archive_are_passed_over(tmp_path):
     write_archive(tmp_path / "UTKFace.zip", {"UTKFace/": b""} | inside("UTKFace"))
     directory = tarfile.TarInfo("UTKFace")
     directory.type = tarfile.DIRTYPE
-    write_tar(tmp_path / "UTKFace.tar", [(directory, b""), (tarfile.TarInfo("UTKFace/1_0_0_1.jpg"), b"picture")])
+    write_tar(tmp_path / "UTKFace.tar", [(directory, b""), (tarfile.TarInfo("UTKFace/1_0_0_1.jpg"), b"image")])
     tar, zipped = sources.find_forms(tmp_path, "aligned_cropped")
-    assert contents(tar) == {"UTKFace/1_0_0_1.jpg": b"picture"}
+    assert contents(tar) == {"UTKFace/1_0_0_1.jpg": b"image"}
     assert contents(zipped) == inside("UTKFace")
 
 
@@ -384,8 +384,8 @@ def test_a_name_that_an_archive_holds_twice_comes_twice_each_with_its_own_conten
 def test_what_is_no_file_in_a_tar_is_skipped_with_the_reason(tmp_path, kind):
     link = tarfile.TarInfo("UTKFace/link.jpg")
     link.type, link.linkname = kind, "UTKFace/1_0_0_1.jpg"
-    write_tar(tmp_path / "UTKFace.tar.gz", [(tarfile.TarInfo("UTKFace/1_0_0_1.jpg"), b"picture"), (link, b"")])
-    assert contents(only_form(tmp_path)) == {"UTKFace/1_0_0_1.jpg": b"picture", "UTKFace/link.jpg": NOT_A_FILE}
+    write_tar(tmp_path / "UTKFace.tar.gz", [(tarfile.TarInfo("UTKFace/1_0_0_1.jpg"), b"image"), (link, b"")])
+    assert contents(only_form(tmp_path)) == {"UTKFace/1_0_0_1.jpg": b"image", "UTKFace/link.jpg": NOT_A_FILE}
 
 
 @pytest.mark.parametrize("kind", [stat.S_IFLNK, stat.S_IFIFO])
@@ -396,8 +396,8 @@ def test_what_is_no_file_in_a_zip_is_skipped_with_the_reason(tmp_path, kind):
     file.create_system, file.external_attr = 3, (stat.S_IFREG | 0o644) << 16
     with zipfile.ZipFile(tmp_path / "UTKFace.zip", "w") as archive:
         archive.writestr(member, "1_0_0_1.jpg")
-        archive.writestr(file, b"picture")
-    assert contents(only_form(tmp_path)) == {"UTKFace/link.jpg": NOT_A_FILE, "UTKFace/1_0_0_1.jpg": b"picture"}
+        archive.writestr(file, b"image")
+    assert contents(only_form(tmp_path)) == {"UTKFace/link.jpg": NOT_A_FILE, "UTKFace/1_0_0_1.jpg": b"image"}
 
 
 def test_an_encrypted_member_of_a_zip_is_skipped_with_the_reason(tmp_path):
@@ -466,10 +466,10 @@ def test_an_archive_cut_short_is_an_error_wherever_it_is_cut(tmp_path, suffix, r
             read() if read_the_files else None
 
 
-@pytest.mark.parametrize("pictures", [1, 5, 6])
-def test_a_tar_cut_between_two_files_is_an_error(tmp_path, pictures):
+@pytest.mark.parametrize("images", [1, 5, 6])
+def test_a_tar_cut_between_two_files_is_an_error(tmp_path, images):
     archive = write_archive(tmp_path / "UTKFace.tar", inside("UTKFace"))
-    archive.write_bytes(archive.read_bytes()[: pictures * (512 + 1024)])
+    archive.write_bytes(archive.read_bytes()[: images * (512 + 1024)])
     with pytest.raises(ValueError, match=DAMAGED):
         contents(only_form(tmp_path))
 
@@ -519,7 +519,7 @@ def test_nothing_is_unpacked_to_the_disk(tmp_path, name):
 def test_memory_does_not_grow_with_the_number_of_files(tmp_path, name):
     peaks = []
     for count in (200, 2000):
-        files = {f"1_0_0_{i}.jpg": b"picture" for i in range(count)}
+        files = {f"1_0_0_{i}.jpg": b"image" for i in range(count)}
         manual_dir = tmp_path / str(count)
         manual_dir.mkdir()
         write_folder(manual_dir / name, files) if name == "UTKFace/" else write_archive(manual_dir / name, files)

@@ -1,7 +1,7 @@
 """Photograph groups, and the split and the fold that each goes to as a whole.
 
-Pictures of the same photograph form a group, which is named after the first of its pictures' stems. The split is a hash
-of that name and of nothing else, so that a missing or an added picture moves no other group. Within a group the name
+Images of the same photograph form a group, which is named after the first of its images' stems. The split is a hash
+of that name and of nothing else, so that a missing or an added image moves no other group. Within a group the name
 itself could go missing; `splits.csv` therefore keeps the groups of the published set, and whoever is in one of those
 stays in it, whichever of the others are there.
 """
@@ -45,7 +45,7 @@ def _hash(text: str) -> int:
 
 
 def read_table(path: Path = TABLE) -> dict[str, str]:
-    """Returns the group of each stem of the published set, as far as it shares one with another picture."""
+    """Returns the group of each stem of the published set, as far as it shares one with another image."""
     with path.open(newline="") as file:
         rows = [(parse_name(row["file_name"]).stem, row["group"]) for row in csv.DictReader(file)]
     return {stem: group for stem, group in rows if stem != group} | {
@@ -54,15 +54,15 @@ def read_table(path: Path = TABLE) -> dict[str, str]:
 
 
 def groups(stems: Sequence[str], pairs: NDArray[np.intp], known: Mapping[str, str]) -> list[str]:
-    """Returns the name of each picture's photograph group.
+    """Returns the name of each image's photograph group.
 
     Args:
-        stems: of the pictures' names; equal ones are one photograph.
-        pairs: [pairs, 2], indices of pictures that show the same photograph.
+        stems: of the images' names; equal ones are one photograph.
+        pairs: [pairs, 2], indices of images that show the same photograph.
         known: the group of stems, where it is known beforehand; of `read_table`.
 
     Returns:
-        For each picture the known name of its group, or else the least of its stems. Where pictures join two known
+        For each image the known name of its group, or else the least of its stems. Where images join two known
         groups, these become one with the lesser name: a leak would be worse than a move.
     """
     names = sorted({*stems, *known.values()})
@@ -79,7 +79,7 @@ def groups(stems: Sequence[str], pairs: NDArray[np.intp], known: Mapping[str, st
 
 
 def conflicts(group_names: Sequence[str], labels: Sequence[Labels]) -> tuple[list[bool], list[bool]]:
-    """Says for each picture whether its group's pictures carry several ages, and whether they carry both genders."""
+    """Says for each image whether its group's images carry several ages, and whether they carry both genders."""
     first: dict[str, Labels] = {}
     ages, genders = set(), set()
     for group, label in zip(group_names, labels, strict=True):

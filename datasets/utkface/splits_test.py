@@ -43,7 +43,7 @@ def test_a_group_is_named_after_the_least_stem_and_pairs_chain():
     assert groups == ["b", "b", "b", "a"]
 
 
-def test_pictures_of_the_same_stem_are_one_group():
+def test_images_of_the_same_stem_are_one_group():
     assert splits.groups(["b", "a", "b"], NO_PAIRS, {}) == ["b", "a", "b"]
 
 
@@ -53,18 +53,18 @@ def test_a_known_group_holds_together_and_keeps_its_name_whoever_is_missing_or_a
     assert splits.groups(["k3", "a"], np.array([[0, 1]]), known) == ["k1", "k1"]
 
 
-def test_a_picture_that_joins_two_known_groups_makes_them_one():
+def test_a_image_that_joins_two_known_groups_makes_them_one():
     known = {"k1": "k1", "k2": "k1", "m1": "m1", "m2": "m1"}
     assert splits.groups(["k2", "m2", "x"], np.array([[0, 2], [1, 2]]), known) == ["k1"] * 3
 
 
-def test_conflicts_are_told_for_all_pictures_of_a_group():
+def test_conflicts_are_told_for_all_images_of_a_group():
     named = [labels.Labels(20, 0, 0, "1"), labels.Labels(21, 0, 0, "2"), labels.Labels(21, 1, 0, "3")]
     assert splits.conflicts(["a", "a", "b"], named) == ([True, True, False], [False, False, False])
     assert splits.conflicts(["a", "b", "b"], named) == ([False, False, False], [False, True, True])
 
 
-def test_no_pictures_have_no_groups():
+def test_no_images_have_no_groups():
     assert splits.groups([], NO_PAIRS, {}) == []
 
 
@@ -75,14 +75,14 @@ def test_the_table_says_what_the_hash_says_and_no_group_is_in_two_splits():
         assert (row["split"], row["fold"]) == (splits.split_of(row["group"]), str(splits.fold_of(row["group"])))
 
 
-def test_each_group_of_the_table_is_named_after_the_least_stem_of_its_pictures():
+def test_each_group_of_the_table_is_named_after_the_least_stem_of_its_images():
     members: dict[str, list[str]] = {}
     for row in table():
         members.setdefault(row["group"], []).append(labels.parse_name(row["file_name"]).stem)
     assert all(group == min(stems) for group, stems in members.items())
 
 
-def test_reading_the_table_gives_the_groups_of_several_pictures_and_no_others():
+def test_reading_the_table_gives_the_groups_of_several_images_and_no_others():
     known = splits.read_table()
     sizes = Counter(row["group"] for row in table())
     assert len(known) == sum(size for size in sizes.values() if size > 1) > 1_500

@@ -21,17 +21,17 @@ from tensorflow_datasets.core.utils import shard_utils, tqdm_utils
 from . import intake, labels, near_duplicates, sources, splits
 
 _LICENSE: Final = (
-    "Non-commercial research purposes only. The copyright of the pictures belongs to their owners; "
+    "Non-commercial research purposes only. The copyright of the images belongs to their owners; "
     "they may not be copied or published further."
 )
 _TOLD: Final = 5  # how many files the build names for each reason to skip one
-_BYTES_BESIDE: Final = 280  # bytes of an example beside its picture
+_BYTES_BESIDE: Final = 280  # bytes of an example beside its image
 _SHARDS: Final = 8
 _SMALLEST_SHARD: Final = 64 << 10  # bytes; below it, opening the file would cost more than reading it
 _LARGEST_SHARD: Final = 64 << 20  # bytes; TFDS holds a shard's examples in memory while it writes them
 
 ALIGNED: Final = tfds.core.BuilderConfig(
-    name="aligned_cropped", description="One face a picture, aligned by landmarks and cropped to 200 x 200 pixels."
+    name="aligned_cropped", description="One face a image, aligned by landmarks and cropped to 200 x 200 pixels."
 )
 IN_THE_WILD: Final = tfds.core.BuilderConfig(
     name="in_the_wild", description="The photographs as collected, of any size, sometimes with other people in them."
@@ -39,7 +39,7 @@ IN_THE_WILD: Final = tfds.core.BuilderConfig(
 
 
 class _Table(NamedTuple):
-    """What goes into the shards, a row a picture: `intake` has its bytes and its name."""
+    """What goes into the shards, a row a image: `intake` has its bytes and its name."""
 
     intake: intake.Intake
     groups: list[str]
@@ -62,7 +62,7 @@ class Builder(tfds.core.ShardBasedBuilder):
     BUILDER_CONFIGS: ClassVar = [ALIGNED]  # what a plain `tfds build` builds; `builder_configs` has the other too
     MANUAL_DOWNLOAD_INSTRUCTIONS = f"""
     Get UTKFace from {sources.HOMEPAGE} and put it into the manual directory in any form: UTKFace.tar.gz,
-    crop_part1.tar.gz, a zip of the pictures, the folder that they come in or the pictures directly;
+    crop_part1.tar.gz, a zip of the images, the folder that they come in or the images directly;
     for the config in_the_wild part1.tar.gz to part3.tar.gz.
     """
 
@@ -86,7 +86,7 @@ class Builder(tfds.core.ShardBasedBuilder):
             homepage=sources.HOMEPAGE,
             license=_LICENSE,
             features=_features(),
-            supervised_keys=("picture", {"age": "age", "gender": "gender"}),
+            supervised_keys=("image", {"age": "age", "gender": "gender"}),
             metadata=tfds.core.MetadataDict(),
         )
 
@@ -123,7 +123,7 @@ class Builder(tfds.core.ShardBasedBuilder):
         self._forms = [form.name for form in forms]
         if not taken.paths:
             raise ValueError(
-                f"No picture of UTKFace in {manual_dir} ({', '.join(self._forms)}). "
+                f"No image of UTKFace in {manual_dir} ({', '.join(self._forms)}). "
                 f"Received: {len(taken.skipped)} files, skipped: {_reasons(taken.skipped)}"
             )
         self._table = _tabulate(taken)
@@ -140,15 +140,15 @@ class Builder(tfds.core.ShardBasedBuilder):
 
     def _examples(self, name: str, rows: NDArray[np.intp]) -> Iterator[tuple[str, dict[str, Any]]]:
         taken, table = self._table.intake, self._table
-        with taken.pictures.open("rb") as pictures:
-            for row in tqdm_utils.tqdm(rows, desc=f"Writing {name}", unit=" pictures", leave=False):
+        with taken.images.open("rb") as images:
+            for row in tqdm_utils.tqdm(rows, desc=f"Writing {name}", unit=" images", leave=False):
                 start, end = taken.spans[row]
-                pictures.seek(start)
+                images.seek(start)
                 file_name = intake.file_name(taken.paths[row])
                 yield (
                     file_name,
                     {
-                        "picture": pictures.read(end - start),
+                        "image": images.read(end - start),
                         **labels.parse_name(file_name)._asdict(),
                         "file_name": file_name,
                         "group": table.groups[row],
@@ -167,7 +167,7 @@ class Builder(tfds.core.ShardBasedBuilder):
 
 
 def _tabulate(taken: intake.Intake) -> _Table:
-    """Groups the pictures that show the same photograph."""
+    """Groups the images that show the same photograph."""
     pairs = near_duplicates.same_photograph(taken.thumbnails)
     named = list(taken.labels())
     groups = splits.groups([label.stem for label in named], pairs, splits.read_table())
@@ -184,7 +184,7 @@ def _features() -> tfds.features.FeaturesDict:
     """Returns the features; schema.py of agegender repeats their keys and codings."""
     return tfds.features.FeaturesDict(
         {
-            "picture": tfds.features.Image(
+            "image": tfds.features.Image(
                 shape=(None, None, 3), dtype=np.uint8, encoding_format="jpeg", doc="RGB, the bytes of the file kept."
             ),
             "age": tfds.features.Scalar(
@@ -193,9 +193,9 @@ def _features() -> tfds.features.FeaturesDict:
             ),
             "gender": tfds.features.ClassLabel(names=labels.GENDERS),
             "race": tfds.features.ClassLabel(names=labels.RACES),
-            "timestamp": tfds.features.Text(doc="When the picture was collected, yyyymmddHHMMSSFFF as a rule."),
+            "timestamp": tfds.features.Text(doc="When the image was collected, yyyymmddHHMMSSFFF as a rule."),
             "file_name": tfds.features.Text(doc="The name of the file as found, without its folders."),
-            "group": tfds.features.Text(doc="Of near-identical pictures: the name, without extension, of one of them."),
+            "group": tfds.features.Text(doc="Of near-identical images: the name, without extension, of one of them."),
             "fold": tfds.features.Scalar(
                 np.int32,
                 doc=tfds.features.Documentation(
@@ -203,8 +203,8 @@ def _features() -> tfds.features.FeaturesDict:
                     value_range=f"0..{splits.FOLDS - 1}",
                 ),
             ),
-            "age_conflict": tfds.features.Scalar(np.bool_, doc="Whether the group's pictures carry several ages."),
-            "gender_conflict": tfds.features.Scalar(np.bool_, doc="Whether the group's pictures carry both genders."),
+            "age_conflict": tfds.features.Scalar(np.bool_, doc="Whether the group's images carry several ages."),
+            "gender_conflict": tfds.features.Scalar(np.bool_, doc="Whether the group's images carry both genders."),
         }
     )
 
@@ -212,7 +212,7 @@ def _features() -> tfds.features.FeaturesDict:
 class _SameBytesWriter(writer.ExampleWriter):
     """Writes each example with its features in the order of their names.
 
-    TFDS leaves the order to protobuf, which takes another one in every process: the same pictures would make shards
+    TFDS leaves the order to protobuf, which takes another one in every process: the same images would make shards
     that differ in their bytes.
     """
 
@@ -253,7 +253,7 @@ def _report(info: tfds.core.DatasetInfo) -> str:
     refused = [intake.Refused(**file) for file in report["skipped_files"]]
     lines = [f"UTKFace: {report['seen']:,} files seen, {report['kept']:,} kept, {report['skipped']:,} skipped"]
     lines += [f"  read from {', '.join(report['forms'])}"]
-    lines += [f"  no picture falls into {split!r}: too few" for split in labels.SPLITS if split not in info.splits]
+    lines += [f"  no image falls into {split!r}: too few" for split in labels.SPLITS if split not in info.splits]
     lines += [f"  {line}" for line in _reasons(refused).splitlines()]
     if any(count > _TOLD for count in report["skipped_by_reason"].values()):
         lines.append(f"  all of them: {info.data_dir}/skipped.json")

@@ -1,4 +1,4 @@
-"""The builder on faces that are not: a few drawn pictures with UTKFace names, in a folder that the test makes."""
+"""The builder on faces that are not: a few drawn images with UTKFace names, in a folder that the test makes."""
 
 # mypy: allow-untyped-defs
 
@@ -22,7 +22,7 @@ from PIL import Image
 from . import intake, labels, near_duplicates, sources, splits, utkface_dataset_builder
 
 FOLDER = Path(__file__).parent
-SPLITS = {"train": 33, "validation": 6, "test": 1}  # of the 40 pictures below, by the hash of their names
+SPLITS = {"train": 33, "validation": 6, "test": 1}  # of the 40 images below, by the hash of their names
 GROUPED = {"group", "fold", "age_conflict", "gender_conflict"}
 
 
@@ -63,7 +63,7 @@ def build(manual_dir: Path, data_dir: Path, *, name=None, **config) -> utkface_d
 
 
 def encoded_examples(builder) -> list[dict]:
-    decoders = {"picture": tfds.decode.SkipDecoding()}
+    decoders = {"image": tfds.decode.SkipDecoding()}
     splits = builder.info.splits
     return [example for split in splits for example in tfds.as_numpy(builder.as_dataset(split, decoders=decoders))]
 
@@ -74,7 +74,7 @@ def shards_of(builder) -> dict[str, bytes]:
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory):
-    """A build of forty good pictures and of one file for every reason to skip one."""
+    """A build of forty good images and of one file for every reason to skip one."""
     folder = tmp_path_factory.mktemp("manual")
     write_folder(folder / "UTKFace", faces() | {name: content for name, (content, _) in DEFECTS.items()})
     return build(folder, tmp_path_factory.mktemp("data"))
@@ -97,8 +97,8 @@ DEFECTS = {
     "20_0_0_4.jpg": (jpeg(file_format="WebP"), "WebP inside, not JPEG"),
     "20_0_0_5.jpg": (b"<html>", "not JPEG inside"),
     "20_0_0_3.jpg": (jpeg()[:-40], "a JPEG that does not decode, damaged or cut short"),
-    f"again/{FIRST}": (jpeg(99), "the file name of another picture that is kept"),
-    f"copy/{FIRST}": (faces()[FIRST], "a copy of a picture that is kept"),
+    f"again/{FIRST}": (jpeg(99), "the file name of another image that is kept"),
+    f"copy/{FIRST}": (faces()[FIRST], "a copy of a image that is kept"),
 }
 
 
@@ -157,7 +157,7 @@ def test_kept_and_skipped_make_seen_and_every_defect_is_listed_with_its_reason(b
     assert report["skipped_by_reason"][MALFORMED] == 2
 
 
-def test_the_size_of_the_pictures_is_told_if_they_all_have_one(tmp_path, built):
+def test_the_size_of_the_images_is_told_if_they_all_have_one(tmp_path, built):
     assert list(built.info.metadata["size"]) == [16, 16]
     write_folder(tmp_path / "UTKFace", faces() | {"20_0_0_7.jpg": jpeg(7, side=18)})
     assert build(tmp_path, tmp_path / "data").info.metadata["size"] is None
@@ -181,20 +181,20 @@ def test_paths_are_sorted_and_each_has_its_own_bytes_and_thumbnail(tmp_path):
     write_folder(tmp_path / "manual", files)
     taken = take_in(tmp_path / "manual", tmp_path / "scratch", "aligned_cropped")
     assert taken.paths == sorted(files)
-    whole = taken.pictures.read_bytes()
+    whole = taken.images.read_bytes()
     for path, (start, end), thumbnail in zip(taken.paths, taken.spans, taken.thumbnails, strict=True):
         assert whole[start:end] == files[path]
         np.testing.assert_array_equal(thumbnail, near_duplicates.thumbnail(intake.decode(files[path])))
 
 
-def test_of_two_pictures_with_one_name_in_two_parts_the_first_is_kept_and_the_other_told(tmp_path):
-    for part, picture in (("part1", jpeg(1)), ("part2", jpeg(2)), ("part3", jpeg(1))):
-        write_folder(tmp_path / "manual" / part, {"1_0_0_1.jpg": picture})
+def test_of_two_images_with_one_name_in_two_parts_the_first_is_kept_and_the_other_told(tmp_path):
+    for part, image in (("part1", jpeg(1)), ("part2", jpeg(2)), ("part3", jpeg(1))):
+        write_folder(tmp_path / "manual" / part, {"1_0_0_1.jpg": image})
     taken = take_in(tmp_path / "manual", tmp_path / "scratch", "in_the_wild", parts=True)
-    assert taken.paths == ["part1/1_0_0_1.jpg"] and taken.pictures.read_bytes()[slice(*taken.spans[0])] == jpeg(1)
+    assert taken.paths == ["part1/1_0_0_1.jpg"] and taken.images.read_bytes()[slice(*taken.spans[0])] == jpeg(1)
     assert taken.skipped == [
-        ("part2/1_0_0_1.jpg", "the file name of another picture that is kept", "part1/1_0_0_1.jpg"),
-        ("part3/1_0_0_1.jpg", "a copy of a picture that is kept", "part1/1_0_0_1.jpg"),
+        ("part2/1_0_0_1.jpg", "the file name of another image that is kept", "part1/1_0_0_1.jpg"),
+        ("part3/1_0_0_1.jpg", "a copy of a image that is kept", "part1/1_0_0_1.jpg"),
     ]
 
 
@@ -218,34 +218,34 @@ def test_five_files_are_named_for_each_reason_and_then_where_the_others_are(tmp_
     assert re.search(r"\n  all of them: .*/skipped\.json$", told[1])
 
 
-def test_pictures_lie_in_the_order_of_a_hash_of_their_names(built):
+def test_images_lie_in_the_order_of_a_hash_of_their_names(built):
     names = [example["file_name"].decode() for example in tfds.as_numpy(built.as_dataset("train"))]
     assert names == sorted(names, key=lambda name: hashlib.sha256(name.encode()).digest())
 
 
-def test_pictures_keep_their_bytes_and_carry_the_labels_of_their_names(built):
-    pictures = faces()
+def test_images_keep_their_bytes_and_carry_the_labels_of_their_names(built):
+    images = faces()
     examples = encoded_examples(built)
-    assert len(examples) == len(pictures)
+    assert len(examples) == len(images)
     for example in examples:
         name = example["file_name"].decode()
-        assert example["picture"] == pictures[name]
+        assert example["image"] == images[name]
         assert (example["age"], example["gender"], example["race"]) == labels.parse_name(name)[:3]
         assert example["timestamp"].decode() == labels.parse_name(name).timestamp
 
 
-def test_supervised_examples_are_a_picture_with_age_and_gender(built):
-    picture, target = next(iter(tfds.as_numpy(built.as_dataset("test", as_supervised=True))))
-    assert picture.shape == (16, 16, 3) and picture.dtype == np.uint8
+def test_supervised_examples_are_a_image_with_age_and_gender(built):
+    image, target = next(iter(tfds.as_numpy(built.as_dataset("test", as_supervised=True))))
+    assert image.shape == (16, 16, 3) and image.dtype == np.uint8
     assert set(target) == {"age", "gender"}
 
 
 @pytest.mark.parametrize("mode", ["L", "CMYK"])
-def test_grey_and_cmyk_pictures_decode_to_three_channels(tmp_path, mode):
-    pictures = {name: jpeg(i, mode=mode) for i, name in enumerate(faces())}
-    builder = build(write_folder(tmp_path / "manual", pictures), tmp_path / "data")
+def test_grey_and_cmyk_images_decode_to_three_channels(tmp_path, mode):
+    images = {name: jpeg(i, mode=mode) for i, name in enumerate(faces())}
+    builder = build(write_folder(tmp_path / "manual", images), tmp_path / "data")
     assert builder.info.metadata["kept"] == 40
-    assert {example["picture"].shape for example in tfds.as_numpy(builder.as_dataset("train"))} == {(16, 16, 3)}
+    assert {example["image"].shape for example in tfds.as_numpy(builder.as_dataset("train"))} == {(16, 16, 3)}
 
 
 def test_an_archive_in_another_order_gives_the_same_bytes_as_the_folder(tmp_path):
@@ -269,7 +269,7 @@ def test_a_plain_build_gives_several_tfrecord_shards_and_the_same_ones_again(tmp
 
 
 @pytest.mark.parametrize(
-    ("size", "pictures", "config", "shards"),
+    ("size", "images", "config", "shards"),
     [
         (40 << 20, 7_000, {}, 8),  # crop_part1
         (300 << 10, 400, {}, 4),  # below 64 KiB a shard is tiny
@@ -281,9 +281,9 @@ def test_a_plain_build_gives_several_tfrecord_shards_and_the_same_ones_again(tmp
         (40 << 20, 7_000, {"min_shard_size": 10 << 20}, 4),
     ],
 )
-def test_there_are_eight_shards_unless_they_are_tiny_or_huge_or_the_user_says_otherwise(size, pictures, config, shards):
+def test_there_are_eight_shards_unless_they_are_tiny_or_huge_or_the_user_says_otherwise(size, images, config, shards):
     config = utkface_dataset_builder._ShardConfig(**config)
-    assert config.get_number_shards(size, pictures) == shards
+    assert config.get_number_shards(size, images) == shards
 
 
 def test_an_archive_cut_short_is_an_error_and_leaves_nothing_that_loads(tmp_path):
@@ -309,17 +309,17 @@ def test_a_link_in_an_archive_is_skipped_and_told(tmp_path):
     assert report["skipped_files"] == [{"file": "20_0_0_1.jpg", "reason": "a link or a device, not a file"}]
 
 
-def test_a_folder_of_one_picture_builds_and_says_which_splits_stay_empty(tmp_path):
+def test_a_folder_of_one_image_builds_and_says_which_splits_stay_empty(tmp_path):
     builder = build(write_folder(tmp_path / "manual", {"1_0_0_1.jpg": jpeg()}), tmp_path / "data")
     assert {name: split.num_examples for name, split in builder.info.splits.items()} == {"train": 1}
-    assert "no picture falls into 'validation'" in repr(builder.info)
+    assert "no image falls into 'validation'" in repr(builder.info)
 
 
-def test_a_source_without_a_usable_picture_is_an_error_with_the_reasons(tmp_path):
+def test_a_source_without_a_usable_image_is_an_error_with_the_reasons(tmp_path):
     manual_dir = write_folder(tmp_path / "manual", {"1_0_0_1.jpg": b"", "notes.txt": b"x"})
     with pytest.raises(
         ValueError,
-        match=r"(?s)No picture of UTKFace in .*pictures directly in it.*2 files.*1 an empty file: '1_0_0_1.jpg'",
+        match=r"(?s)No image of UTKFace in .*images directly in it.*2 files.*1 an empty file: '1_0_0_1.jpg'",
     ):
         build(manual_dir, tmp_path / "data")
 
@@ -327,14 +327,14 @@ def test_a_source_without_a_usable_picture_is_an_error_with_the_reasons(tmp_path
 def test_prepared_data_load_in_another_directory_without_the_builder(built, tmp_path):
     program = (
         "import sys, tensorflow_datasets as tfds\n"
-        f"pictures = tfds.load('utkface', split='train', data_dir={built.data_dir_root.as_posix()!r})\n"
+        f"images = tfds.load('utkface', split='train', data_dir={built.data_dir_root.as_posix()!r})\n"
         "assert not [name for name in sys.modules if name.startswith('utkface')]\n"
-        "print(len(pictures), sorted(next(iter(pictures))))"
+        "print(len(images), sorted(next(iter(images))))"
     )
     output = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=True)
     assert (
         output.stdout.split("\n")[-2]
-        == f"33 {sorted(GROUPED | {'age', 'file_name', 'gender', 'picture', 'race', 'timestamp'})}"
+        == f"33 {sorted(GROUPED | {'age', 'file_name', 'gender', 'image', 'race', 'timestamp'})}"
     )
 
 
@@ -355,10 +355,10 @@ def test_tfds_build_ends_in_the_names_that_it_left_out_and_gives_the_same_shards
 
 
 def test_copies_of_a_photograph_share_group_split_and_fold_and_tell_their_conflicts(tmp_path):
-    picture = jpeg(1, side=64)
+    image = jpeg(1, side=64)
     mirrored = io.BytesIO()
-    Image.open(io.BytesIO(picture)).transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(mirrored, "JPEG")
-    copies = {"20_0_0_1.jpg": picture, "20_0_0_2.jpg": mirrored.getvalue(), "31_0_0_3.jpg": picture}
+    Image.open(io.BytesIO(image)).transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(mirrored, "JPEG")
+    copies = {"20_0_0_1.jpg": image, "20_0_0_2.jpg": mirrored.getvalue(), "31_0_0_3.jpg": image}
     builder = build(write_folder(tmp_path / "manual", faces(side=64) | copies), tmp_path / "data")
     found = [
         example for example in encoded_examples(builder) if example["file_name"].decode() in {*copies, list(faces())[1]}
@@ -383,13 +383,13 @@ def test_a_copy_goes_to_the_split_and_the_fold_of_its_group_and_not_of_its_own_n
     }
 
 
-def test_a_picture_of_the_published_set_goes_to_its_group_though_the_others_are_missing(tmp_path):
+def test_a_image_of_the_published_set_goes_to_its_group_though_the_others_are_missing(tmp_path):
     stem, group = next((stem, group) for stem, group in splits.read_table().items() if stem != group)
     builder = build(write_folder(tmp_path / "manual", {f"{stem}.jpg.chip.jpg": jpeg(1)}), tmp_path / "data")
     assert [example["group"].decode() for example in encoded_examples(builder)] == [group]
 
 
-def test_a_build_may_be_cut_to_so_many_pictures_a_split(tmp_path):
+def test_a_build_may_be_cut_to_so_many_images_a_split(tmp_path):
     builder = build(write_folder(tmp_path / "manual", faces()), tmp_path / "data", max_examples_per_split=2)
     assert {name: split.num_examples for name, split in builder.info.splits.items()} == {
         "train": 2,
@@ -398,7 +398,7 @@ def test_a_build_may_be_cut_to_so_many_pictures_a_split(tmp_path):
     }
 
 
-def test_a_missing_or_an_added_picture_moves_nothing_else(tmp_path):
+def test_a_missing_or_an_added_image_moves_nothing_else(tmp_path):
     def splits_of(names):
         builder = build(
             write_folder(tmp_path / f"{len(names)}", {name: faces(90)[name] for name in names}),
@@ -413,18 +413,18 @@ def test_a_missing_or_an_added_picture_moves_nothing_else(tmp_path):
     assert len(fewer) == 73 and fewer.items() <= every.items()
 
 
-def test_two_forms_with_the_same_pictures_are_one_and_the_copies_are_listed(tmp_path):
+def test_two_forms_with_the_same_images_are_one_and_the_copies_are_listed(tmp_path):
     write_folder(tmp_path / "UTKFace", faces())
     write_archive(tmp_path / "crop_part1.tar.gz", dict(list(faces().items())[:10]))
     report = build(tmp_path, tmp_path / "data").info.metadata
-    assert (report["kept"], report["skipped_by_reason"]) == (40, {"a copy of a picture that is kept": 10})
+    assert (report["kept"], report["skipped_by_reason"]) == (40, {"a copy of a image that is kept": 10})
 
 
 @pytest.mark.parametrize(
     ("other", "told"),
     [
-        ({FIRST: jpeg(7)}, f"{FIRST} are different pictures"),
-        ({"9_0_0_9.jpg": jpeg(7)}, r"holds 1 pictures that .* does not: 9_0_0_9.jpg"),
+        ({FIRST: jpeg(7)}, f"{FIRST} are different images"),
+        ({"9_0_0_9.jpg": jpeg(7)}, r"holds 1 images that .* does not: 9_0_0_9.jpg"),
     ],
 )
 def test_two_forms_that_contradict_each_other_are_an_error(tmp_path, other, told):
@@ -441,7 +441,7 @@ def test_a_linked_folder_is_skipped_for_what_it_is(tmp_path):
     assert report["skipped_files"] == [{"file": "UTKFace/more/", "reason": "a link to a folder, which is not followed"}]
 
 
-def test_a_zip_that_holds_the_pictures_under_several_folders_gives_each_once(tmp_path):
+def test_a_zip_that_holds_the_images_under_several_folders_gives_each_once(tmp_path):
     with zipfile.ZipFile(tmp_path / "archive.zip", "w") as archive:
         for folder in ("UTKFace", "crop_part1", "utkface_aligned_cropped/UTKFace"):
             for name, content in faces().items():
@@ -458,7 +458,7 @@ def test_in_the_wild_joins_its_parts_and_keeps_the_sizes_of_the_photographs(tmp_
     write_folder(tmp_path / "UTKFace", {"1_0_0_1.jpg": jpeg()})
     builder = build(tmp_path, tmp_path / "data", name="in_the_wild")
     assert builder.info.metadata["kept"] == 40
-    assert {e["picture"].shape[0] for e in tfds.as_numpy(builder.as_dataset("train"))} == {16, 48}
+    assert {e["image"].shape[0] for e in tfds.as_numpy(builder.as_dataset("train"))} == {16, 48}
     assert builder.data_path == tmp_path / "data" / "utkface" / "in_the_wild" / str(builder.version)
 
 
@@ -467,7 +467,7 @@ def test_a_build_that_is_killed_leaves_nothing_that_loads_and_the_next_one_succe
     arguments = ["build", "utkface", f"--manual_dir={manual_dir}", f"--data_dir={tmp_path / 'data'}"]
     command = [sys.executable, "-m", "tensorflow_datasets.scripts.cli.main", *arguments]
     building = subprocess.Popen(command, cwd=FOLDER.parent, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    while building.poll() is None and not list((tmp_path / "data").rglob("pictures")):
+    while building.poll() is None and not list((tmp_path / "data").rglob("images")):
         time.sleep(0.005)
     assert building.poll() is None, "the build was over before it could be killed"
     building.kill()

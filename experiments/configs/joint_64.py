@@ -11,6 +11,6 @@ def get_config() -> Config:
         batch_size=32,
         epochs=6,
         learning_rate=3e-4,
-        # Milder than the notebook's: six epochs are too few for pictures shifted by a fifth.
+        # Milder than the notebook's: six epochs are too few for images shifted by a fifth.
         augmentation=AugmentationConfig(width_shift=0.08, height_shift=0.08, zoom=0.1, shear=5.0, erasing=0.1),
     )

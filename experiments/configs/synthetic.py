@@ -12,7 +12,7 @@ def get_config() -> Config:
         batch_norm=True,
         batch_size=32,
         epochs=12,
-        steps_per_epoch=50,  # one pass over the drawn faces; on real pictures the same time, not one pass
+        steps_per_epoch=50,  # one pass over the drawn faces; on real images the same time, not one pass
         learning_rate=2e-3,
         augmentation=AugmentationConfig(width_shift=0.05, height_shift=0.05, zoom=0.05, erasing=0.0),
     )

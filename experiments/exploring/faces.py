@@ -1,4 +1,4 @@
-"""Sheets of faces with what is recorded about each, as pictures for files and as parts of a page."""
+"""Sheets of faces with what is recorded about each, as images for files and as parts of a page."""
 
 import dataclasses
 import io
@@ -18,7 +18,7 @@ from experiments.exploring.where import Where
 
 COLUMNS: Final = 8
 GROUPS: Final = 12  # shown
-GROUP_COLUMNS: Final = 6  # pictures shown of one group
+GROUP_COLUMNS: Final = 6  # images shown of one group
 _CELL: Final = 168  # pixels across, and of a face
 _LINE: Final = 15  # pixels from one line of words to the next
 _CELL_HEIGHT: Final = _CELL + 4 * _LINE
@@ -29,15 +29,15 @@ _INK: Final = "#222222"
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """Pictures that belong together, by their row in the table, and a line of words about them."""
+    """Images that belong together, by their row in the table, and a line of words about them."""
 
     words: str
-    pictures: tuple[int, ...]
+    images: tuple[int, ...]
 
 
 @dataclasses.dataclass(frozen=True)
 class Sheet:
-    """What is drawn together: the file's name, a title, a sentence about it, rows of pictures and faces a line."""
+    """What is drawn together: the file's name, a title, a sentence about it, rows of images and faces a line."""
 
     file: str
     title: str
@@ -46,8 +46,8 @@ class Sheet:
     columns: int = COLUMNS
 
     @property
-    def pictures(self) -> list[int]:
-        return [picture for row in self.rows for picture in row.pictures]
+    def images(self) -> list[int]:
+        return [image for row in self.rows for image in row.images]
 
 
 def choose_sheets(table: Table, groups: Groups, wheres: Sequence[Where], count: int, seed: int) -> list[Sheet]:
@@ -65,7 +65,7 @@ def choose_sheets(table: Table, groups: Groups, wheres: Sequence[Where], count: 
     for number, where in enumerate(wheres, 1):
         found = np.flatnonzero(where.hold(table.columns))
         chosen = choose(found, count, seed)
-        words = f"{len(chosen)} of {len(found):,}." if len(found) else "No picture satisfies this condition."
+        words = f"{len(chosen)} of {len(found):,}." if len(found) else "No image satisfies this condition."
         rows = (Row("", chosen),) if chosen else ()
         sheets.append(Sheet(f"where_{number}.png", f"Faces where: {where.words}", words, rows))
     conflicting = tuple(conflicting_groups(table, groups, GROUPS, seed))
@@ -103,23 +103,23 @@ def _row(table: Table, groups: Groups, group: int) -> Row:
     ages, genders = table[AGE][rows], np.unique(table[GENDER][rows])
     age = f"{ages.min()} years" if ages.min() == ages.max() else f"{ages.min()} to {ages.max()} years"
     more = f", {len(rows) - GROUP_COLUMNS} more not shown" if len(rows) > GROUP_COLUMNS else ""
-    words = f"{len(rows)} pictures{more}: {age}, {' and '.join(GENDERS[code] for code in genders)}"
+    words = f"{len(rows)} images{more}: {age}, {' and '.join(GENDERS[code] for code in genders)}"
     return Row(words, tuple(int(row) for row in rows[:GROUP_COLUMNS]))
 
 
 def caption(table: Table, row: int) -> tuple[str, str, str]:
-    """What is recorded about a picture: file name without its endings; age and gender; race and split."""
+    """What is recorded about a image: file name without its endings; age and gender; race and split."""
     stem = str(table[FILE_NAME][row]).split(".")[0].strip()
     people = f"{table[AGE][row]}, {GENDERS[table[GENDER][row]]}"
     return stem, people, f"{RACES[table[RACE][row]]}, {table[SPLIT][row]}"
 
 
-def draw_sheet(table: Table, pictures: Mapping[int, bytes], sheet: Sheet) -> Image.Image:
+def draw_sheet(table: Table, images: Mapping[int, bytes], sheet: Sheet) -> Image.Image:
     """Draws the faces of a sheet with their captions; each `Row` begins a new line, under its words if it has any.
 
     Args:
         table: the labels.
-        pictures: the encoded pictures, at least those of the sheet.
+        images: the encoded images, at least those of the sheet.
         sheet: what to draw: one face or more.
     """
     heads, cells, bottom = _lay_out(sheet)
@@ -127,36 +127,36 @@ def draw_sheet(table: Table, pictures: Mapping[int, bytes], sheet: Sheet) -> Ima
     small, large = (ImageFont.truetype(letters, size) for size in (_SMALL, _LARGE))
     right = max(left + _CELL for left, _, _ in cells)
     width = max([right, *(12 + int(large.getlength(words)) for _, words in heads)])
-    image = Image.new("RGB", (width, bottom), "white")
-    draw = ImageDraw.Draw(image)
+    decoded = Image.new("RGB", (width, bottom), "white")
+    draw = ImageDraw.Draw(decoded)
     for top, words in heads:
         draw.text((6, top + 8), words, _INK, large)
-    for left, top, picture in cells:
-        image.paste(_face(pictures[picture], _CELL - 8), (left + 4, top + 4))
-        name, people, more = caption(table, picture)
+    for left, top, image in cells:
+        decoded.paste(_face(images[image], _CELL - 8), (left + 4, top + 4))
+        name, people, more = caption(table, image)
         for line, (words, font) in enumerate(((people, large), (more, small), (name, small))):
             at = (left + _CELL // 2, top + _CELL + line * _LINE)
             draw.text(at, _fit(words, font, _CELL - 6), _INK, font, anchor="ma")
-    return image
+    return decoded
 
 
 def _lay_out(sheet: Sheet) -> tuple[list[tuple[int, str]], list[tuple[int, int, int]], int]:
-    """Where everything goes, in pixels: (top, words) of the rows, (left, top, picture) of the faces, and the bottom."""
+    """Where everything goes, in pixels: (top, words) of the rows, (left, top, image) of the faces, and the bottom."""
     heads, cells, bottom = [], [], 0
     for row in sheet.rows:
         if row.words:
             heads.append((bottom, row.words))
             bottom += 2 * _LINE
-        for index, picture in enumerate(row.pictures):
+        for index, image in enumerate(row.images):
             down, across = divmod(index, sheet.columns)
-            cells.append((across * _CELL, bottom + down * _CELL_HEIGHT, picture))
-        bottom += -(-len(row.pictures) // sheet.columns) * _CELL_HEIGHT
+            cells.append((across * _CELL, bottom + down * _CELL_HEIGHT, image))
+        bottom += -(-len(row.images) // sheet.columns) * _CELL_HEIGHT
     return heads, cells, bottom
 
 
 def _face(encoded: bytes, side: int) -> Image.Image:
-    with Image.open(io.BytesIO(encoded)) as picture:
-        return picture.convert("RGB").resize((side, side), Image.Resampling.BICUBIC)
+    with Image.open(io.BytesIO(encoded)) as image:
+        return image.convert("RGB").resize((side, side), Image.Resampling.BICUBIC)
 
 
 def _fit(words: str, font: ImageFont.FreeTypeFont, width: int) -> str:

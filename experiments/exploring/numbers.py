@@ -28,12 +28,12 @@ FEMALE = GENDERS.index("female")
 
 @dataclasses.dataclass(frozen=True)
 class Groups:
-    """The photograph groups, and for each what its pictures say.
+    """The photograph groups, and for each what its images say.
 
     Attributes:
         names: [groups].
-        of: int [pictures], the index of each picture's group.
-        sizes: int [groups], pictures in it.
+        of: int [images], the index of each image's group.
+        sizes: int [groups], images in it.
         spreads: int [groups], years between its youngest and its oldest label.
         genders: int [groups], how many genders it carries, 1 or 2.
     """
@@ -46,7 +46,7 @@ class Groups:
 
 
 def find_groups(table: Table) -> Groups:
-    """Puts the pictures of each photograph group together."""
+    """Puts the images of each photograph group together."""
     names, of, sizes = np.unique(table[GROUP], return_inverse=True, return_counts=True)
     least, most = np.full(len(names), np.iinfo(np.int64).max), np.full(len(names), -1)
     np.minimum.at(least, of, table[AGE])
@@ -78,7 +78,7 @@ def count(table: Table, groups: Groups, metadata: Mapping[str, Any]) -> dict[str
         "groups": {
             "count": len(groups.names),
             "by_size": _tally(groups.sizes),
-            "pictures_not_alone": int(np.sum(groups.sizes[groups.sizes > 1])),
+            "images_not_alone": int(np.sum(groups.sizes[groups.sizes > 1])),
             "in_several_splits": _scattered(groups, np.unique(table[SPLIT], return_inverse=True)[1]),
             "in_several_folds": _scattered(groups, table[FOLD]),
         },
@@ -122,7 +122,7 @@ def _scattered(groups: Groups, sides: NDArray[Any]) -> int:
 
 def _conflict(groups: Groups, conflict: NDArray[np.bool_]) -> dict[str, Any]:
     return {
-        "pictures": int(conflict.sum()),
+        "images": int(conflict.sum()),
         "share": float(conflict.mean()),
         "groups": len(np.unique(groups.of[conflict])),
     }
@@ -141,7 +141,7 @@ def _spread(spreads: NDArray[Any]) -> dict[str, Any]:
 
 def summary(numbers: Mapping[str, Any]) -> str:
     """The few numbers for the terminal, as a table: how many, share, mean age and share of women by split."""
-    lines = [f"{'':<12}{'pictures':>10}{'share':>9}{'mean age':>10}{'female':>9}"]
+    lines = [f"{'':<12}{'images':>10}{'share':>9}{'mean age':>10}{'female':>9}"]
     for name, part in {**numbers["splits"], "together": numbers["all"]}.items():
         lines.append(
             f"{name:<12}{part['count']:>10,}{part['share']:>9.1%}{part['mean_age']:>10.2f}{part['female_share']:>9.1%}"

@@ -1,10 +1,10 @@
-"""One HTML file that holds everything: pictures inside, no script, no network, one column on a telephone."""
+"""One HTML file that holds everything: images inside, no script, no network, one column on a telephone."""
 
 import html
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
-from agegender.report_page import WARNING, address_of, shell
+from agegender.evaluation.report_html import WARNING, address_of, shell
 from agegender.schema import RACES
 from experiments.exploring.faces import Sheet, caption
 from experiments.exploring.table import Table
@@ -61,7 +61,7 @@ def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
 def portions(parts: Mapping[str, Mapping[str, Any]]) -> str:
     """The table of splits or folds, side by side: how many, ages, and the shares of women and of each race."""
     rows: list[list[object]] = [
-        ["pictures", *(part["count"] for part in parts.values())],
+        ["images", *(part["count"] for part in parts.values())],
         ["share", *(f"{part['share']:.1%}" for part in parts.values())],
         ["mean age", *(f"{part['mean_age']:.2f}" for part in parts.values())],
         ["median age", *(f"{part['age_quartiles'][1]:g}" for part in parts.values())],
@@ -72,12 +72,12 @@ def portions(parts: Mapping[str, Mapping[str, Any]]) -> str:
     return table(["", *parts], rows)
 
 
-def sheet(labels: Table, pictures: Mapping[int, bytes], of: Sheet) -> str:
+def sheet(labels: Table, images: Mapping[int, bytes], of: Sheet) -> str:
     """Grids of faces, as many a line as fit, each with what is recorded about it."""
     parts = [paragraph(of.words)]
     for row in of.rows:
         parts += [paragraph(row.words)] if row.words else []
-        cells = "\n".join(_face(caption(labels, picture), pictures[picture]) for picture in row.pictures)
+        cells = "\n".join(_face(caption(labels, image), images[image]) for image in row.images)
         parts.append(f'<div class="faces">\n{cells}\n</div>')
     return "\n".join(parts)
 
@@ -85,5 +85,5 @@ def sheet(labels: Table, pictures: Mapping[int, bytes], of: Sheet) -> str:
 def _face(words: tuple[str, str, str], encoded: bytes) -> str:
     name, people, more = (html.escape(line) for line in words)
     name = name.replace("_", "_<wbr>")  # where a long name may go on in the next line
-    picture = f'<img alt="{people}" src="{address_of(encoded, "jpeg")}">'
-    return f"<figure>{picture}<figcaption>{people}<br>{more}<br><small>{name}</small></figcaption></figure>"
+    image = f'<img alt="{people}" src="{address_of(encoded, "jpeg")}">'
+    return f"<figure>{image}<figcaption>{people}<br>{more}<br><small>{name}</small></figcaption></figure>"

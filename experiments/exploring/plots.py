@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from agegender.report_plots import BLUE, GREEN, ORANGE, VERMILION, new_figure
+from agegender.evaluation.plots import BLUE, GREEN, ORANGE, VERMILION, new_figure
 from agegender.schema import AGE, FOLD, GENDER, GENDERS, MAX_AGE, RACES, SPLITS
 from experiments.exploring.numbers import Groups
 from experiments.exploring.table import SPLIT, Table
@@ -34,9 +34,9 @@ def draw_plots(table: Table, groups: Groups, numbers: Mapping[str, Any], folder:
     splits = [(name, table[SPLIT] == name) for name in SPLITS if name in numbers["splits"]]
     folds = [(f"fold {name}", table[FOLD] == int(name)) for name in numbers["folds"]]
     figures = {
-        "ages.png": ("How many pictures of each age, by gender", _ages(table)),
-        "labels.png": ("How many pictures of each gender and race", _labels(numbers)),
-        "crossing.png": ("How many pictures of each race and gender together", _crossing(numbers)),
+        "ages.png": ("How many images of each age, by gender", _ages(table)),
+        "labels.png": ("How many images of each gender and race", _labels(numbers)),
+        "crossing.png": ("How many images of each race and gender together", _crossing(numbers)),
         "splits.png": ("Ages, genders and races in each split", _portions(table, splits, numbers["splits"])),
         "folds.png": ("Ages, genders and races in each fold", _portions(table, folds, numbers["folds"])),
         "groups.png": ("How many photograph groups of each size", _groups(numbers)),
@@ -57,7 +57,7 @@ def _ages(table: Table) -> Figure:
         below += counts
     median = float(np.median(table[AGE]))
     axes.axvline(median, color="black", linestyle="--", linewidth=1, label=f"median: {median:g} years")
-    axes.set(xlabel="age, years", ylabel="pictures", xticks=range(0, MAX_AGE + 1, 10), xlim=(-1, MAX_AGE + 1))
+    axes.set(xlabel="age, years", ylabel="images", xticks=range(0, MAX_AGE + 1, 10), xlim=(-1, MAX_AGE + 1))
     axes.yaxis.set_major_formatter("{x:,.10g}")
     axes.legend(frameon=False)
     return figure
@@ -74,7 +74,7 @@ def _labels(numbers: Mapping[str, Any]) -> Figure:
         axes.invert_yaxis()
         axes.set(xlim=(0, 1.25 * max(counts.values())), xticks=[])
         axes.spines["bottom"].set_visible(False)
-    panels[-1].set_xlabel("pictures (and their share)")
+    panels[-1].set_xlabel("images (and their share)")
     return figure
 
 
@@ -108,8 +108,8 @@ def _portions(table: Table, parts: list[tuple[str, NDArray[np.bool_]]], numbers:
         bars = shares.bar(at, values, 0.92 * width, color=colour, label=name)
         if len(parts) <= len(SPLITS):
             shares.bar_label(bars, [f"{value:.0f}" for value in values], fontsize=8, padding=1)
-    ages.set(xlabel="age, years", ylabel="% of the pictures, per year", xticks=range(0, MAX_AGE + 1, 10))
-    shares.set(ylabel="% of the pictures")
+    ages.set(xlabel="age, years", ylabel="% of the images, per year", xticks=range(0, MAX_AGE + 1, 10))
+    shares.set(ylabel="% of the images")
     shares.set_xticks(range(len(names)), names)
     ages.legend(frameon=False)
     return figure
@@ -118,9 +118,9 @@ def _portions(table: Table, parts: list[tuple[str, NDArray[np.bool_]]], numbers:
 def _groups(numbers: Mapping[str, Any]) -> Figure:
     figure, (axes,) = new_figure(3.2)
     by_size = {size: n for size, n in numbers["groups"]["by_size"].items() if size != "1"}
-    axes.set(xlabel="pictures in the group", ylabel="groups")
+    axes.set(xlabel="images in the group", ylabel="groups")
     if not by_size:
-        return _nothing(figure, axes, "Every picture is alone in its group.")
+        return _nothing(figure, axes, "Every image is alone in its group.")
     bars = axes.bar(list(by_size), list(by_size.values()), 0.6, color=GREEN)
     axes.bar_label(bars, [f"{n:,}" for n in by_size.values()], padding=2)
     axes.margins(y=0.12)

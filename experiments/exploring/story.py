@@ -17,7 +17,7 @@ def tell(
     numbers: Mapping[str, Any],
     plots: Plots,
     sheets: Sequence[Sheet],
-    pictures: Mapping[int, bytes],
+    images: Mapping[int, bytes],
 ) -> str:
     """Writes the page.
 
@@ -27,27 +27,27 @@ def tell(
         numbers: of `count`.
         plots: PNG files and what they show.
         sheets: of faces.
-        pictures: the encoded pictures that the sheets show.
+        images: the encoded images that the sheets show.
 
     Returns:
         The page as HTML.
     """
-    images = {name: page.plot(content, words) for name, (content, words) in plots.items()}
-    faces = {sheet.title: page.sheet(table, pictures, sheet) for sheet in sheets}
+    decoded = {name: page.plot(content, words) for name, (content, words) in plots.items()}
+    faces = {sheet.title: page.sheet(table, images, sheet) for sheet in sheets}
     *asked, conflicting = faces.items()
     every, folds = numbers["all"], {f"fold {name}": part for name, part in numbers["folds"].items()}
     opening = page.paragraph(
-        f"{every['count']:,} pictures ({'all splits' if split == 'all' else split}): ages {every['youngest']} to "
+        f"{every['count']:,} images ({'all splits' if split == 'all' else split}): ages {every['youngest']} to "
         f"{every['oldest']}, {every['mean_age']:.1f} years on average, {every['female_share']:.1%} recorded as female."
     )
     sections = {
         **dict(asked[1:]),  # what was asked for comes first
-        "Ages": images["ages.png"],
-        "Genders and races": images["labels.png"] + images["crossing.png"] + _crossing(numbers),
-        "Splits": page.portions({**numbers["splits"], "together": every}) + images["splits.png"],
-        "Folds": page.portions({**folds, "together": every}) + images["folds.png"],
-        "Photograph groups": _groups(numbers) + images["groups.png"],
-        "Conflicts": _conflicts(numbers) + images["conflicts.png"],
+        "Ages": decoded["ages.png"],
+        "Genders and races": decoded["labels.png"] + decoded["crossing.png"] + _crossing(numbers),
+        "Splits": page.portions({**numbers["splits"], "together": every}) + decoded["splits.png"],
+        "Folds": page.portions({**folds, "together": every}) + decoded["folds.png"],
+        "Photograph groups": _groups(numbers) + decoded["groups.png"],
+        "Conflicts": _conflicts(numbers) + decoded["conflicts.png"],
         **dict([conflicting, asked[0]]),
         "Sizes": _sizes(numbers),
         "Left out when the data was built": _build(numbers["build"]),
@@ -66,7 +66,7 @@ def _groups(numbers: Mapping[str, Any]) -> str:
     groups = numbers["groups"]
     across = max(groups["in_several_splits"], groups["in_several_folds"])
     words = page.paragraph(
-        f"Near-identical pictures form a group. {groups['pictures_not_alone']:,} pictures are not alone in theirs. "
+        f"Near-identical images form a group. {groups['images_not_alone']:,} images are not alone in theirs. "
         + (
             f"{groups['in_several_splits']:,} groups are in several splits and {groups['in_several_folds']:,} in "
             "several folds: what is measured on one side has leaked from the other."
@@ -76,13 +76,13 @@ def _groups(numbers: Mapping[str, Any]) -> str:
     )
     rows = [[size, count, int(size) * count] for size, count in groups["by_size"].items()]
     total = [["together", groups["count"], numbers["all"]["count"]]]
-    return words + page.table(["pictures in the group", "groups", "pictures"], rows + total)
+    return words + page.table(["images in the group", "groups", "images"], rows + total)
 
 
 def _conflicts(numbers: Mapping[str, Any]) -> str:
     conflicts = numbers["conflicts"]
     rows = [
-        [words, conflicts[key]["pictures"], f"{conflicts[key]['share']:.1%}", conflicts[key]["groups"]]
+        [words, conflicts[key]["images"], f"{conflicts[key]['share']:.1%}", conflicts[key]["groups"]]
         for key, words in (("age", "different ages"), ("gender", "different genders"), ("either", "either"))
     ]
     spread = conflicts["age_spread"]
@@ -97,7 +97,7 @@ def _conflicts(numbers: Mapping[str, Any]) -> str:
         if spread["groups"]
         else "No group carries different ages."
     )
-    return page.table(["the group carries", "pictures", "share", "groups"], rows) + page.paragraph(words + outside)
+    return page.table(["the group carries", "images", "share", "groups"], rows) + page.paragraph(words + outside)
 
 
 def _sizes(numbers: Mapping[str, Any]) -> str:
@@ -105,8 +105,8 @@ def _sizes(numbers: Mapping[str, Any]) -> str:
     rows: list[list[object]] = [[size, count] for size, count in sizes[:12]]
     if len(sizes) > 12:
         rows.append([f"{len(sizes) - 12:,} other sizes", sum(count for _, count in sizes[12:])])
-    words = page.paragraph(f"Encoded, a picture takes {numbers['mean_bytes'] / 1000:.1f} kB on average.")
-    return page.table(["height x width x channels", "pictures"], rows) + words
+    words = page.paragraph(f"Encoded, a image takes {numbers['mean_bytes'] / 1000:.1f} kB on average.")
+    return page.table(["height x width x channels", "images"], rows) + words
 
 
 def _build(build: Mapping[str, Any]) -> str:

@@ -1,6 +1,6 @@
-"""The labels of all pictures as columns, and the encoded pictures at a few of its rows.
+"""The labels of all images as columns, and the encoded images at a few of its rows.
 
-21,419 rows of labels are a few megabytes, the pictures 100 times as much: they are passed over and never held.
+21,419 rows of labels are a few megabytes, the images 100 times as much: they are passed over and never held.
 """
 
 import dataclasses
@@ -18,7 +18,7 @@ from agegender.schema import (
     GENDER,
     GENDER_CONFLICT,
     GROUP,
-    PICTURE,
+    IMAGE,
     RACE,
     SPLITS,
 )
@@ -28,16 +28,16 @@ if TYPE_CHECKING:
 
 READ_KEYS = (AGE, GENDER, RACE, FILE_NAME, GROUP, FOLD, AGE_CONFLICT, GENDER_CONFLICT)
 SPLIT, SIZE, BYTES = "split", "size", "bytes"  # columns beside those of the schema
-_CHUNK = 1024  # pictures at a time
+_CHUNK = 1024  # images at a time
 
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """The labels of the pictures, in the order in which they are read.
+    """The labels of the images, in the order in which they are read.
 
     Attributes:
-        columns: at each key of `READ_KEYS`, at "split" (the name) and at "bytes" (of the encoded picture) an array
-            [pictures]; at "size" int32 [pictures, 3], height, width and channels. Names are strings.
+        columns: at each key of `READ_KEYS`, at "split" (the name) and at "bytes" (of the encoded image) an array
+            [images]; at "size" int32 [images, 3], height, width and channels. Names are strings.
         parts: the splits, or slices of them, that were read one after the other.
     """
 
@@ -52,7 +52,7 @@ class Table:
 
 
 def read_table(builder: "tfds.core.DatasetBuilder", split: str) -> Table:
-    """Reads the labels and sizes of a split's pictures without decoding one.
+    """Reads the labels and sizes of a split's images without decoding one.
 
     Args:
         builder: of the prepared data set.
@@ -61,7 +61,7 @@ def read_table(builder: "tfds.core.DatasetBuilder", split: str) -> Table:
     Raises:
         ValueError: for an unknown split, and for data that an older builder prepared.
     """
-    from agegender.prepared import require
+    from agegender.data.prepared import require
 
     require(builder, "explore", READ_KEYS, f"split={split!r}")
     known = tuple(name for name in SPLITS if name in builder.info.splits)
@@ -76,16 +76,16 @@ def read_table(builder: "tfds.core.DatasetBuilder", split: str) -> Table:
     return Table({key: np.concatenate(chunks) for key, chunks in columns.items()}, parts)
 
 
-def read_pictures(builder: "tfds.core.DatasetBuilder", table: Table, rows: Collection[int]) -> dict[int, bytes]:
-    """Returns the encoded pictures at these rows of the table: one more pass over the shards."""
-    from agegender.prepared import read_encoded
+def read_images(builder: "tfds.core.DatasetBuilder", table: Table, rows: Collection[int]) -> dict[int, bytes]:
+    """Returns the encoded images at these rows of the table: one more pass over the shards."""
+    from agegender.data.prepared import read_encoded
 
-    wanted, pictures, row = set(rows), {}, 0
+    wanted, images, row = set(rows), {}, 0
     for part in table.parts:
-        for chunk in read_encoded(builder, part, [PICTURE]).batch(_CHUNK).as_numpy_iterator():
-            pictures.update({row + i: chunk[PICTURE][i] for i in range(len(chunk[PICTURE])) if row + i in wanted})
-            row += len(chunk[PICTURE])
-    return pictures
+        for chunk in read_encoded(builder, part, [IMAGE]).batch(_CHUNK).as_numpy_iterator():
+            images.update({row + i: chunk[IMAGE][i] for i in range(len(chunk[IMAGE])) if row + i in wanted})
+            row += len(chunk[IMAGE])
+    return images
 
 
 def _check(builder: "tfds.core.DatasetBuilder", part: str) -> None:
@@ -95,7 +95,7 @@ def _check(builder: "tfds.core.DatasetBuilder", part: str) -> None:
         empty = True
     if empty:
         raise ValueError(
-            f"`split` must be 'all', or some of {SPLITS} or of their slices, joined by '+', with a picture or more in "
+            f"`split` must be 'all', or some of {SPLITS} or of their slices, joined by '+', with a image or more in "
             f"each. Received: split={part!r}"
         )
 
@@ -103,13 +103,13 @@ def _check(builder: "tfds.core.DatasetBuilder", part: str) -> None:
 def _read(builder: "tfds.core.DatasetBuilder", part: str) -> Iterator[dict[str, NDArray[Any]]]:
     import tensorflow as tf
 
-    from agegender.prepared import read_encoded
+    from agegender.data.prepared import read_encoded
 
     def measure(example: dict[str, Any]) -> dict[str, Any]:
-        picture = example.pop(PICTURE)
-        return {**example, SIZE: tf.io.extract_jpeg_shape(picture), BYTES: tf.strings.length(picture)}
+        image = example.pop(IMAGE)
+        return {**example, SIZE: tf.io.extract_jpeg_shape(image), BYTES: tf.strings.length(image)}
 
-    dataset = read_encoded(builder, part, (PICTURE, *READ_KEYS)).map(measure, num_parallel_calls=tf.data.AUTOTUNE)
+    dataset = read_encoded(builder, part, (IMAGE, *READ_KEYS)).map(measure, num_parallel_calls=tf.data.AUTOTUNE)
     yield from dataset.batch(_CHUNK).prefetch(1).as_numpy_iterator()
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from agegender.conditions import Conditions
+from agegender.data.filters import Conditions
 from agegender.schema import AGE_CONFLICT, FOLDS, GENDER_CONFLICT, GENDERS, MAX_AGE, RACES
 
 CONFLICTS = {
@@ -31,7 +31,7 @@ class Where:
     conflicting: tuple[str, ...] = ()
 
     def hold(self, labels: Mapping[str, Any]) -> NDArray[np.bool_]:
-        """Says for which pictures the condition holds; labels as for `Conditions.hold`."""
+        """Says for which images the condition holds; labels as for `Conditions.hold`."""
         held = self.conditions.hold(labels)
         return held & np.any([labels[key] for key in self.conflicting], axis=0) if self.conflicting else held
 

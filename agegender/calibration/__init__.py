@@ -1,0 +1,1 @@
+"""Age intervals and the temperature of gender probabilities."""

@@ -1,0 +1,1 @@
+"""From predictions to metrics by group and a report."""

@@ -1,0 +1,1 @@
+"""From photographs to faces with ages and genders."""

@@ -1,0 +1,360 @@
+"""Any image to upright RGB pixels: files, encoded bytes, arrays; whatever the format, the mode or the orientation."""
+
+import functools
+import glob
+import io
+import itertools
+import os
+import pathlib
+import re
+import stat
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, Final
+
+import numpy as np
+from PIL import Image
+
+# A telephone of 2026 makes 48 or 50 million. Decoded, and copied for the detector, this many take 0.4 GB; a file of a
+# few kilobytes may claim billions, so its header is asked before anything is decoded.
+MAX_PIXELS: Final = 64_000_000
+SUFFIXES: Final = (
+    *(".avif", ".bmp", ".gif", ".j2k", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg"),
+    *(".pbm", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"),
+)
+# Of the forty formats that Pillow reads, those of photographs: EPS, for one, is a program, and Pillow hands it to
+# Ghostscript.
+FORMATS: Final = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
+MAX_BYTES: Final = 600_000_000  # of a file; four channels of 16 bits, of as many pixels, are fewer
+TOO_LONG: Final = f"has more than {MAX_BYTES // 1_000_000} MB, the limit for a image's file"
+# A progressive JPEG has about ten scans. Each takes a pass over all pixels, and may be a hundred bytes long.
+_MAX_SCANS: Final = 100
+_SCAN: Final = b"\xff\xda"
+_END: Final = b"\xff\xd9"
+_MARKER: Final = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")  # what begins a segment; within a scan there is none
+_OPENED_AS_TEXT: Final = "was opened to read text: open it in mode 'rb'"
+_MISSING: Final = "there is no such file or folder"
+_REAL: Final = "uif"  # kinds of numbers
+_LONGEST: Final = 300  # letters of what Pillow says
+_GLOB: Final = frozenset("*?[")
+_ORIENTATION: Final = 0x0112  # in EXIF
+_TURNS: Final = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_SIXTEEN_TO_EIGHT: Final = 257  # 65,535 becomes 255
+
+
+class ImageError(ValueError):
+    """A image that cannot be used.
+
+    Attributes:
+        source: its path, or what else it was, in words.
+        reason: what is wrong with it.
+
+    Example:
+
+    >>> try:
+    ...     read_image(b"")
+    ... except ImageError as error:
+    ...     print(error.source, "|", error.reason)
+    0 bytes | is empty
+    """
+
+    def __init__(self, source: str, reason: str) -> None:
+        super().__init__(f"{source}: {reason}")
+        self.source, self.reason = source, reason
+
+    def __reduce__(self) -> tuple:
+        return type(self), (self.source, self.reason)
+
+    def to_dict(self) -> dict[str, str]:
+        """For JSON: "image", its source, and "error", the reason."""
+        return {"image": self.source, "error": self.reason}
+
+
+def name_of(image: Any) -> str:
+    """What to call a image in an answer: its path, or what it is."""
+    if isinstance(image, str | os.PathLike):
+        return os.fsdecode(image) or "''"
+    if isinstance(image, bytes | bytearray | memoryview):
+        return f"{len(image)} bytes"
+    if hasattr(image, "read"):
+        return str(getattr(image, "name", type(image).__name__))
+    return f"{type(image).__name__}{getattr(image, 'shape', getattr(image, 'size', ''))}"
+
+
+def read_image(image: Any, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """Reads one image, as a viewer would show it.
+
+    Turned as its EXIF orientation says; transparent parts are white; of an animation the first frame; 16 bits a channel
+    become 8; grey, palette and CMYK become RGB.
+
+    Args:
+        image: a path; the bytes of a file; a file opened to read bytes; RGB or grey values 0..255 as an array or
+            tensor [height, width, 3], [height, width, 1] or [height, width]; or a Pillow decoded.
+        max_pixels: width times height of the largest image that is decoded.
+
+    Returns:
+        A Pillow decoded of mode "RGB".
+
+    Raises:
+        ImageError: if there is none, it cannot be read, or it is too large. It is a ValueError.
+
+    Example:
+
+    >>> read_image("party.jpg").size
+    (360, 200)
+    """
+    source = name_of(image)
+    try:
+        if isinstance(image, str | os.PathLike):
+            _check_file(os.stat(image))
+            return _open(image, max_pixels)
+        if isinstance(image, bytes | bytearray | memoryview) or hasattr(image, "read"):
+            return _open(io.BytesIO(_bytes_of(image)), max_pixels)
+        decoded = image if isinstance(image, Image.Image) else _from_values(np.asarray(image), max_pixels)
+        return _upright_rgb(decoded, max_pixels)
+    except ImageError as error:
+        raise ImageError(source, error.reason) from None
+    except Exception as error:  # of files that are damaged or made to harm, Pillow's readers let any kind through
+        raise ImageError(source, _reason(error, max_pixels)) from None
+
+
+def fit_image(image: Image.Image, width: int, height: int) -> Image.Image:
+    """Resizes as the input pipeline does: bilinear with antialiasing, as it is where the size is right.
+
+    Args:
+        image: of any size.
+        width: pixels.
+        height: pixels.
+    """
+    return image if image.size == (width, height) else image.resize((width, height), Image.Resampling.BILINEAR)
+
+
+def find_images(pattern: str | os.PathLike) -> list[pathlib.Path]:
+    """The image files that a path stands for, by name.
+
+    Args:
+        pattern: a file, itself; a folder, all files below it whose suffix is that of a image; or a glob, in which
+            `**` is any number of folders. Links to folders are not followed below a folder or a `**`.
+
+    Returns:
+        Paths, sorted.
+
+    Raises:
+        ImageError: if there is none. It is a ValueError.
+
+    Example:
+
+    >>> [path.name for path in find_images("*.jpg")]
+    ['party.jpg']
+    """
+    text = os.fsdecode(pattern)
+    if not text:
+        raise ImageError("''", "is an empty name; `.` is the current folder")
+    try:
+        found, reason = _find(text)
+    except (OSError, ValueError) as error:  # a name that is too long or has a NUL in it, a folder that may not be read
+        raise ImageError(text, f"cannot be looked at: {getattr(error, 'strerror', None) or error}") from None
+    if not found:
+        raise ImageError(text, reason)
+    return found
+
+
+def _find(text: str) -> tuple[list[pathlib.Path], str]:
+    """The files, sorted, and what is wrong if there are none."""
+    path = pathlib.Path(text)
+    if path.is_dir():
+        os.scandir(path).close()  # `rglob` passes over what may not be read, as if it were empty
+        found = [each for each in path.rglob("*") if _is_image(each)]
+        return sorted(found), f"has no images in it: no file ends in {', '.join(SUFFIXES)}"
+    if is_glob(text):
+        found = [pathlib.Path(each) for each in set(_matches(path.parts)) if os.path.isfile(each)]
+        return sorted(found), "matches no file"
+    exists = path.exists()
+    return [path] if path.is_file() else [], "is neither a file nor a folder" if exists else _MISSING
+
+
+def _matches(parts: tuple[str, ...]) -> Iterator[str]:
+    """As `glob.glob`, which follows links below `**`: two that lead back to their folder keep it busy for good."""
+    if "**" not in parts:
+        yield from glob.glob(os.path.join(*parts))
+        return
+    place = parts.index("**")
+    rest = tuple(itertools.dropwhile("**".__eq__, parts[place:])) or ("*",)
+    for root in glob.glob(os.path.join(*parts[:place])) if place else (os.curdir,):
+        for folder, inner, _ in os.walk(root):
+            inner[:] = (name for name in inner if not name.startswith("."))
+            yield from _matches((glob.escape(folder), *rest))
+
+
+def is_glob(pattern: str | os.PathLike) -> bool:
+    """Whether a path has wildcards, and is not the name of a file that has them in it."""
+    return bool(_GLOB & set(os.fspath(pattern))) and not os.path.exists(pattern)
+
+
+def _is_image(path: pathlib.Path) -> bool:
+    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
+
+
+def _check_file(status: os.stat_result) -> None:
+    """Before a file is opened: opening a pipe waits for somebody to write to it, and a device may have no end."""
+    if stat.S_ISDIR(status.st_mode):
+        raise ImageError("", "is a folder; a image is wanted here")
+    if not stat.S_ISREG(status.st_mode):
+        raise ImageError("", "is a pipe or a device, not a file")
+    _check_bytes(status.st_size)
+
+
+def _check_bytes(count: int) -> None:
+    if not count:
+        raise ImageError("", "is empty")
+    if count > MAX_BYTES:
+        raise ImageError("", TOO_LONG)
+
+
+def _bytes_of(image: Any) -> bytes:
+    data = image.read(MAX_BYTES + 1) if hasattr(image, "read") else image
+    if isinstance(data, str):
+        raise ImageError("", _OPENED_AS_TEXT)
+    if not data and hasattr(image, "read"):
+        raise ImageError("", "is empty, or was read to its end before")
+    _check_bytes(len(data))
+    return data
+
+
+def _open(file: Any, max_pixels: int) -> Image.Image:
+    with Image.open(file, formats=known_formats()) as image:
+        if image.format in ("JPEG", "MPO"):  # Pillow makes the second of the first
+            _check_scans(image.fp)
+        return _upright_rgb(image, max_pixels)
+
+
+@functools.cache
+def known_formats() -> tuple[str, ...]:
+    """Those of `FORMATS` that this Pillow was built with."""
+    Image.init()
+    return tuple(each for each in FORMATS if each in Image.OPEN)
+
+
+def _check_scans(file: Any) -> None:
+    place = file.tell()
+    file.seek(0)
+    data = file.read()
+    file.seek(place)
+    if data.count(_SCAN) > _MAX_SCANS and _count_scans(data) > _MAX_SCANS:
+        raise ImageError("", f"has more than {_MAX_SCANS} scans, each as much work as a image")
+
+
+def _count_scans(data: bytes) -> int:
+    """The scans of a JPEG; what comes after its end, such as the film of a telephone, is not looked at."""
+    count, place = 0, 2
+    while (found := _MARKER.search(data, place)) and found[0] != _END:
+        count += found[0] == _SCAN
+        place = found.end() + int.from_bytes(data[found.end() : found.end() + 2])
+    return count
+
+
+def _upright_rgb(image: Image.Image, max_pixels: int) -> Image.Image:
+    _check_pixels(image.width, image.height, max_pixels)
+    image.load()  # of an animation the first frame
+    return _rgb(_upright(image))
+
+
+def _check_pixels(width: int, height: int, max_pixels: int) -> None:
+    if width * height > max_pixels:
+        raise ImageError("", f"has {width} x {height} pixels. {_too_large(max_pixels)}")
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    try:
+        turn = _TURNS.get(image.getexif().get(_ORIENTATION, 1))
+    except Exception:  # damaged EXIF data: a viewer shows the image as it lies
+        turn = None
+    return image if turn is None else image.transpose(turn)
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I") or image.mode == "F":
+        image = _eight_bits(np.asarray(image))
+    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        background = Image.new("RGBA", image.size, "white")
+        background.alpha_composite(image)
+        image = background
+    return image.convert("RGB")
+
+
+def _eight_bits(values: np.ndarray) -> Image.Image:
+    """Grey of 16 bits, which Pillow would clip at 255; or of 32, if they hold no more than 16, or only 8."""
+    if np.issubdtype(values.dtype, np.floating) or values.min() < 0 or values.max() > 65_535:
+        raise ImageError("", f"must have pixels of 8 or 16 bits. Received: {values.dtype}")
+    scale = 1 if values.dtype.itemsize > 2 and values.max() <= 255 else _SIXTEEN_TO_EIGHT
+    return Image.fromarray((values // scale).astype("uint8"))
+
+
+def _from_values(values: np.ndarray, max_pixels: int) -> Image.Image:
+    if values.ndim == 0 or (values.ndim == 1 and values.dtype.kind not in _REAL):  # a number, or names in a list
+        raise ImageError("", "is no image: a path, bytes, an open file, an array or a Pillow image is wanted")
+    if values.ndim == 2:
+        values = values[..., None]
+    if values.ndim != 3 or values.shape[-1] not in (1, 3) or 0 in values.shape:
+        raise ImageError("", f"must have shape [height, width, 3]. Received: shape={values.shape}")
+    _check_pixels(values.shape[1], values.shape[0], max_pixels)  # an array may take no memory and be of any size
+    if not (values.dtype.kind in _REAL and np.all((values >= 0) & (values <= 255))):
+        raise ImageError("", f"must have values in 0..255. Received: {values.dtype}, {_range(values)}")
+    if np.issubdtype(values.dtype, np.floating) and 0 < values.max() <= 1:
+        raise ImageError("", "must have values in 0..255; multiply by 255. Received: floats in 0..1")
+    values = values if values.dtype == np.uint8 else np.round(values).astype("uint8")
+    return Image.fromarray(np.ascontiguousarray(np.broadcast_to(values, (*values.shape[:2], 3))))
+
+
+def _range(values: np.ndarray) -> str:
+    return f"{values.min()}..{values.max()}" if values.dtype.kind in _REAL else "no real numbers"
+
+
+def _too_large(max_pixels: int) -> str:
+    return f"The limit is {max_pixels / 1e6:.0f} million, for the memory that detection needs: reduce the image"
+
+
+def _reason(error: Exception, max_pixels: int) -> str:
+    if isinstance(error, FileNotFoundError):
+        return "there is no such file"
+    if isinstance(error, UnicodeDecodeError):
+        return _OPENED_AS_TEXT
+    if isinstance(error, Image.UnidentifiedImageError):
+        return f"is no image, or of a format that is not read: only {', '.join(known_formats())}"
+    if isinstance(error, Image.DecompressionBombError | Image.DecompressionBombWarning):  # the second as an error
+        count = re.search(r"\d+", str(error))  # Pillow's words are all that is known of it
+        return f"has {int(count[0]):,} pixels. {_too_large(max_pixels)}" if count else _too_large(max_pixels)
+    words = getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
+    return f"cannot be read as a image: {words[:_LONGEST]}"
+
+
+def is_one(images: Any) -> bool:
+    """Whether this stands for one image, good or not, and not for several."""
+    if isinstance(images, str | os.PathLike):
+        return not (os.path.isdir(images) or is_glob(images))
+    if (dimensions := getattr(images, "ndim", None)) is not None:  # an array, or a tensor of any framework
+        return dimensions != 4
+    return isinstance(images, bytes | bytearray | memoryview | Image.Image) or hasattr(images, "read")
+
+
+def each_image(images: Any) -> Iterator[Any]:
+    """One by one the images that something stands for: one, a folder, a glob, a list or another iterable of images.
+
+    Raises:
+        ImageError: if it is none of these, or a folder or glob without images.
+    """
+    if isinstance(images, str | os.PathLike):
+        return iter(find_images(images))
+    if is_one(images):
+        return iter([images])
+    if isinstance(images, Mapping) or not isinstance(images, Iterable):
+        raise ImageError(name_of(images), "is neither a image nor a sequence of images")
+    return iter(images)

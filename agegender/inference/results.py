@@ -1,0 +1,103 @@
+"""What a model is asked of faces, and what is answered of a photograph: each guess, and how far to trust it."""
+
+import dataclasses
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from agegender.schema import AGE, GENDERS, MAX_AGE, MIN_AGE
+
+if TYPE_CHECKING:
+    import keras
+
+
+def ask(model: "keras.Model", images: NDArray[Any], *, flip: bool) -> dict[str, NDArray[Any]]:
+    """A model's answers to aligned faces.
+
+    Args:
+        model: from `build_model`.
+        images: RGB 0..255, [batch, height, width, 3] of the model's size.
+        flip: whether to answer with the mean of the answers to each image and to its mirror image.
+
+    Returns:
+        For each head float32 [batch]: the age in years, within 0..116, and the probability of female.
+    """
+    views = [images, images[:, :, ::-1]] if flip else [images]
+    answers = [model.predict_on_batch(view) for view in views]
+    means = {head: np.mean([np.ravel(answer[head]) for answer in answers], axis=0) for head in answers[0]}
+    # A regression has no bounds, and nobody is -3.
+    return {head: np.clip(values, MIN_AGE, MAX_AGE) if head == AGE else values for head, values in means.items()}
+
+
+@dataclasses.dataclass(frozen=True)
+class Face:
+    """One face, and what the model guesses of it.
+
+    Attributes:
+        box: left, top, right and bottom of the face in the photograph, in pixels.
+        age: years, 0 to 116; None if the model has no age head.
+        p_female: the probability of female, 0 to 1, calibrated if the model is; None if it has no gender head.
+        age_interval: years, from the youngest to the oldest that would be no surprise, with the coverage that the
+            model's calibration promises; None if the model has no age head or no calibration.
+        landmarks: x and y in pixels of the eyes, nose and ends of the mouth, as in `faces.Detection`; None for a
+            image that was given as aligned.
+        score: how sure the detector is that this is a face, 0 to 1; None likewise.
+        note: why the guess should not be trusted, in words; None if nothing speaks against it.
+
+    Example:
+
+    >>> face = Face((48, 32, 147, 155), age=31.4, p_female=0.2, age_interval=(22.0, 43.5))
+    >>> face.gender, face.to_dict()["age"]
+    ('male', 31.4)
+    """
+
+    box: tuple[int, int, int, int]
+    age: float | None
+    p_female: float | None
+    age_interval: tuple[float, float] | None = None
+    landmarks: tuple[tuple[float, float], ...] | None = None
+    score: float | None = None
+    note: str | None = None
+
+    @property
+    def gender(self) -> str | None:
+        """The more probable of "male" and "female"."""
+        return None if self.p_female is None else GENDERS[int(self.p_female >= 0.5)]
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON: all attributes and the gender."""
+        return {**dataclasses.asdict(self), "gender": self.gender}
+
+
+class Photograph(list[Face]):
+    """The faces of one photograph, from left to right: a list, empty if there is none.
+
+    Args:
+        faces: of it, from left to right.
+
+    Attributes:
+        source: its path, or what else it was, in words.
+        size: width and height in pixels, after turning it upright.
+
+    Example:
+
+    >>> face = Face((8, 8, 56, 56), age=31.4, p_female=0.2)
+    >>> photograph = Photograph([face], source="party.jpg", size=(64, 48))
+    >>> len(photograph), photograph[0].age, photograph.to_dict()["width"]
+    (1, 31.4, 64)
+    """
+
+    def __init__(self, faces: Iterable[Face] = (), *, source: str = "", size: tuple[int, int] = (0, 0)) -> None:
+        super().__init__(faces)
+        self.source, self.size = source, size
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON: "image", its source, "width" and "height" in pixels, and "faces", a dict each."""
+        return {
+            "image": self.source,
+            "width": self.size[0],
+            "height": self.size[1],
+            "faces": [face.to_dict() for face in self],
+        }

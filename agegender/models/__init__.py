@@ -1,0 +1,1 @@
+"""Trunk, heads, augmentation, losses and saved models, in Keras alone."""

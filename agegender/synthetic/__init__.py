@@ -1,0 +1,1 @@
+"""Drawn faces, a stand-in for UTKFace."""

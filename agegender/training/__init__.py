@@ -1,0 +1,1 @@
+"""One run: fit, checkpoints, resume, run record."""

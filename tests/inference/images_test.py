@@ -1,0 +1,273 @@
+import io
+import pathlib
+import pickle
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from agegender.inference.images import ImageError, find_images, fit_image, is_glob, read_image
+
+LEFT_RED = np.zeros((4, 6, 3), "uint8")
+LEFT_RED[:, :3, 0] = 200
+LEFT_RED[:, 3:, 2] = 200
+
+
+def encode(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
+    file = io.BytesIO()
+    image.save(file, kind, **options)
+    return file.getvalue()
+
+
+def test_paths_bytes_arrays_and_images_give_the_same_pixels(tmp_path: pathlib.Path) -> None:
+    decoded = Image.fromarray(LEFT_RED)
+    decoded.save(tmp_path / "a.png")
+    given = [
+        tmp_path / "a.png",
+        str(tmp_path / "a.png"),
+        encode(decoded),
+        bytearray(encode(decoded)),
+        LEFT_RED,
+        decoded,
+    ]
+    for image in [*given, LEFT_RED.astype("float64"), LEFT_RED.astype("int64")]:
+        read = read_image(image)
+        assert read.mode == "RGB" and np.array_equal(np.asarray(read), LEFT_RED)
+
+
+@pytest.mark.parametrize("kind", ["AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TIFF", "WEBP"])
+def test_every_format_of_photographs_is_read(kind: str) -> None:
+    Image.init()
+    if kind not in Image.SAVE:
+        pytest.skip("This Pillow was built without it.")
+    pixels = np.asarray(read_image(encode(Image.fromarray(LEFT_RED).resize((60, 40), 0), kind)), int)
+    assert pixels.shape == (40, 60, 3)
+    assert pixels[20, 15, 0] > 150 > 60 > pixels[20, 15, 2] and pixels[20, 45, 2] > 150 > 60 > pixels[20, 45, 0]
+
+
+def test_a_image_is_fitted_to_a_width_and_a_height_bilinearly() -> None:
+    import tensorflow as tf
+
+    values = np.random.default_rng(0).integers(0, 256, (40, 90, 3), "uint8")
+    fitted = np.asarray(fit_image(Image.fromarray(values), 30, 20), int)
+    expected = tf.image.resize(values, (20, 30), method="bilinear", antialias=True).numpy()
+    assert fitted.shape == (20, 30, 3) and np.abs(fitted - expected).max() < 2
+
+
+@pytest.mark.parametrize(
+    ("orientation", "turned"),
+    [
+        (1, LEFT_RED),
+        (2, LEFT_RED[:, ::-1]),
+        (3, LEFT_RED[::-1, ::-1]),
+        (4, LEFT_RED[::-1]),
+        (5, LEFT_RED.transpose(1, 0, 2)),
+        (6, np.rot90(LEFT_RED, -1)),
+        (7, LEFT_RED[::-1, ::-1].transpose(1, 0, 2)),
+        (8, np.rot90(LEFT_RED)),
+    ],
+)
+def test_a_image_is_turned_as_its_exif_says(orientation: int, turned: np.ndarray) -> None:
+    image = Image.fromarray(LEFT_RED)
+    exif = image.getexif()
+    exif[0x0112] = orientation
+    assert np.array_equal(np.asarray(read_image(encode(image, exif=exif))), turned)
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "PA"])
+def test_what_is_transparent_is_white_whatever_colour_hides_there(mode: str) -> None:
+    image = Image.new("RGBA", (3, 1), (200, 0, 0, 0))
+    image.putpixel((1, 0), (0, 0, 0, 255))
+    image.putpixel((2, 0), (0, 0, 0, 128))
+    kind = "TIFF" if mode == "PA" else "PNG"
+    pixels = np.asarray(read_image(image.convert(mode) if mode == "PA" else encode(image.convert(mode), kind)))
+    assert pixels[0, 0].tolist() == [255, 255, 255] and pixels[0, 1].max() < 5
+    assert mode == "PA" or abs(int(pixels[0, 2, 0]) - 127) <= 1
+
+
+def test_a_palette_with_a_transparent_colour_is_white_there() -> None:
+    image = Image.new("P", (2, 1))
+    image.putpalette([10, 20, 30, 40, 50, 60])
+    image.putpixel((1, 0), 1)
+    pixels = np.asarray(read_image(encode(image, transparency=0)))
+    assert pixels[0].tolist() == [[255, 255, 255], [40, 50, 60]]
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "P", "CMYK", "YCbCr"])
+def test_other_colour_modes_become_rgb(mode: str) -> None:
+    image = Image.new("RGB", (8, 8), (255, 255, 255)).convert(mode)
+    kind = "JPEG" if mode in ("CMYK", "YCbCr") else "PNG"
+    assert np.asarray(read_image(encode(image, kind))).min() >= 250
+
+
+def test_sixteen_bits_become_eight_and_are_not_clipped() -> None:
+    values = np.array([[0, 257, 128 * 257, 65535]], "uint16")
+    pixels = np.asarray(read_image(encode(Image.fromarray(values))))
+    assert pixels[0, :, 0].tolist() == [0, 1, 128, 255]
+
+
+def test_sixteen_bits_of_three_colours_become_eight() -> None:
+    row = struct.pack(">6H", 0, 128 * 257, 65535, 257, 257, 257)
+    chunks = [
+        (b"IHDR", struct.pack(">2I5B", 2, 1, 16, 2, 0, 0, 0)),
+        (b"IDAT", zlib.compress(b"\0" + row)),
+        (b"IEND", b""),
+    ]
+    file = b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in chunks
+    )
+    assert np.asarray(read_image(file))[0].tolist() == [[0, 128, 255], [1, 1, 1]]
+
+
+def test_of_an_animation_the_first_frame_is_taken() -> None:
+    frames = [Image.new("RGB", (4, 4), colour) for colour in ("red", "blue", "lime")]
+    for kind in ("GIF", "WEBP", "PNG"):
+        animation = encode(frames[0], kind, save_all=True, append_images=frames[1:], lossless=True)
+        assert np.asarray(read_image(animation))[0, 0].tolist() == [255, 0, 0]
+
+
+def claims(width: int, height: int) -> bytes:
+    """A PNG that says it is that large, and holds one pixel."""
+    file = bytearray(encode(Image.new("L", (1, 1))))
+    file[16:24] = struct.pack(">II", width, height)
+    file[29:33] = struct.pack(">I", zlib.crc32(bytes(file[12:29])))
+    return bytes(file)
+
+
+@pytest.mark.parametrize("side", [8_001, 10_000, 20_000, 100_000])
+@pytest.mark.filterwarnings("default")  # Pillow's own warning of 90 million pixels is an error in these tests
+def test_a_image_of_too_many_pixels_is_refused_before_it_is_decoded(side: int) -> None:
+    with pytest.raises(ImageError, match=rf"{side} x {side} pixels|{side**2:,} pixels") as error:
+        read_image(claims(side, side))
+    assert "The limit is 64 million" in str(error.value)
+
+
+def test_the_limit_on_pixels_is_the_callers() -> None:
+    assert read_image(LEFT_RED, max_pixels=24).size == (6, 4)
+    with pytest.raises(ImageError, match=r"array|ndarray.*6 x 4 pixels"):
+        read_image(LEFT_RED, max_pixels=23)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"hello, this is text", b"\xff\xd8\xff\xe0 not really", encode(Image.fromarray(LEFT_RED))[:50], claims(9, 9)],
+)
+def test_a_file_that_is_no_image_is_named_with_what_is_wrong(tmp_path: pathlib.Path, content: bytes) -> None:
+    (tmp_path / "broken.jpg").write_bytes(content)
+    words = "is no image|cannot be read as a image" if content else "is empty"
+    with pytest.raises(ImageError, match=rf"broken\.jpg: ({words})") as error:
+        read_image(tmp_path / "broken.jpg")
+    assert error.value.source == str(tmp_path / "broken.jpg") and error.value.reason
+
+
+@pytest.mark.parametrize("path", ["gone.jpg", "."])
+def test_a_path_without_a_image_is_named(tmp_path: pathlib.Path, path: str) -> None:
+    with pytest.raises(ImageError, match="no such file" if path == "gone.jpg" else "is a folder"):
+        read_image(tmp_path / path)
+
+
+def test_a_float_image_is_refused_not_clipped() -> None:
+    with pytest.raises(ImageError, match="8 or 16 bits"):
+        read_image(encode(Image.fromarray(np.full((2, 2), 0.5, "float32")), "TIFF"))
+
+
+def test_of_32_bits_8_may_be_used() -> None:
+    values = np.array([[0, 200]], "int32")
+    assert np.asarray(read_image(encode(Image.fromarray(values), "TIFF")))[0, :, 0].tolist() == [0, 200]
+    assert np.asarray(read_image(encode(Image.fromarray(257 * values), "TIFF")))[0, :, 0].tolist() == [0, 200]
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        (np.zeros((4,)), r"\[height, width, 3\].*Received: shape=\(4,\)"),
+        (np.zeros((4, 4, 4)), "Received: shape"),
+        (np.zeros((0, 4, 3)), "Received: shape"),
+        (np.full((4, 4, 3), 256.0), r"0\.\.255"),
+        (np.full((4, 4, 3), -1), r"0\.\.255"),
+        (np.full((4, 4, 3), np.nan), r"0\.\.255"),
+        (np.full((4, 4, 3), "a"), r"0\.\.255"),
+        (None, "is no image"),
+        (["one.jpg"], "is no image"),
+        (io.StringIO("words"), "mode 'rb'"),
+        (io.BytesIO(), "is empty, or was read to its end"),
+        ("", "no such file"),
+        (np.full((4, 4, 3), 0.5), "multiply by 255"),
+        ({"a": 1}, "is no image"),
+    ],
+)
+def test_values_that_are_no_image_are_named(values: object, words: str) -> None:
+    with pytest.raises(ImageError, match=words):
+        read_image(values)
+
+
+def test_fractions_of_a_grey_level_are_rounded_and_a_black_image_may_be_of_floats() -> None:
+    for value, level in ((199.6, 200), (199.4, 199), (0.0, 0), (1.2, 1)):
+        assert np.asarray(read_image(np.full((2, 3, 3), value)))[0, 0].tolist() == [level] * 3
+
+
+def test_grey_arrays_are_images_too() -> None:
+    for values in (np.full((2, 3), 7), np.full((2, 3, 1), 7)):
+        assert np.asarray(read_image(values)).tolist() == np.full((2, 3, 3), 7).tolist()
+
+
+def test_an_error_survives_pickling_and_is_ready_for_json() -> None:
+    error = pickle.loads(pickle.dumps(ImageError("a.jpg", "is no image")))
+    assert str(error) == "a.jpg: is no image"
+    assert error.to_dict() == {"image": "a.jpg", "error": "is no image"}
+
+
+@pytest.fixture
+def album(tmp_path: pathlib.Path) -> pathlib.Path:
+    for name in ("b.JPG", "a.png", "deep/er/c.webp", "notes.txt", ".hidden.jpg", "odd[1].jpg", "p.avif", "q.ppm"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("pattern", "names"),
+    [
+        ("", ["a.png", "b.JPG", "deep/er/c.webp", "odd[1].jpg", "p.avif", "q.ppm"]),
+        ("*.png", ["a.png"]),
+        ("**/*.webp", ["deep/er/c.webp"]),
+        ("[ab].*", ["a.png", "b.JPG"]),
+        ("odd[1].jpg", ["odd[1].jpg"]),  # a name, not a pattern
+        ("notes.txt", ["notes.txt"]),  # asked for by name: reading it will tell
+    ],
+)
+def test_a_folder_a_glob_and_a_file_stand_for_images(album: pathlib.Path, pattern: str, names: list[str]) -> None:
+    assert [str(path.relative_to(album)) for path in find_images(album / pattern)] == names
+
+
+def test_in_a_folder_every_suffix_of_a_photograph_counts_and_no_other(tmp_path: pathlib.Path) -> None:
+    images = ["avif", "bmp", "gif", "j2k", "jfif", "jp2", "jpe", "jpeg", "jpg", "pbm", "pgm", "png", "ppm"]
+    images += ["tif", "tiff", "webp"]
+    for suffix in (*images, "eps", "heic", "mp4", "npy", "pdf", "svg", "txt"):
+        (tmp_path / f"a.{suffix}").touch()
+    assert [path.suffix[1:] for path in find_images(tmp_path)] == images
+
+
+def test_what_a_glob_finds_comes_by_name_and_not_from_hidden_folders(tmp_path: pathlib.Path) -> None:
+    names = ["b.png", "a.png", "deep/c.png", "deep/er/a.png", ".git/d.png", "deep/.trash/e.png"]
+    for name in names:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    found = [str(path.relative_to(tmp_path)) for path in find_images(tmp_path / "**" / "*.png")]
+    assert found == ["a.png", "b.png", "deep/c.png", "deep/er/a.png"]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "words"), [("gone", "no such file or folder"), ("*.tif", "matches no file"), ("none", "no images in")]
+)
+def test_nothing_found_is_said(album: pathlib.Path, pattern: str, words: str) -> None:
+    (album / "none").mkdir()
+    with pytest.raises(ImageError, match=words):
+        find_images(album / pattern)
+
+
+def test_only_what_has_wildcards_and_is_no_file_is_a_glob(album: pathlib.Path) -> None:
+    assert is_glob("*.jpg") and is_glob(album / "?.png")
+    assert not is_glob("a.jpg") and not is_glob(album / "odd[1].jpg")

@@ -1,0 +1,416 @@
+import dataclasses
+import io
+import itertools
+import json
+import pathlib
+from collections.abc import Iterator
+
+import keras
+import numpy as np
+import pytest
+from PIL import Image
+
+import agegender as ag
+from agegender.evaluation.evaluate import predict_all
+from agegender.export.serving_model import answering_model
+from agegender.inference.alignment import TEMPLATE, cut
+from agegender.inference.detection import Detection
+from agegender.inference.predictor import _note
+from agegender.models import saving
+from experiments.half_precision import store_in_half_precision
+
+SIZE = 24
+STEPS = ag.Calibration(
+    coverage=0.9, ages=(0.0, 100.0), low=(0.0, 80.0), high=(10.0, 116.0), temperature=2.0, count=500, flip=True
+)
+
+
+@pytest.fixture
+def predictor(tiny_trunk: keras.Model) -> ag.Predictor:
+    keras.utils.set_random_seed(2)
+    model, random = ag.build_model(tiny_trunk), np.random.default_rng(2)
+    for weight in model.trainable_weights:  # new heads answer the same for every image
+        weight.assign(weight + random.normal(scale=0.02, size=weight.shape))
+    return ag.Predictor(model, batch_size=2, aligned=True)
+
+
+def image(seed: int, size: tuple[int, int] = (SIZE, SIZE)) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (*size, 3), dtype="uint8")
+
+
+def test_an_array_gives_one_face_that_fills_it(predictor: ag.Predictor) -> None:
+    (face,) = predictor(image(0))
+    expected = predictor.model(image(0)[None])
+    assert face.box == (0, 0, SIZE, SIZE)
+    assert face.age == pytest.approx(float(expected["age"][0, 0]), rel=1e-5)
+    assert face.p_female == pytest.approx(float(expected["gender"][0, 0]), rel=1e-5)
+    assert face.gender == ("female" if face.p_female >= 0.5 else "male")
+
+
+def test_many_images_keep_their_order_across_batches(predictor: ag.Predictor) -> None:
+    images = [image(seed) for seed in range(5)]
+    alone = [predictor(each)[0].age for each in images]
+    assert [faces[0].age for faces in predictor(images)] == pytest.approx(alone, rel=1e-4)
+    assert [faces[0].age for faces in predictor(np.stack(images))] == pytest.approx(alone, rel=1e-4)
+
+
+def test_no_images_give_no_faces(predictor: ag.Predictor) -> None:
+    assert predictor([]) == []
+
+
+def test_a_file_gives_what_its_pixels_give(predictor: ag.Predictor, tmp_path: pathlib.Path) -> None:
+    Image.fromarray(image(1)).save(tmp_path / "face.png")
+    for path in (tmp_path / "face.png", str(tmp_path / "face.png")):
+        assert predictor(path)[0].age == pytest.approx(predictor(image(1))[0].age)
+
+
+def test_images_of_other_sizes_are_resized_and_the_box_is_theirs(predictor: ag.Predictor) -> None:
+    assert predictor(image(2, (40, 60)))[0].box == (0, 0, 60, 40)
+
+
+def test_the_model_of_a_run_is_found_by_folder_and_by_file(predictor: ag.Predictor, tmp_path: pathlib.Path) -> None:
+    predictor.model.save(tmp_path / "best.keras")
+    for path in (tmp_path, str(tmp_path / "best.keras")):
+        assert ag.Predictor(path)(image(0), aligned=True)[0].age == pytest.approx(predictor(image(0))[0].age)
+
+
+@pytest.mark.parametrize("path", ["", "nothing", "nothing.keras"])
+def test_a_missing_model_is_named(tmp_path: pathlib.Path, path: str) -> None:
+    with pytest.raises(FileNotFoundError, match="no trained model at"):
+        ag.Predictor(tmp_path / path)
+
+
+def test_one_image_that_cannot_be_used_is_an_error(predictor: ag.Predictor, tmp_path: pathlib.Path) -> None:
+    for aligned in (False, True):
+        with pytest.raises(ag.ImageError, match=r"gone\.jpg: there is no such file"):
+            predictor(tmp_path / "gone.jpg", aligned=aligned)
+
+
+@pytest.mark.parametrize("given", [None, 5, {"a.jpg": 1}])
+def test_what_is_neither_a_image_nor_several_is_named(predictor: ag.Predictor, given: object) -> None:
+    with pytest.raises(ag.ImageError, match="is neither a image nor a sequence of images"):
+        predictor(given)
+
+
+def test_of_many_images_an_error_stands_in_place_and_the_rest_go_on(
+    predictor: ag.Predictor, tmp_path: pathlib.Path
+) -> None:
+    (tmp_path / "broken.jpg").write_text("text")
+    given = [image(0), tmp_path / "broken.jpg", b"", image(1), np.zeros((2, 2)) - 1, tmp_path, image(2)]
+    answers = predictor(given)
+    assert [isinstance(answer, ag.ImageError) for answer in answers] == [0, 1, 1, 0, 1, 1, 0]
+    assert "broken.jpg" in answers[1].source and "0 bytes" in answers[2].source
+    for index in (0, 3, 6):
+        assert answers[index][0].age == pytest.approx(predictor(given[index])[0].age, rel=1e-5)
+
+
+def test_tensors_and_open_files_are_images(predictor: ag.Predictor, tmp_path: pathlib.Path) -> None:
+    import tensorflow as tf
+
+    Image.fromarray(image(1)).save(tmp_path / "face.png")
+    expected = predictor(image(1))[0].age
+    assert predictor(tf.constant(image(1)))[0].age == pytest.approx(expected)
+    assert [faces[0].age for faces in predictor(tf.constant(image(1)[None]))] == pytest.approx([expected])
+    with open(tmp_path / "face.png", "rb") as file:
+        photograph = predictor(file)
+    assert photograph[0].age == pytest.approx(expected) and photograph.source.endswith("face.png")
+    assert predictor(io.BytesIO((tmp_path / "face.png").read_bytes()))[0].age == pytest.approx(expected)
+
+
+def test_a_stream_takes_what_a_call_takes(predictor: ag.Predictor, tmp_path: pathlib.Path) -> None:
+    for name in ("a.png", "b.png"):
+        Image.fromarray(image(1)).save(tmp_path / name)
+    for given, count in ((tmp_path, 2), (str(tmp_path / "*.png"), 2), (str(tmp_path / "a.png"), 1), (image(1), 1)):
+        assert len(list(predictor.stream(given))) == count
+    with pytest.raises(ag.ImageError, match="neither a image nor a sequence"):
+        predictor.stream(None)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"batch_size": "64"}, "`batch_size` must be a whole number, 1 or more. Received: batch_size='64'"),
+        ({"aligned": "no"}, "`aligned` must be True, False or None. Received: aligned='no'"),
+        ({"flip": 2}, "`flip` must be .*Received: flip=2"),
+    ],
+)
+def test_a_wrong_option_is_refused(tiny_trunk: keras.Model, options: dict, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        ag.Predictor(ag.build_model(tiny_trunk), **options)
+
+
+@pytest.mark.parametrize(
+    ("model", "words"),
+    [
+        (5, "`model` must be a model, a .keras file or the folder of a run. Received: 5"),
+        (keras.Sequential([keras.Input((4,)), keras.layers.Dense(1)], name="theirs"), "from `build_model`.*'theirs'"),
+    ],
+)
+def test_what_is_no_model_of_this_library_is_refused(model: object, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        ag.Predictor(model)
+
+
+@pytest.mark.parametrize("size", [(40, 60), (30, 30)])
+def test_an_aligned_image_of_an_odd_shape_or_few_pixels_has_a_note(
+    predictor: ag.Predictor, size: tuple[int, int]
+) -> None:
+    words = {(40, 60): "not square: 60 x 40 pixels", (30, 30): "small: 30 pixels, below 40"}
+    assert predictor(image(2, size))[0].note == words[size]
+
+
+@pytest.mark.parametrize(
+    ("size", "note"),
+    [
+        ((40, 50), None),
+        ((40, 51), "not square: 51 x 40 pixels"),
+        ((51, 40), "not square: 40 x 51 pixels"),
+        ((39, 48), "small: 39 pixels, below 40"),
+        ((39, 60), "small: 39 pixels, below 40, not square: 60 x 39 pixels"),
+    ],
+)
+def test_an_aligned_image_is_judged_by_its_shorter_side(
+    predictor: ag.Predictor, size: tuple[int, int], note: str | None
+) -> None:
+    assert predictor(image(2, size))[0].note == note
+
+
+def test_an_age_that_nobody_has_is_the_nearest_one_that_there_is(tiny_trunk: keras.Model) -> None:
+    model = ag.build_model(tiny_trunk)
+    for bias, age in ((-9.0, 0.0), (9.0, 116.0)):
+        model.get_layer("age_deviations").bias.assign([bias])
+        assert ag.Predictor(model, aligned=True)(image(0))[0].age == age
+        assert float(answering_model(model)(image(0)[None])["age"][0, 0]) == age
+        _, outputs = predict_all(model, [(image(0)[None], {"age": [[30.0]], "gender": [[1.0]]})])
+        assert outputs["age"] == [age]
+
+
+def test_a_batch_of_none_is_refused(tiny_trunk: keras.Model) -> None:
+    with pytest.raises(ValueError, match="`batch_size` must be a whole number, 1 or more"):
+        ag.Predictor(ag.build_model(tiny_trunk), batch_size=0)
+
+
+@pytest.fixture
+def calibrated(predictor: ag.Predictor, tmp_path: pathlib.Path) -> ag.Predictor:
+    predictor.model.save(tmp_path / "best.keras")
+    STEPS.save(tmp_path)
+    return ag.Predictor(tmp_path, aligned=True)
+
+
+def test_a_model_without_a_calibration_gives_no_interval(predictor: ag.Predictor) -> None:
+    assert predictor(image(0))[0].age_interval is None
+
+
+def test_the_calibration_beside_a_model_gives_intervals_and_probabilities(
+    calibrated: ag.Predictor, tmp_path: pathlib.Path
+) -> None:
+    (plain,) = ag.Predictor(calibrated.model, flip=True)(image(0), aligned=True)
+    for predictor in (calibrated, ag.Predictor(tmp_path / "best.keras", aligned=True)):
+        (face,) = predictor(image(0))
+        assert face.age == pytest.approx(plain.age) and face.gender == plain.gender
+        assert face.age_interval == pytest.approx((0.8 * plain.age, 10 + 1.06 * plain.age), rel=1e-5)
+        odds, calibrated_odds = (p / (1 - p) for p in (plain.p_female, face.p_female))
+        assert calibrated_odds == pytest.approx(odds**0.5, rel=1e-5)
+
+
+@pytest.mark.parametrize("head", ["age", "gender"])
+def test_a_calibration_of_one_head_leaves_the_other_as_it_is(
+    predictor: ag.Predictor, tmp_path: pathlib.Path, head: str
+) -> None:
+    predictor.model.save(tmp_path / "best.keras")
+    without = {"ages": None, "low": None, "high": None} if head == "gender" else {"temperature": None}
+    dataclasses.replace(STEPS, flip=False, **without).save(tmp_path)
+    (face,), (plain,) = ag.Predictor(tmp_path)(image(0), aligned=True), predictor(image(0))
+    assert (face.age_interval is None) == (head == "gender")
+    assert (face.p_female == pytest.approx(plain.p_female)) == (head == "age")
+
+
+def test_flip_answers_with_the_mean_over_a_image_and_its_mirror_image(predictor: ag.Predictor) -> None:
+    here, there = predictor([image(0), image(0)[:, ::-1]])
+    (face,) = ag.Predictor(predictor.model, flip=True)(image(0), aligned=True)
+    assert here[0].age != there[0].age
+    assert face.age == pytest.approx((here[0].age + there[0].age) / 2, rel=1e-5)
+    assert face.p_female == pytest.approx((here[0].p_female + there[0].p_female) / 2, rel=1e-5)
+
+
+def test_by_default_photographs_are_searched_for_every_face_and_answered_once(tiny_trunk: keras.Model) -> None:
+    predictor = ag.Predictor(ag.build_model(tiny_trunk))
+    assert (predictor.batch_size, predictor.flip, predictor.aligned) == (64, False, False)
+    assert predictor.calibration is None and predictor.detector.min_face == 20
+
+
+def test_flip_follows_the_calibration_unless_it_is_said(calibrated: ag.Predictor, tmp_path: pathlib.Path) -> None:
+    assert calibrated.flip and not ag.Predictor(tmp_path, flip=False).flip
+    assert not ag.Predictor(calibrated.model).flip
+
+
+def test_the_released_model_is_found_in_the_checkout_and_in_the_folder_that_the_environment_names(
+    calibrated: ag.Predictor, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("AGEGENDER_MODEL", raising=False)
+    assert saving._RELEASED.relative_to(pathlib.Path(__file__).parents[2]) == pathlib.Path("models/utkface64")
+    monkeypatch.setattr(saving, "_RELEASED", tmp_path)
+    expected = calibrated(image(0))
+    assert ag.Predictor(aligned=True)(image(0)) == expected
+    monkeypatch.setattr(saving, "_RELEASED", tmp_path / "none")
+    for path in (tmp_path, tmp_path / "best.keras"):
+        monkeypatch.setenv("AGEGENDER_MODEL", str(path))
+        assert ag.Predictor(aligned=True)(image(0)) == expected
+
+
+def test_the_released_model_answers_with_an_interval_and_has_its_card(
+    monkeypatch: pytest.MonkeyPatch, couple: np.ndarray
+) -> None:
+    monkeypatch.delenv("AGEGENDER_MODEL", raising=False)
+    faces = ag.Predictor()(couple)
+    assert len(faces) == 2
+    for face in faces:
+        low, high = face.age_interval
+        assert 0 <= low < face.age < high <= 116 and high - low > 10
+    folder = saving.find_released()
+    assert (folder / "best.keras").stat().st_size < 32e6
+    card = (folder / "README.md").read_text()
+    for words in ("non-commercial research only", "## What it is not for", "--age_head=median", "Coverage of the age"):
+        assert words in card
+
+
+@pytest.mark.parametrize("named", [False, True])
+def test_without_the_released_model_the_words_say_how_to_get_it(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, named: bool
+) -> None:
+    monkeypatch.setattr(saving, "_RELEASED", tmp_path / "models" / "utkface64")
+    monkeypatch.delenv("AGEGENDER_MODEL", raising=False)
+    if named:
+        monkeypatch.setenv("AGEGENDER_MODEL", str(tmp_path / "gone"))
+    with pytest.raises(FileNotFoundError, match=r"copy the folder models/utkface64 .*AGEGENDER_MODEL") as error:
+        ag.Predictor()
+    assert str(tmp_path / ("gone" if named else "models")) in str(error.value)
+
+
+def test_a_file_with_float16_weights_gives_a_float32_model_that_predicts_the_same(
+    predictor: ag.Predictor, tmp_path: pathlib.Path
+) -> None:
+    store_in_half_precision(predictor.model, tmp_path / "best.keras")
+    predictor.model.save(tmp_path / "full.keras")
+    assert (tmp_path / "best.keras").stat().st_size < 0.8 * (tmp_path / "full.keras").stat().st_size
+    loaded = ag.Predictor(tmp_path, aligned=True)
+    assert {weight.dtype for weight in loaded.model.weights} == {"float32"}
+    assert loaded(image(0))[0].age == pytest.approx(predictor(image(0))[0].age, rel=0.01)
+
+
+# From here on with photographs, in which faces are found.
+
+
+@pytest.fixture
+def finder(predictor: ag.Predictor) -> ag.Predictor:
+    return ag.Predictor(predictor.model, batch_size=3)
+
+
+def test_each_face_of_a_photograph_has_its_place_and_what_the_model_says_of_its_crop(
+    finder: ag.Predictor, couple: np.ndarray
+) -> None:
+    faces = finder(couple)
+    assert len(faces) == 2 and faces.size == (360, 200)
+    for face, left in zip(faces, (40, 200), strict=True):
+        assert left - 20 < face.box[0] < face.box[2] < left + 140
+        assert len(face.landmarks) == 5 and 0.8 < face.score <= 1 and face.note is None
+        (again,) = finder(cut(Image.fromarray(couple), face.landmarks), aligned=True)
+        assert face.age == pytest.approx(again.age, rel=1e-5)
+        assert face.p_female == pytest.approx(again.p_female, rel=1e-5)
+    assert faces[0].age != faces[1].age
+
+
+def test_a_photograph_without_faces_gives_an_empty_list(finder: ag.Predictor) -> None:
+    for empty in (np.full((90, 120, 3), 128, "uint8"), image(0), np.zeros((1, 1, 3), "uint8")):
+        assert finder(empty) == [] and finder(empty).size == empty.shape[1::-1]
+
+
+def test_faces_of_many_photographs_share_batches_and_come_back_to_their_photographs(
+    finder: ag.Predictor, couple: np.ndarray
+) -> None:
+    one, none = couple[:, :180], np.full_like(couple, 128)
+    sizes = []
+    finder.model.predict_on_batch, ask = (
+        lambda batch: (sizes.append(len(batch)), ask(batch))[1],
+        (finder.model.predict_on_batch),
+    )
+    answers = finder([couple, none, one, b"no image", couple, one])
+    assert [len(answer) if isinstance(answer, list) else None for answer in answers] == [2, 0, 1, None, 2, 1]
+    assert sizes == [3, 3]  # six faces by threes
+    assert answers[2][0].age == pytest.approx(answers[0][0].age, rel=0.01)
+
+
+def test_a_folder_and_a_glob_are_answered_by_name(
+    finder: ag.Predictor, couple: np.ndarray, tmp_path: pathlib.Path
+) -> None:
+    Image.fromarray(couple).save(tmp_path / "b.png")
+    Image.fromarray(couple[:, 180:]).save(tmp_path / "a.png")
+    (tmp_path / "c.jpg").touch()
+    for pattern in (tmp_path, tmp_path / "*.*g"):
+        answers = finder(pattern)
+        assert [pathlib.Path(answer.source).name for answer in answers] == ["a.png", "b.png", "c.jpg"]
+        assert [len(answer) for answer in answers[:2]] == [1, 2] and isinstance(answers[2], ag.ImageError)
+    with pytest.raises(ag.ImageError, match="matches no file"):
+        finder(str(tmp_path / "*.webp"))
+
+
+def test_a_stream_is_answered_without_waiting_for_its_end(predictor: ag.Predictor) -> None:
+    asked = []
+
+    def images() -> Iterator[np.ndarray]:
+        for seed in itertools.count():
+            asked.append(seed)
+            yield image(seed)
+
+    answers = list(itertools.islice(predictor.stream(images()), 5))
+    assert len(answers) == 5 and len(asked) <= 6
+
+
+def test_a_stream_without_faces_is_answered_without_waiting_for_one(finder: ag.Predictor) -> None:
+    asked = []
+
+    def walls() -> Iterator[np.ndarray]:
+        for seed in itertools.count():
+            asked.append(seed)
+            assert seed < 100
+            yield np.full((30, 30, 3), 128, "uint8")
+
+    assert list(itertools.islice(finder.stream(walls()), 5)) == [[]] * 5 and len(asked) <= 9
+
+
+def test_faces_smaller_than_asked_for_are_not_looked_for(finder: ag.Predictor, couple: np.ndarray) -> None:
+    assert ag.Predictor(finder.model, min_face=200)(couple) == [] != finder(couple)
+
+
+def test_an_answer_is_ready_for_json(finder: ag.Predictor, calibrated: ag.Predictor, couple: np.ndarray) -> None:
+    answer = json.loads(json.dumps(finder(couple).to_dict()))
+    assert (answer["width"], answer["height"]) == (360, 200)
+    face = answer["faces"][0]
+    assert set(face) == {*("box", "age", "p_female", "age_interval", "landmarks", "score", "note", "gender")}
+    assert face["gender"] in ("male", "female") and len(face["landmarks"]) == 5
+    aligned = json.loads(json.dumps(calibrated(couple).to_dict()))["faces"][0]
+    assert aligned["box"] == [0, 0, 360, 200] and len(aligned["age_interval"]) == 2
+
+
+def test_a_small_or_turned_face_has_a_note(finder: ag.Predictor, couple: np.ndarray) -> None:
+    small = np.asarray(Image.fromarray(couple).resize((108, 60), Image.Resampling.LANCZOS))
+    assert [face.note for face in finder(small)] == [face.note for face in finder(small) if "small: " in face.note]
+    assert finder(small)
+    left, right, _, *mouth = TEMPLATE
+    for nose, note in ((98, None), (70, "turned from the camera"), (125, "turned from the camera")):
+        assert _note(Detection((0, 0, 200, 200), (left, right, (nose, 104), *mouth), 1.0)) == note
+
+
+def test_drawing_marks_the_faces_and_leaves_the_image_alone(finder: ag.Predictor, couple: np.ndarray) -> None:
+    before = couple.copy()
+    faces = finder(couple)
+    drawn = np.asarray(finder.draw(couple, faces))
+    assert drawn.shape == couple.shape and np.array_equal(couple, before)
+    changed = np.argwhere(np.any(drawn != couple, axis=-1))
+    left, top, right, bottom = faces[0].box
+    assert np.any(drawn[(top + bottom) // 2, left] != couple[(top + bottom) // 2, left])
+    assert np.array_equal(
+        drawn[(top + bottom) // 2, (left + right) // 2], couple[(top + bottom) // 2, (left + right) // 2]
+    )
+    assert len(changed) < 0.5 * couple.shape[0] * couple.shape[1]
+    assert np.array_equal(np.asarray(finder.draw(couple)), drawn)

@@ -1,0 +1,64 @@
+"""The oracle of vggface_test.py: keras-vggface as it was meant to run, under tf-keras, which is Keras 2.
+
+Run as `python vggface_oracle.py FOLDER`: for each architecture it writes random weights, FOLDER/ARCHITECTURE.h5, as
+Keras 2 saves them, and FOLDER/ARCHITECTURE.npz with images and the features that Keras 2 computes from them.
+A process of its own, because it makes `import keras` mean Keras 2.
+"""
+
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import tf_keras
+
+IMAGE_SIZE = 200
+PREPROCESSING_VERSIONS = {"vgg16": 1, "resnet50": 2, "senet50": 2}
+
+
+def let_keras_be_keras_2() -> None:
+    """Make keras_vggface find Keras 2, and the few names that had moved in its last versions."""
+    sys.modules["keras"] = tf_keras
+    for part in ("layers", "models", "utils", "backend"):
+        sys.modules[f"keras.{part}"] = getattr(tf_keras, part)
+    sys.modules["keras.engine.topology"] = SimpleNamespace(get_source_inputs=tf_keras.utils.get_source_inputs)
+    sys.modules["keras.utils.data_utils"] = SimpleNamespace(get_file=tf_keras.utils.get_file)
+    sys.modules["keras.utils.layer_utils"] = tf_keras.utils.layer_utils = SimpleNamespace()
+    sys.modules["keras_applications.imagenet_utils"] = SimpleNamespace(
+        _obtain_input_shape=lambda input_shape, **_: input_shape
+    )
+
+
+def random_weights(layer: tf_keras.layers.Layer, random: np.random.Generator) -> list[np.ndarray]:
+    """Weights of a layer, none of them trivial: every statistic of a batch normalisation must count."""
+    shapes = [tuple(weight.shape) for weight in layer.weights]
+    if isinstance(layer, tf_keras.layers.BatchNormalization):
+        gamma, beta, mean = random.uniform(0.5, 1.5, shapes[0]), *random.normal(0, 5, (2, *shapes[0]))
+        return [gamma, beta, mean, random.uniform(0.5, 2, shapes[0])]
+    # Gates of the squeeze-and-excitation blocks that are neither open nor shut: with logits in the thousands the two
+    # ways of TensorFlow itself, eager and oneDNN's fused graph, disagree about the features by half.
+    gate = 1e-3 if layer.name.endswith("_1x1_up") else 1.0
+    return [random.normal(0, gate * np.sqrt(2 / np.prod(s[:-1])) if s[1:] else 0.5, s) for s in shapes]
+
+
+def write(architecture: str, folder: Path) -> None:
+    """Write the weights, the images and the features of one architecture."""
+    from keras_vggface.utils import preprocess_input
+    from keras_vggface.vggface import VGGFace
+
+    random = np.random.default_rng(1)
+    shape = (IMAGE_SIZE, IMAGE_SIZE, 3)
+    model = VGGFace(include_top=False, model=architecture, weights=None, input_shape=shape, pooling="avg")
+    for layer in model.layers:
+        layer.set_weights(random_weights(layer, random))
+    patches = random.integers(0, 256, (2, 8, 8, 3)).astype(np.uint8)
+    images = patches.repeat(IMAGE_SIZE // 8, axis=1).repeat(IMAGE_SIZE // 8, axis=2)
+    prepared = preprocess_input(images.astype(np.float32), version=PREPROCESSING_VERSIONS[architecture])
+    model.save_weights(folder / f"{architecture}.h5")
+    np.savez(folder / f"{architecture}.npz", images=images, features=model.predict(prepared, verbose=0))
+
+
+if __name__ == "__main__":
+    let_keras_be_keras_2()
+    for name in PREPROCESSING_VERSIONS:
+        write(name, Path(sys.argv[1]))

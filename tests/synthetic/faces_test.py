@@ -1,0 +1,209 @@
+"""The drawn faces are deterministic, named as UTKFace names its files, and show their labels with honest overlap."""
+
+import re
+import subprocess
+import sys
+from collections import Counter
+from datetime import datetime
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from agegender import schema
+from agegender.synthetic.faces import draw_face, main, write_faces
+
+NAME = re.compile(r"(\d+)_([01])_([0-4])_(\d{17})\.jpg\.chip\.jpg")
+
+
+def _labels(path: Path) -> tuple[int, int, int]:
+    matched = NAME.fullmatch(path.name)
+    assert matched, path.name
+    return int(matched[1]), int(matched[2]), int(matched[3])
+
+
+def _read(path: Path) -> np.ndarray:
+    with Image.open(path) as image:
+        assert (image.format, image.mode) == ("JPEG", "RGB")
+        return np.asarray(image)
+
+
+@pytest.fixture(scope="module")
+def paths(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    return write_faces(tmp_path_factory.mktemp("faces"), 1200, size=32, seed=3)
+
+
+def _probe(train: np.ndarray, target: np.ndarray, test: np.ndarray) -> np.ndarray:
+    """Ridge regression: standardise by the training faces, fit, and answer for the test faces."""
+    mean, spread = train.mean(0), train.std(0) + 1e-6
+    rows, asked = (train - mean) / spread, (test - mean) / spread
+    weights = np.linalg.solve(rows.T @ rows + 300 * np.eye(rows.shape[1]), rows.T @ (target - target.mean()))
+    return asked @ weights + target.mean()
+
+
+def test_same_arguments_draw_the_same_pixels():
+    first, second = draw_face(40, 1, 3, seed=7, size=64), draw_face(40, 1, 3, seed=7, size=64)
+    np.testing.assert_array_equal(first, second)
+
+
+@pytest.mark.parametrize("other", [(41, 1, 3, 7), (40, 0, 3, 7), (40, 1, 2, 7), (40, 1, 3, 8)])
+def test_each_label_and_the_seed_change_the_image(other):
+    *labels, seed = other
+    assert np.any(draw_face(*labels, seed=seed, size=24) != draw_face(40, 1, 3, seed=7, size=24))
+
+
+@pytest.mark.parametrize("size", [16, 24, 63, 64, 99, 100, 200])
+def test_a_face_is_a_uint8_rgb_image_of_the_asked_size(size):
+    face = draw_face(30, 0, 0, seed=1, size=size)
+    assert face.shape == (size, size, 3)
+    assert face.dtype == np.uint8
+    assert face.std() > 10
+
+
+@pytest.mark.parametrize("gender", range(len(schema.GENDERS)))
+@pytest.mark.parametrize("age", [schema.MIN_AGE, 1, 16, 17, schema.MAX_AGE])
+def test_the_ends_of_the_age_range_can_be_drawn(age, gender):
+    for race in range(len(schema.RACES)):
+        assert draw_face(age, gender, race, seed=0, size=32).shape == (32, 32, 3)
+
+
+def test_the_same_seed_at_two_sizes_is_the_same_person():
+    def thumbnail(seed: int, size: int) -> np.ndarray:
+        image = Image.fromarray(draw_face(30, 1, 0, seed=seed, size=size)).resize((16, 16), Image.Resampling.BOX)
+        return np.asarray(image, np.float64)
+
+    small, large = [thumbnail(seed, 64) for seed in range(6)], [thumbnail(seed, 200) for seed in range(6)]
+    for index, face in enumerate(small):
+        distances = [np.abs(face - other).mean() for other in large]
+        assert np.argmin(distances) == index
+        assert distances[index] < 5
+
+
+def test_skin_gets_darker_from_white_over_indian_to_black_on_average():
+    def cheek(race: int) -> float:
+        faces = np.stack([draw_face(30, seed % 2, race, seed=seed, size=32) for seed in range(40)])
+        return float(faces[:, 14:18, 8:24].mean())
+
+    white, black, indian = cheek(0), cheek(1), cheek(3)
+    assert white > indian + 15
+    assert indian > black + 15
+
+
+def test_skin_is_redder_than_blue_in_the_array_and_in_the_file(paths):
+    for faces in (np.stack([draw_face(30, 0, 0, seed=seed, size=32) for seed in range(20)]), map(_read, paths[:100])):
+        cheeks = np.stack(list(faces))[:, 14:18, 8:24].mean((0, 1, 2))
+        assert cheeks[0] > cheeks[1] > cheeks[2] and cheeks[0] > cheeks[2] + 20
+
+
+def test_same_seed_writes_the_same_bytes(tmp_path):
+    first = write_faces(tmp_path / "first", 12, size=32, seed=5)
+    second = write_faces(tmp_path / "second", 12, size=32, seed=5)
+    assert [path.name for path in first] == [path.name for path in second]
+    assert [path.read_bytes() for path in first] == [path.read_bytes() for path in second]
+
+
+def test_another_seed_writes_other_files(tmp_path):
+    first = write_faces(tmp_path / "first", 12, size=32, seed=5)
+    second = write_faces(tmp_path / "second", 12, size=32, seed=6)
+    assert {path.name for path in first}.isdisjoint(path.name for path in second)
+
+
+def test_a_larger_count_leaves_the_first_files_as_they_were(tmp_path):
+    few, many = write_faces(tmp_path / "few", 4, size=24), write_faces(tmp_path / "many", 9, size=24)
+    assert [path.read_bytes() for path in few] == [path.read_bytes() for path in many[:4]]
+
+
+def test_written_faces_are_jpegs_of_the_asked_size(tmp_path):
+    for size in (24, 200):
+        assert _read(write_faces(tmp_path, 1, size=size)[0]).shape == (size, size, 3)
+
+
+def test_names_carry_labels_of_the_schema_and_a_time_of_their_own(paths):
+    times = []
+    for path in paths:
+        age, gender, race = _labels(path)
+        assert schema.MIN_AGE <= age <= schema.MAX_AGE
+        assert gender < len(schema.GENDERS) and race < len(schema.RACES)
+        times.append(path.name.split("_")[3].split(".")[0])
+        assert datetime.strptime(times[-1] + "000", "%Y%m%d%H%M%S%f").year == 2017
+    assert len(set(times)) == len(paths)
+    assert sorted(paths) == sorted(paths[0].parent.iterdir())
+
+
+def test_labels_are_spread_about_as_in_utkface(paths):
+    ages, genders, races = (np.array(column) for column in zip(*map(_labels, paths), strict=True))
+    assert Counter(ages.tolist()).most_common(1)[0][0] == 26
+    assert 0.08 < np.mean(ages <= 5) < 0.25
+    assert 0.01 < np.mean(ages > 70) < 0.15
+    assert ages.min() == 1 and 85 < ages.max() <= 100
+    assert abs(genders.mean() - 0.5) < 0.02
+    assert set(races) == set(range(len(schema.RACES)))
+    assert abs(np.corrcoef(genders, races)[0, 1]) < 0.05
+
+
+def test_a_linear_probe_learns_age_and_gender_but_not_perfectly(paths):
+    thumbnails = np.stack([np.asarray(Image.fromarray(_read(path)).resize((20, 20))) for path in paths])
+    features = thumbnails.reshape(len(paths), -1) / 255.0
+    age, gender, _ = (np.array(column, np.float64) for column in zip(*map(_labels, paths), strict=True))
+    half = 900
+    years = _probe(features[:half], age[:half], features[half:])
+    error = np.abs(years - age[half:]).mean()
+    blind = np.abs(np.median(age[:half]) - age[half:]).mean()
+    female = _probe(features[:half], gender[:half], features[half:]) > 0.5
+    accuracy = np.mean(female == gender[half:])
+    majority = max(gender[half:].mean(), 1 - gender[half:].mean())
+    assert error < 0.75 * blind, f"age: {error:.1f} years against {blind:.1f} for the median"
+    assert majority + 0.15 < accuracy < 0.98, f"gender: {accuracy:.3f} against {majority:.3f} for the majority"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"age": 140}, r"`age` must be in \[0, 116\]. Received: age=140"),
+        ({"age": -1}, "Received: age=-1"),
+        ({"gender": 2}, r"`gender` must be in \[0, 1\]. Received: gender=2"),
+        ({"race": 5}, r"`race` must be in \[0, 4\]. Received: race=5"),
+        ({"seed": -1}, "Received: seed=-1"),
+        ({"size": 15}, r"`size` must be in \[16, 1024\]. Received: size=15"),
+    ],
+)
+def test_a_wrong_argument_is_named_with_its_range(change, message):
+    arguments = {"age": 30, "gender": 0, "race": 0, "seed": 0, "size": 24} | change
+    with pytest.raises(ValueError, match=message):
+        draw_face(
+            arguments["age"], arguments["gender"], arguments["race"], seed=arguments["seed"], size=arguments["size"]
+        )
+
+
+@pytest.mark.parametrize("change", [{"count": 0}, {"count": -3}, {"size": 5}, {"seed": -1}])
+def test_wrong_options_make_no_folder(tmp_path, change):
+    options = {"count": 1, "size": 24, "seed": 0} | change
+    name, value = next(iter(change.items()))
+    with pytest.raises(ValueError, match=f"Received: {name}={value}"):
+        write_faces(tmp_path / "faces", options["count"], size=options["size"], seed=options["seed"])
+    assert not (tmp_path / "faces").exists()
+
+
+def test_the_command_line_writes_what_the_function_writes(tmp_path, capsys):
+    main([f"--out={tmp_path / 'shell'}", "--count=3", "--size=24", "--seed=2"])
+    assert "3 faces" in capsys.readouterr().out
+    expected = write_faces(tmp_path / "python", 3, size=24, seed=2)
+    for path in expected:
+        assert (tmp_path / "shell" / path.name).read_bytes() == path.read_bytes()
+
+
+def test_the_command_line_explains_a_wrong_count(tmp_path, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main([f"--out={tmp_path}", "--count=0"])
+    assert stopped.value.code == 2
+    assert "`count` must be 1 or more. Received: count=0" in capsys.readouterr().err
+
+
+def test_the_module_runs_and_loads_neither_tensorflow_nor_keras():
+    command = [sys.executable, "-m", "agegender.synthetic", "--help"]
+    shown = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
+    for word in ("--out", "--count", "--size", "--seed", "Example"):
+        assert word in shown
+    script = "import sys, agegender.synthetic; sys.exit(bool({'tensorflow', 'keras'} & set(sys.modules)))"
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=60)

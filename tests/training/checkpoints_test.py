@@ -1,0 +1,332 @@
+"""Checkpoint files, the lock of a folder, signals and full disks, without a training around them."""
+
+import datetime
+import itertools
+import json
+import os
+import pathlib
+import random
+import resource
+import signal
+import subprocess
+import sys
+import threading
+import time
+import zipfile
+from typing import Any
+
+import numpy as np
+import pytest
+
+from agegender import files
+from agegender.training import checkpoints, run_record
+from agegender.training import signals as interruptions
+
+ROOT = pathlib.Path(__file__).parents[2]
+ARRAYS = [
+    np.arange(6, dtype="float32").reshape(2, 3),
+    np.array(7, "int64"),
+    np.zeros((0, 2), "uint8"),
+    np.array([True]),
+]
+FACTS = {"epoch": 1, "step": 2, "value": 0.1}
+
+
+def write(folder: pathlib.Path, step: int, **options: int) -> pathlib.Path:
+    return checkpoints.write_checkpoint(folder, step, ARRAYS, {**FACTS, "total": step}, **options)
+
+
+def names(folder: pathlib.Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def python(code: str, *arguments: str | os.PathLike) -> subprocess.Popen:
+    command = [sys.executable, "-c", code, *map(str, arguments)]
+    return subprocess.Popen(command, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+
+def test_what_is_written_is_read_again(tmp_path: pathlib.Path) -> None:
+    found = checkpoints.read_checkpoint(write(tmp_path, 12))
+    assert found.facts == {**FACTS, "total": 12} and found.path.name == "step-00000012.npz"
+    for array, expected in zip(found.arrays, ARRAYS, strict=True):
+        assert array.dtype == expected.dtype and array.shape == expected.shape and np.array_equal(array, expected)
+    assert names(tmp_path) == ["step-00000012.npz"]
+    np.testing.assert_array_equal(np.load(found.path)["0000"], ARRAYS[0])
+
+
+def test_so_many_stay_as_were_asked_for_and_none_of_a_later_step(tmp_path: pathlib.Path) -> None:
+    for step in (0, 5, 99_999_999, 100_000_000):
+        write(tmp_path, step, keep=3)
+    assert names(tmp_path) == ["step-00000005.npz", "step-100000000.npz", "step-99999999.npz"]
+    newest = checkpoints.newest_checkpoint(tmp_path)
+    assert newest and newest.facts["total"] == 100_000_000
+    write(tmp_path, 7, keep=1)
+    assert names(tmp_path) == ["step-00000007.npz"]
+
+
+def test_whatever_byte_is_flipped_the_contents_are_as_written_or_it_is_noticed(tmp_path: pathlib.Path) -> None:
+    path = write(tmp_path, 1)
+    whole, noticed = path.read_bytes(), 0
+    for place in random.Random(0).sample(range(len(whole)), 400):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 4]) + whole[place + 1 :])
+        try:
+            found = checkpoints.read_checkpoint(path)
+        except checkpoints.UnreadableCheckpoint:
+            noticed += 1
+        else:  # a date, or a permission, of the archive
+            assert found.facts == {**FACTS, "total": 1}
+            assert all(itertools.starmap(np.array_equal, zip(found.arrays, ARRAYS, strict=True)))
+    assert noticed > 200
+
+
+def test_contents_that_were_changed_with_their_checksums_are_noticed_by_the_sha256(tmp_path: pathlib.Path) -> None:
+    path = write(tmp_path, 1)
+    with np.load(path) as archive:
+        entries = {name: archive[name] for name in archive.files}
+    entries["0000"] = entries["0000"] + 1
+    text, digest = entries.pop("facts.json"), entries.pop("sha256")
+    np.savez(path, **entries)
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("facts.json", text)
+        archive.writestr("sha256", digest)
+    with pytest.raises(checkpoints.UnreadableCheckpoint, match="its SHA-256 is"):
+        checkpoints.read_checkpoint(path)
+
+
+@pytest.mark.parametrize("length", [0, 10, 500, -1])
+def test_a_newest_one_cut_short_is_named_and_the_one_before_used(
+    tmp_path: pathlib.Path, capsys: pytest.CaptureFixture, length: int
+) -> None:
+    write(tmp_path, 1)
+    path = write(tmp_path, 2)
+    path.write_bytes(path.read_bytes()[:length])
+    found = checkpoints.newest_checkpoint(tmp_path)
+    assert found and found.facts["total"] == 1
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"Warning: {path} cannot be read: ") and line.endswith("the checkpoint before it is used.")
+
+
+def test_none_that_can_be_read_is_an_error_and_none_at_all_is_not(tmp_path: pathlib.Path) -> None:
+    assert checkpoints.newest_checkpoint(tmp_path / "none") is None
+    (tmp_path / "step-00000001.npz").write_bytes(b"")
+    with pytest.raises(
+        checkpoints.UnreadableCheckpoint, match=r"None of the 1 checkpoints in .* choose another workdir"
+    ):
+        checkpoints.newest_checkpoint(tmp_path)
+
+
+def test_a_damaged_one_of_the_beginning_costs_nothing(
+    tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "step-00000000.npz").write_bytes(b"")
+    assert checkpoints.newest_checkpoint(tmp_path) is None
+    assert "nothing was done yet, and the run begins anew" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("options", [{"seconds": 0}, {"steps": -1}, {"keep": 0}, {"seconds": float("nan")}])
+def test_when_to_save_is_checked(options: dict) -> None:
+    with pytest.raises(ValueError, match="Received: seconds="):
+        checkpoints.Saving(**options)
+
+
+def test_five_minutes_at_most_are_lost_and_a_damaged_checkpoint_costs_only_the_steps_since_the_one_before() -> None:
+    assert checkpoints.Saving() == checkpoints.Saving(seconds=300.0, steps=0, keep=2)
+
+
+FULL = """
+import pathlib, resource, sys
+import numpy as np
+from agegender.training import checkpoints
+folder = pathlib.Path(sys.argv[1])
+checkpoints.write_checkpoint(folder, 1, [np.zeros(10)], {})
+resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
+try:
+    checkpoints.write_checkpoint(folder, 2, [np.zeros(100_000)], {})
+except OSError as error:
+    print(error.strerror)
+print(checkpoints.newest_checkpoint(folder).path.name)
+"""
+
+
+def test_a_disk_that_takes_no_more_leaves_the_checkpoint_before(tmp_path: pathlib.Path) -> None:
+    out, errors = python(FULL, tmp_path).communicate(timeout=120)
+    assert out.splitlines() == ["File too large", "step-00000001.npz"], errors
+    assert names(tmp_path) == ["step-00000001.npz"]
+    assert resource.getrlimit(resource.RLIMIT_FSIZE)[0] != 50_000
+
+
+WRITE_ON = """
+import pathlib, sys
+import numpy as np
+from agegender.training import checkpoints
+folder, step = pathlib.Path(sys.argv[1]), 0
+while True:
+    step += 1
+    checkpoints.write_checkpoint(folder, step, [np.full(300_000, step)] * 3, {"step": step})
+    print(step, flush=True)
+"""
+
+
+def test_killed_at_any_moment_of_writing_the_newest_one_is_intact(
+    tmp_path: pathlib.Path, capsys: pytest.CaptureFixture
+) -> None:
+    for attempt in range(5):
+        folder = tmp_path / str(attempt)
+        folder.mkdir()
+        writer = python(WRITE_ON, folder)
+        assert writer.stdout
+        writer.stdout.readline()
+        time.sleep(random.Random(attempt).uniform(0, 0.2))
+        writer.kill()
+        written = writer.communicate()[0].split()
+        found = checkpoints.newest_checkpoint(folder)
+        assert found and found.facts["step"] >= max(map(int, written), default=1)
+        assert found.arrays[2][0] == found.facts["step"]
+        files.sweep(folder)
+        assert all(name.startswith("step-") for name in names(folder)) and len(names(folder)) <= 3
+    assert capsys.readouterr().err == "", "nothing cut short has the name of a checkpoint"
+
+
+# ---- the lock, signals, words
+
+
+HOLD = """
+import pathlib, sys, time
+from agegender.training.signals import hold
+with hold(pathlib.Path(sys.argv[1])):
+    print("held", flush=True)
+    time.sleep(600)
+"""
+
+
+def test_a_folder_is_held_by_one_process_which_is_named_until_it_is_killed(tmp_path: pathlib.Path) -> None:
+    folder = tmp_path / "run" / "checkpoints"
+    holder = python(HOLD, folder)
+    assert holder.stdout and holder.stdout.readline() == "held\n"
+    with (
+        pytest.raises(BlockingIOError, match=f"Process {holder.pid} is training in {folder.parent}"),
+        interruptions.hold(folder),
+    ):
+        pass
+    holder.kill()
+    holder.communicate()
+    with interruptions.hold(folder):
+        assert (folder / "lock").read_text() == f"{os.getpid()}\n"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_the_first_signal_is_noted_and_the_second_has_its_effect(
+    number: signal.Signals, capfd: pytest.CaptureFixture[str]
+) -> None:
+    before = signal.signal(number, signal.default_int_handler)  # SIGTERM would end this process
+    try:
+        with pytest.raises(KeyboardInterrupt), interruptions.StopSignals() as signals:
+            os.kill(os.getpid(), number)
+            assert signals.came == number.name and f"{number.name}: saves after this step" in capfd.readouterr().err
+            os.kill(os.getpid(), number)
+            time.sleep(5)
+        assert signal.getsignal(number) is signal.default_int_handler
+    finally:
+        signal.signal(number, before)
+
+
+def test_a_signal_that_is_ignored_as_in_the_background_of_a_shell_stays_ignored() -> None:
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with interruptions.StopSignals() as signals:
+            os.kill(os.getpid(), signal.SIGINT)
+        assert signals.came is None and signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def test_in_another_thread_signals_are_left_alone() -> None:
+    before, seen = signal.getsignal(signal.SIGTERM), []
+
+    def look() -> None:
+        with interruptions.StopSignals() as signals:
+            seen.append((signals.came, signal.getsignal(signal.SIGTERM)))
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    thread.join()
+    assert seen == [(None, before)]
+
+
+def test_nobody_has_to_catch_a_stopped_run() -> None:
+    done = python("from agegender.training.signals import Stopped; raise Stopped('words')")
+    assert done.communicate() == ("", "") and done.returncode == 75
+
+
+def test_an_error_of_the_disk_says_in_one_line_what_happened_and_where_the_run_stands() -> None:
+    with (
+        pytest.raises(OSError, match=r"^No space left on device: a\.csv\. The last is 3\. Mend that.*again\.$"),
+        interruptions.explained(lambda: "never twice"),
+        interruptions.explained(lambda: "The last is 3."),
+    ):
+        raise OSError(28, "No space left on device", "a.csv")
+
+
+def test_other_errors_stay_as_they_are() -> None:
+    with pytest.raises(FileExistsError, match=r"^words$"), interruptions.explained(lambda: "x"):
+        raise FileExistsError("words")
+
+
+# ---- the record
+
+
+def test_times_are_told_in_utc(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TZ", "UTC-9")
+    time.tzset()
+    try:
+        told = datetime.datetime.fromisoformat(run_record.now())
+        assert told.utcoffset() == datetime.timedelta(0)
+        assert abs(datetime.datetime.now(datetime.UTC) - told) < datetime.timedelta(minutes=1)
+    finally:
+        monkeypatch.delenv("TZ")
+        time.tzset()
+
+
+def test_a_record_is_described_in_words(tmp_path: pathlib.Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"There is no run\.json"):
+        run_record.describe_run(tmp_path)
+    facts: dict[str, Any] = {
+        "started": "then",
+        "command": ["train", "--x"],
+        "code": {"commit": "0123456789abcdef", "dirty": True},
+    }
+    facts |= {
+        "backend": "jax",
+        "devices": ["cpu:0"],
+        "versions": {"keras": "3"},
+        "resumed": [{"at": "later", "step": 7}],
+    }
+    run_record.write_record(tmp_path, {**facts, "seconds": {"epochs": [30.0, 50.0]}})
+    run_record.note_seconds(tmp_path, "evaluation", 4.256)
+    words = run_record.describe_run(tmp_path)
+    assert words == run_record.describe_run(tmp_path / "run.json")
+    for part in ("commit 0123456789ab, with changes", "1 min 20 s, 40.0 s an epoch", "4.3 s", "from step 7", "not yet"):
+        assert part in words
+    assert names(tmp_path) == ["run.json"]
+    assert json.loads((tmp_path / "run.json").read_text())["seconds"]["evaluation"] == 4.26
+
+
+def test_a_clone_tells_its_commit_and_another_folder_does_not(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run_record, "_ROOT", tmp_path)
+    assert run_record.git_state() is None
+    git = ["git", "-c", "user.name=n", "-c", "user.email=e@example.org", "-C", str(tmp_path)]
+    (tmp_path / "a").write_text("1")
+    for arguments in (["init", "--quiet"], ["add", "a"], ["commit", "--quiet", "--message=m"]):
+        subprocess.run([*git, *arguments], check=True)
+    state = run_record.git_state()
+    assert state and len(state["commit"]) == 40 and state["dirty"] is False
+    (tmp_path / "a").write_text("2")
+    assert (run_record.git_state() or {})["dirty"] is True
+    (tmp_path / "a").write_text("1")
+    (tmp_path / "b").write_text("not of the commit, and not in the way of it")
+    assert (run_record.git_state() or {})["dirty"] is False
+    monkeypatch.setattr(run_record, "_ROOT", tmp_path / "inside")
+    (tmp_path / "inside").mkdir()
+    assert run_record.git_state() is None, "a package inside somebody else's clone"
