@@ -107,7 +107,11 @@ def test_the_dtype_of_the_model_is_not_that_of_the_detector(couple: np.ndarray) 
 def test_no_weights_are_taken_from_the_folder_that_a_program_is_run_in(tmp_path: pathlib.Path) -> None:
     for name in ("pnet", "rnet", "onet"):
         (tmp_path / f"{name}.lz4").write_text("these are pickles: whoever loads them runs them")
-    code = "import numpy as np; from agegender.inference import detection as f; print(f.FaceDetector()(np.zeros((50, 50, 3), 'uint8')))"
+    code = """
+import numpy as np
+from agegender.inference import detection
+print(detection.FaceDetector()(np.zeros((50, 50, 3), "uint8")))
+"""
     root = str(pathlib.Path(__file__).parents[2])
     done = subprocess.run(
         [sys.executable, "-c", f"import sys; sys.path.insert(0, {root!r}); {code}"],
