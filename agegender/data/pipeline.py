@@ -23,7 +23,7 @@ import tensorflow as tf
 
 from agegender.data.filters import Conditions
 from agegender.data.prepared import LABELS, count_images, find_prepared, parse, read_where, require, stored_size
-from agegender.schema import HEADS, IMAGE_SIZE, IMAGE
+from agegender.schema import HEADS, IMAGE, IMAGE_SIZE
 
 _SHUFFLED: Final = 8192  # images: at 200 px 41 MB of bytes
 # Batches at work at a time. A fixed number from the start: autotuning takes longer to find one than a pass of UTKFace

@@ -115,7 +115,7 @@ def test_what_the_builder_says_of_the_size_changes_nothing_but_the_time(
         known = batches(load(prepared, **options), -1)
         assert stored_size(find_prepared(prepared)) == (SIZE, SIZE)
         with monkeypatch.context() as patch:
-            patch.setattr(input_pipeline, "stored_size", lambda _: None)
+            patch.setattr(pipeline, "stored_size", lambda _: None)
             unknown = batches(load(prepared, **options), -1)
         for a, b in zip(known, unknown, strict=True):
             np.testing.assert_array_equal(a, b)
@@ -147,7 +147,7 @@ def test_encoded_examples_are_those_that_tfds_reads(labelled: pathlib.Path) -> N
 
 
 def test_without_a_cache_the_memory_holds_a_window_of_images(prepared: pathlib.Path, monkeypatch) -> None:
-    monkeypatch.setattr(input_pipeline, "_SHUFFLED", 20)
+    monkeypatch.setattr(pipeline, "_SHUFFLED", 20)
     dataset = load(prepared, training=True, batch_size=1, cache=None)
     one_pass = dataset.steps_per_epoch
     stream = np.concatenate(batches(dataset, one_pass))
