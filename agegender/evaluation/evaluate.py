@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from agegender.calibration.calibration import Calibration
 from agegender.evaluation.groups import COLUMNS, P_CALIBRATED, P_FEMALE, PREDICTED_AGE
 from agegender.evaluation.report import Report, measure
-from agegender.inference.results import ask
+from agegender.models.prediction import predict_batch
 from agegender.schema import AGE, AGE_HIGH, AGE_LOW, FILE_NAME, GENDER, GROUP, RACE
 
 
@@ -61,7 +61,7 @@ def predict_all(model: keras.Model, dataset: Any, *, flip: bool = False, verbose
     asked, answered = [], []
     bar = keras.utils.Progbar(len(dataset) if hasattr(dataset, "__len__") else None, verbose=verbose)
     for images, targets in dataset:
-        outputs = ask(model, np.asarray(images), flip=flip)
+        outputs = predict_batch(model, np.asarray(images), flip=flip)
         missing = [head for head in outputs if head not in targets]
         if missing:
             raise ValueError(f"`dataset` must give targets for {missing[0]!r}. Received targets: {sorted(targets)}")

@@ -14,7 +14,8 @@ from agegender.inference.alignment import cut, turn
 from agegender.inference.detection import Detection, FaceDetector
 from agegender.inference.drawing import draw_faces
 from agegender.inference.images import ImageError, each_image, fit_image, is_one, name_of, read_image
-from agegender.inference.results import Face, Photograph, ask
+from agegender.inference.results import Face, Photograph
+from agegender.models.prediction import predict_batch
 from agegender.models.saving import check_model, find_released, load_model
 from agegender.schema import AGE, GENDER
 
@@ -198,7 +199,7 @@ class Predictor:
         return guesses
 
     def _guess_batch(self, batch: np.ndarray) -> list["_Guess"]:
-        outputs = ask(self.model, batch, flip=self.flip)
+        outputs = predict_batch(self.model, batch, flip=self.flip)
         none = [None] * len(batch)
         intervals: Sequence[tuple[float, float] | None] = none
         if AGE in outputs and self.calibration is not None and self.calibration.ages is not None:

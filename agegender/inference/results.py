@@ -1,34 +1,10 @@
-"""What a model is asked of faces, and what is answered of a photograph: each guess, and how far to trust it."""
+"""The answer to a photograph: its faces, the estimates of each and how far to trust them."""
 
 import dataclasses
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from agegender.schema import AGE, GENDERS, MAX_AGE, MIN_AGE
-
-if TYPE_CHECKING:
-    import keras
-
-
-def ask(model: "keras.Model", images: NDArray[Any], *, flip: bool) -> dict[str, NDArray[Any]]:
-    """A model's answers to aligned faces.
-
-    Args:
-        model: from `build_model`.
-        images: RGB 0..255, [batch, height, width, 3] of the model's size.
-        flip: whether to answer with the mean of the answers to each image and to its mirror image.
-
-    Returns:
-        For each head float32 [batch]: the age in years, within 0..116, and the probability of female.
-    """
-    views = [images, images[:, :, ::-1]] if flip else [images]
-    answers = [model.predict_on_batch(view) for view in views]
-    means = {head: np.mean([np.ravel(answer[head]) for answer in answers], axis=0) for head in answers[0]}
-    # A regression has no bounds, and nobody is -3.
-    return {head: np.clip(values, MIN_AGE, MAX_AGE) if head == AGE else values for head, values in means.items()}
+from agegender.schema import GENDERS
 
 
 @dataclasses.dataclass(frozen=True)
