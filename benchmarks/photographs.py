@@ -62,7 +62,7 @@ def matches(faces: Any, places: np.ndarray) -> Iterator[Any]:
 def main(_argv: list[str]) -> None:
     set_environment()
     import agegender as ag
-    from agegender.inference.alignment import CROP, TEMPLATE, cut
+    from agegender.inference.alignment import CROP, TEMPLATE, align_face
 
     predictor, random = ag.Predictor(_WORKDIR.value), np.random.default_rng(0)
     batches = ag.load_utkface(_SPLIT.value, batch_size=1, image_size=CROP, data_dir=_DATA_DIR.value)
@@ -86,7 +86,7 @@ def main(_argv: list[str]) -> None:
                 lost.append(round(2 * place[2]))
                 continue
             pairs.append([[abs(each.age - age), (each.p_female >= 0.5) != gender] for each in (original[0], face)])
-            recut = predictor.detector(np.asarray(cut(Image.fromarray(composed.pixels), face.landmarks)))
+            recut = predictor.detector(np.asarray(align_face(Image.fromarray(composed.pixels), face.landmarks)))
             eyes += [np.linalg.norm(np.subtract(each.landmarks[:2], TEMPLATE[:2]), axis=1) for each in recut[:1]]
     print(f"{len(pairs)} of {len(rows)} faces found, {extra} others; sides of those not found: {sorted(lost)}")
     print(f"eyes of the cut faces, median from the template: {np.median(eyes, axis=0).round(1)} px of {CROP}")

@@ -28,7 +28,7 @@ from absl import app, flags, logging
 
 import agegender as ag
 from agegender.environment import set_environment
-from agegender.inference.alignment import cut
+from agegender.inference.alignment import align_face
 from agegender.schema import GENDERS, MAX_AGE, MIN_AGE, RACES
 from agegender.training.run_record import FINISHED, read_record
 
@@ -85,7 +85,7 @@ def cut_faces(rows: list[dict[str, str]], images: pathlib.Path, folder: pathlib.
             found = detector(np.asarray(image))
             if len(found) != 1:
                 raise ValueError(f"{path}: {len(found) or 'no'} faces were found, one is wanted")
-            face = cut(image, found[0].landmarks)
+            face = align_face(image, found[0].landmarks)
         except ValueError as reason:  # a ImageError is one
             print(f"Left out, row {number}: {reason}")
             continue

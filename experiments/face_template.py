@@ -22,7 +22,7 @@ _POINTS = ("left eye", "right eye", "nose", "mouth left", "mouth right")
 def main(_: list[str]) -> None:
     set_environment()
     import agegender as ag
-    from agegender.inference.alignment import CROP, TEMPLATE, similarity, turn
+    from agegender.inference.alignment import CROP, TEMPLATE, similarity, yaw_ratio
     from agegender.inference.detection import FaceDetector
 
     batches = ag.load_utkface(_SPLIT.value, batch_size=1, image_size=CROP, data_dir=_DATA_DIR.value)
@@ -36,7 +36,7 @@ def main(_: list[str]) -> None:
     print("| landmark | x | y | from the template, as UTKFace cuts | as `cut` cuts |\n|---|---|---|---|---|")
     for row in zip(_POINTS, *np.median(landmarks, axis=0).T, own, again, strict=True):
         print("| {} | {:.1f} | {:.1f} | {:.1f} | {:.1f} |".format(*row))
-    turned = np.percentile(np.abs(list(map(turn, landmarks))), [50, 95, 99])
+    turned = np.percentile(np.abs(list(map(yaw_ratio, landmarks))), [50, 95, 99])
     scales = np.percentile(np.hypot(matrices[:, 0, 0], matrices[:, 1, 0]), [5, 50, 95])
     print("\nTurned by less than {:.2f}, {:.2f}, {:.2f}: 50, 95, 99 % of the faces".format(*turned))
     print("Scale of the cut: {:.3f}, {:.3f}, {:.3f} at 5, 50, 95 %".format(*scales))

@@ -47,7 +47,7 @@ def similarity(landmarks: ArrayLike, template: ArrayLike = TEMPLATE) -> np.ndarr
     return np.array([[a.real, -a.imag, b.real], [a.imag, a.real, b.imag]])
 
 
-def cut(image: Image.Image, landmarks: ArrayLike) -> Image.Image:
+def align_face(image: Image.Image, landmarks: ArrayLike) -> Image.Image:
     """Cuts one face from a photograph as UTKFace cuts them.
 
     Args:
@@ -75,7 +75,7 @@ def cut(image: Image.Image, landmarks: ArrayLike) -> Image.Image:
     return large.reduce(times) if times > 1 else large
 
 
-def turn(landmarks: ArrayLike) -> float:
+def yaw_ratio(landmarks: ArrayLike) -> float:
     """How far a face is turned from the camera, as its landmarks show it.
 
     Args:
@@ -85,7 +85,7 @@ def turn(landmarks: ArrayLike) -> float:
         0 for a face as frontal as the template, negative where the nose is nearer to the eye on the left: the place
         of the nose between the eyes, along the line through them, in distances of the eyes.
 
-    >>> round(turn(TEMPLATE), 9)
+    >>> round(yaw_ratio(TEMPLATE), 9)
     0.0
     """
     return _nose(landmarks) - _nose(TEMPLATE)

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from agegender.calibration.calibration import Calibration, load_calibration
-from agegender.inference.alignment import cut, turn
+from agegender.inference.alignment import align_face, yaw_ratio
 from agegender.inference.detection import Detection, FaceDetector
 from agegender.inference.drawing import draw_faces
 from agegender.inference.images import ImageError, each_image, fit_image, is_one, name_of, read_image
@@ -179,7 +179,7 @@ class Predictor:
                 continue
             source, image = each
             found = next(every)
-            crops = [image if face is None else cut(image, face.landmarks) for face in found]
+            crops = [image if face is None else align_face(image, face.landmarks) for face in found]
             yield _Cut(source, image.size, [np.asarray(fit_image(crop, width, height)) for crop in crops], found)
 
     def _answer(self, waiting: Sequence["_Cut | ImageError"]) -> Iterator[Photograph | ImageError]:
@@ -241,7 +241,7 @@ def _face(found: Detection | None, size: tuple[int, int], guess: _Guess) -> Face
 
 
 def _note(found: Detection) -> str | None:
-    turned = ["turned from the camera"] if abs(turn(found.landmarks)) > TURNED else []
+    turned = ["turned from the camera"] if abs(yaw_ratio(found.landmarks)) > TURNED else []
     return ", ".join(_small(found.box) + turned) or None
 
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from agegender.inference.alignment import CROP, TEMPLATE, cut, similarity, turn
+from agegender.inference.alignment import CROP, TEMPLATE, align_face, similarity, yaw_ratio
 
 PLACES = np.array(TEMPLATE)
 
@@ -66,7 +66,7 @@ def test_the_cut_has_the_landmarks_at_the_places_of_the_template(
     angle: float, scale: float, shift: tuple[float, float], size: tuple[int, int]
 ) -> None:
     landmarks = moved(angle, scale, shift)
-    face = np.asarray(cut(dots(landmarks, size, 6 * scale), landmarks), "float64")[..., 0]
+    face = np.asarray(align_face(dots(landmarks, size, 6 * scale), landmarks), "float64")[..., 0]
     assert face.shape == (CROP, CROP)
     for x, y in PLACES.astype(int):
         spot = face[y - 10 : y + 11, x - 10 : x + 11]
@@ -77,7 +77,7 @@ def test_the_cut_has_the_landmarks_at_the_places_of_the_template(
 
 def test_a_crop_of_the_training_size_in_place_is_left_as_it_is() -> None:
     pixels = np.random.default_rng(1).integers(0, 256, (CROP, CROP, 3), dtype="uint8")
-    face = np.asarray(cut(Image.fromarray(pixels), TEMPLATE), "int64")
+    face = np.asarray(align_face(Image.fromarray(pixels), TEMPLATE), "int64")
     assert np.abs(face - pixels).max() <= 1  # Pillow rounds down, and the matrix is the identity but for 1e-16
 
 
@@ -85,14 +85,14 @@ def test_a_crop_of_the_training_size_in_place_is_left_as_it_is() -> None:
 def test_a_large_face_is_averaged_not_sampled(scale: float) -> None:
     side = round(200 * scale)
     noise = np.random.default_rng(2).integers(0, 2, (side, side, 1), dtype="uint8") * np.full(3, 255, "uint8")
-    face = np.asarray(cut(Image.fromarray(noise), PLACES * scale), "float64")
+    face = np.asarray(align_face(Image.fromarray(noise), PLACES * scale), "float64")
     assert abs(face.mean() - 127.5) < 2 and face.std() < 60  # single pixels would have 127.5
 
 
 def test_a_small_face_is_enlarged_smoothly() -> None:
     edge = np.zeros((50, 50, 3), "uint8")
     edge[:, 25:] = 200
-    row = np.asarray(cut(Image.fromarray(edge), PLACES / 4), "int64")[100, 20:180, 0]
+    row = np.asarray(align_face(Image.fromarray(edge), PLACES / 4), "int64")[100, 20:180, 0]
     assert row.min() == 0 and row.max() == 200 and np.abs(np.diff(row)).max() < 100
 
 
@@ -102,15 +102,15 @@ def test_the_places_are_those_that_the_released_model_was_trained_with() -> None
 
 def test_outside_the_photograph_is_black() -> None:
     white = Image.new("RGB", (200, 200), "white")
-    face = np.asarray(cut(white, PLACES - (100, 0)))  # the left half of the face is outside
+    face = np.asarray(align_face(white, PLACES - (100, 0)))  # the left half of the face is outside
     assert face[100, :98].max() == 0 and face[100, 102:].min() == 255
 
 
 def test_the_turn_of_a_face_is_where_its_nose_is_between_the_eyes() -> None:
     landmarks = PLACES.copy()
-    assert turn(landmarks) == 0
+    assert yaw_ratio(landmarks) == 0
     landmarks[2, 0] -= 39  # half the distance of the eyes
-    assert turn(landmarks) == pytest.approx(-0.5, rel=1e-3)
-    assert turn(landmarks @ [[0, 1], [-1, 0]] * 3 + 7) == pytest.approx(
+    assert yaw_ratio(landmarks) == pytest.approx(-0.5, rel=1e-3)
+    assert yaw_ratio(landmarks @ [[0, 1], [-1, 0]] * 3 + 7) == pytest.approx(
         -0.5, rel=1e-3
     )  # whatever its place, size and tilt

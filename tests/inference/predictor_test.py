@@ -13,7 +13,7 @@ from PIL import Image
 import agegender as ag
 from agegender.evaluation.evaluate import predict_all
 from agegender.export.serving_model import answering_model
-from agegender.inference.alignment import TEMPLATE, cut
+from agegender.inference.alignment import TEMPLATE, align_face
 from agegender.inference.detection import Detection
 from agegender.inference.predictor import _note
 from agegender.models import saving
@@ -314,7 +314,7 @@ def test_each_face_of_a_photograph_has_its_place_and_what_the_model_says_of_its_
     for face, left in zip(faces, (40, 200), strict=True):
         assert left - 20 < face.box[0] < face.box[2] < left + 140
         assert len(face.landmarks) == 5 and 0.8 < face.score <= 1 and face.note is None
-        (again,) = finder(cut(Image.fromarray(couple), face.landmarks), aligned=True)
+        (again,) = finder(align_face(Image.fromarray(couple), face.landmarks), aligned=True)
         assert face.age == pytest.approx(again.age, rel=1e-5)
         assert face.p_female == pytest.approx(again.p_female, rel=1e-5)
     assert faces[0].age != faces[1].age
