@@ -20,7 +20,7 @@ PREPARED := data/prepared-$(firstword $(shell ls -lnR "$(IMAGES)" 2>/dev/null | 
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help train bench prepare check-arguments test lint docs clean
+.PHONY: help train bench prepare check-arguments test test-all lint docs clean
 
 help: ## Say what there is to make.
 	@echo 'make train                     train, evaluate and predict on faces that the project draws'
@@ -31,8 +31,9 @@ help: ## Say what there is to make.
 	@echo 'make train WORKDIR=FOLDER      where models, numbers and curves go (now: runs/CONFIG-DATE-TIME)'
 	@echo 'make bench                     time the library against what it is to be better than: about ten minutes;'
 	@echo '                               UTKFACE=FOLDER times it on real images, of 200 px if you have them'
-	@echo 'make test                      check style and types, run all tests'
-	@echo 'make lint                      check style and types only'
+	@echo 'make test                      check style, types and imports; run the tests, but for the slow ones'
+	@echo 'make test-all                  the same with the slow ones'
+	@echo 'make lint                      check style, types and imports only'
 	@echo 'make docs                      the reference of the library, from its docstrings: docs/api/index.html'
 	@echo 'make clean                     remove the environment and the prepared data; runs/ stays'
 	@echo
@@ -61,13 +62,19 @@ check-arguments:
 	@test -f $(CONFIG_FILE) || { echo "There is no config $(CONFIG_FILE). 'make help' lists them." >&2; exit 2; }
 	@test -z "$(UTKFACE)" -o -e "$(UTKFACE)" || { echo "UTKFACE=$(UTKFACE) is not there. Give the folder of the archive or of the images." >&2; exit 2; }
 
+PYTEST := $(BIN)/python -m pytest --numprocesses=auto --maxprocesses=8 --dist=loadfile
+
 test: lint
-	$(BIN)/python -m pytest --numprocesses=auto --maxprocesses=8 --dist=loadfile
+	$(PYTEST)
+
+test-all: lint
+	$(PYTEST) -m ''
 
 lint: $(BIN)/.test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache --no-logo
 
 docs: $(BIN)/.docs
 	rm -rf docs/api
