@@ -4,7 +4,7 @@ r"""Trains, evaluates and predicts: one run from a prepared data set to its numb
 
 Flags say where, the config says what. Any field can be changed on the command line:
 
-    python -m experiments.train --config=experiments/configs/joint_64.py --workdir=runs/2 \
+    python -m experiments.train --config=experiments/configs/joint.py --workdir=runs/2 \
         --config.epochs=4 --config.augmentation.erasing=0
 
 Several GPUs of one machine: --distribute=mirrored. Several processes, on one machine or many, on the JAX backend: the

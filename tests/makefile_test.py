@@ -23,7 +23,7 @@ def test_help_names_the_targets_and_what_can_be_chosen(arguments: tuple[str, ...
         "CONFIG=",
         "WORKDIR=",
         "PYTHON=",
-        "joint_64",
+        "joint",
         "synthetic",
     ):
         assert word in words

@@ -6,7 +6,6 @@ import io
 import json
 import os
 import pathlib
-import re
 import subprocess
 import sys
 import zipfile
@@ -26,7 +25,7 @@ from agegender.schema import HEADS
 from agegender.training.checkpoints import write_checkpoint
 from agegender.training.run_record import plain, write_record
 from experiments import config as configs
-from experiments import one_run, option_runs, predictions, runs
+from experiments import one_run, predictions, runs
 from experiments.one_run import train_and_evaluate
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -41,11 +40,6 @@ def script(module: str, *arguments: str, timeout: int = 300) -> subprocess.Compl
     environ = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
     command = [sys.executable, "-m", f"experiments.{module}", *arguments]
     return subprocess.run(command, cwd=ROOT, env=environ, capture_output=True, text=True, timeout=timeout)
-
-
-def test_the_configs_are_those_of_the_table_in_build() -> None:
-    told = (ROOT / "BUILD.md").read_text(encoding="utf-8").split("| config | what |")[1].split("\n\n")[0]
-    assert sorted(re.findall(r"`(\w+)`", "".join(re.findall(r"^\| (`.+?) \|", told, re.MULTILINE)))) == NAMES
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -242,24 +236,6 @@ def test_a_model_is_built_as_its_config_says(tmp_path: pathlib.Path) -> None:
     assert some < every
     runs.build(configs.Config(**{**SMALL, "seed": 2})).save(tmp_path / "last.keras")
     assert all(map(np.array_equal, weights(start=str(tmp_path))[:26], other[:26]))
-
-
-def test_an_option_is_trained_anew_from_its_seed_and_measured_on_the_validation_split(
-    rows: pathlib.Path, tmp_path: pathlib.Path
-) -> None:
-    base = tmp_path / "base.py"
-    small = {**SMALL, "batch_size": 8, "epochs": 1, "steps_per_epoch": 1}
-    base.write_text(f"from experiments.config import Config\n\n\ndef get_config():\n    return Config(**{small})\n")
-    folder = option_runs.folder_of(tmp_path, "gender only", "3")
-    folder.mkdir()
-    (folder / "stale.txt").write_text("of a run that was stopped")
-    option_runs.run("gender only", "3", folder, str(base), str(rows), quiet=True)
-    config = json.loads((folder / "run.json").read_text())["config"]
-    assert (config["heads"], config["seed"], config["epochs"]) == ("gender", 3, 1)
-    assert not (folder / "stale.txt").exists() and "gender accuracy" in (tmp_path / "gender_only-3.log").read_text()
-    done = option_runs.done(tmp_path, ["gender only", "plain"], ["3", "4"])
-    assert {option: list(of) for option, of in done.items()} == {"gender only": ["3"]}
-    assert len(done["gender only"]["3"]["p_female"]) == 120
 
 
 def test_a_release_is_the_run_folded_in_half_precision_calibrated_and_measured_with_its_card(
