@@ -55,7 +55,6 @@ class Config:
         age_density: 0 counts all images alike, 1 all ages, see `losses.density_weights`.
         conflicts: whether to train on images whose copies carry another age or gender.
         ema: momentum of the averaged weights; 0 for none.
-        mixup: alpha of image mixing; 0 for none.
         flip: whether to average the answers on a image and its mirror image, when the run is evaluated.
         sizes: epochs at smaller sizes to begin with: "8x32,4x48" are eight at 32 px and four at 48 px.
         limit: percentage of the training split to use, to see what more images are worth.
@@ -87,7 +86,6 @@ class Config:
     age_density: float = 0.0
     conflicts: bool = True
     ema: float = 0.0
-    mixup: float = 0.0
     flip: bool = False
     sizes: str = ""
     limit: int = 100

@@ -79,7 +79,7 @@ def explore(
     groups = find_groups(table)
     say(f"{len(table):,} images, their labels read from {builder.data_dir}")
     numbers = count(table, groups, builder.info.metadata)
-    numbers["where"] = {each.words: int(each.hold(table.columns).sum()) for each in wheres}
+    numbers["where"] = {each.words: int(each.matches(table.columns).sum()) for each in wheres}
     (out / "numbers.json").write_text(json.dumps(numbers, indent=2) + "\n")
     for words, found in numbers["where"].items():
         say(f"{found:,} images where {words!r}" if found else f"no image satisfies {words!r}")

@@ -125,8 +125,8 @@ def _train(
     # Also of one process: in a short last batch, Keras weighs the losses of the heads wrongly on TensorFlow, and some
     # replica may be left without a image.
     share = processes.share()
-    train = learned_from(training=True, seed=config.seed, mixup=config.mixup, share=share)
-    validation = load("validation", heads=heads, share=share)
+    train = learned_from(training=True, seed=config.seed, shard=share)
+    validation = load("validation", heads=heads, shard=share)
     steps_per_epoch = config.steps_per_epoch or train.steps_per_epoch
     model = build(config)
     optimizer = ag.make_optimizer(

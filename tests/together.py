@@ -53,7 +53,7 @@ def run(told: dict[str, Any]) -> Tell:
         tiny = make_tiny_trunk()
         model = ag.build_model(add_batch_norm(keras.Model(tiny.inputs[0], tiny.outputs[0], name="tiny")))
         options = {"batch_size": told.get("batch_size", 16), "image_size": SIZE, "data_dir": told["data"]}
-        options["share"] = share()
+        options["shard"] = share()
         tell = Tell(told.get("ends", {}))
         ag.train(
             model,

@@ -1,4 +1,4 @@
-"""Conditions on labels: which images of a split are wanted.
+"""LabelFilter on labels: which images of a split are wanted.
 
 One frozen thing, so that whoever loads, counts or draws images means the same by the same words. It works on any
 array that has `==`, `<=`, `&`, `|` and `~`: a numpy column of labels, or a tensor inside tf.data.
@@ -26,7 +26,7 @@ from agegender.schema import (
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Conditions:
+class LabelFilter:
     """Which images are wanted; one image has to satisfy every condition that is given.
 
     Args:
@@ -39,7 +39,7 @@ class Conditions:
     Raises:
         ValueError: for a condition that no data set could understand.
 
-    >>> print(Conditions(ages=(21, 60), genders=("female",)))
+    >>> print(LabelFilter(ages=(21, 60), genders=("female",)))
     ages=(21, 60), genders=('female',)
     """
 
@@ -71,7 +71,7 @@ class Conditions:
     def keys(self) -> dict[str, tuple[str, ...]]:
         """For each condition that is given, the features that it looks at.
 
-        >>> Conditions(folds=(0, 1), conflicts=False).keys()
+        >>> LabelFilter(folds=(0, 1), conflicts=False).keys()
         {'folds': ('fold',), 'conflicts': ('age_conflict', 'gender_conflict')}
         """
         features = {
@@ -83,7 +83,7 @@ class Conditions:
         }
         return {name: features[name] for name in self.given()}
 
-    def hold(self, labels: Mapping[str, Any]) -> Any:
+    def matches(self, labels: Mapping[str, Any]) -> Any:
         """Says for which images all conditions hold.
 
         Args:
@@ -93,7 +93,7 @@ class Conditions:
             Booleans of that shape.
 
         >>> import numpy as np
-        >>> Conditions(ages=(21, 60)).hold({"age": np.array([20, 21, 60, 61])}).tolist()
+        >>> LabelFilter(ages=(21, 60)).matches({"age": np.array([20, 21, 60, 61])}).tolist()
         [False, True, True, False]
         """
         terms = []

@@ -21,7 +21,7 @@ from typing import Any, Final, Literal
 
 import tensorflow as tf
 
-from agegender.data.filters import Conditions
+from agegender.data.filters import LabelFilter
 from agegender.data.prepared import LABELS, count_images, find_prepared, parse, read_where, require, stored_size
 from agegender.schema import HEADS, IMAGE, IMAGE_SIZE
 
@@ -43,14 +43,13 @@ def load_utkface(
     image_size: int = IMAGE_SIZE,
     heads: Sequence[str] = HEADS,
     labels: Sequence[str] = (),
-    mixup: float = 0.0,
     cache: Literal["bytes", "pixels"] | None = "bytes",
     ages: tuple[int, int] | None = None,
     genders: Sequence[str] | None = None,
     races: Sequence[str] | None = None,
     folds: Sequence[int] | None = None,
     conflicts: bool = True,
-    share: tuple[int, int] | None = None,
+    shard: tuple[int, int] | None = None,
     data_dir: str | os.PathLike | None = None,
 ) -> tf.data.Dataset:
     """Loads a prepared split of UTKFace, or what satisfies conditions of it, as batches of images and targets.
@@ -67,8 +66,6 @@ def load_utkface(
         heads: which targets to give, one or both of "age" and "gender".
         labels: what to give beside them, to evaluate and not to train with: some of "race" (a code of
             `schema.RACES`), "file_name" and "group", the name of the photograph that near-identical images share.
-        mixup: alpha of image mixing (Zhang et al. 2018, arXiv 1710.09412), where `training`: each image and its
-            targets become a mean of its own and another's, its part drawn from Beta(alpha, alpha); 0 for none.
         cache: what stays in memory after the first pass: "bytes" as encoded, "pixels" as decoded, or None.
         ages: the youngest and the oldest wanted, both included, 0 to 116 years; papers on UTKFace take (21, 60).
         genders: those wanted, of `schema.GENDERS`.
@@ -77,7 +74,7 @@ def load_utkface(
             which no photograph is on both sides.
         conflicts: false leaves out the images whose photograph group carries different ages or genders, one of
             which at least is wrong.
-        share: (k, n) gives, of each batch, the rows of the k-th of n processes that train together, k from 0;
+        shard: (k, n) gives, of each batch, the rows of the k-th of n processes that train together, k from 0;
             `processes.share()` says which. Only they are decoded. All batches are full then, also where not `training`:
             the last one is filled up with images that weigh nothing. None gives whole batches.
         data_dir: where `tfds build` wrote; by default TFDS's own folder.
@@ -86,8 +83,8 @@ def load_utkface(
         A dataset of `(images, targets)`: uint8 RGB [batch, image_size, image_size, 3], 0..255, and
         `{"age": float32 [batch, 1] in years, "gender": float32 [batch, 1], 0 = male, 1 = female}`; further labels
         are float32 or strings, [batch, 1]. Where `training`, its attribute `steps_per_epoch` is the number of full
-        batches in one pass, and `skipped(steps)` gives the same dataset from a later step on; `train` uses both. With
-        a share of what is not for training, `(images, targets, weights)`, as Keras takes them.
+        batches in one pass, and `from_step(steps)` gives the same dataset from a later step on; `train` uses both. With
+        a shard of what is not for training, `(images, targets, weights)`, as Keras takes them.
 
     Raises:
         ValueError: for arguments out of range, for conditions that no image satisfies, for conditions and labels
@@ -105,10 +102,8 @@ def load_utkface(
     16
     """
     _check(batch_size, seed, skip, image_size, heads, labels, cache)
-    if not 0 <= mixup < float("inf") or (mixup and not training):
-        raise ValueError(f"`mixup` must be 0 or more, and 0 unless training. Received: {mixup=}, {training=}")
-    rows = _own_rows(share, batch_size)
-    conditions = Conditions(ages=ages, genders=genders, races=races, folds=folds, conflicts=conflicts)
+    rows = _own_rows(shard, batch_size)
+    conditions = LabelFilter(ages=ages, genders=genders, races=races, folds=folds, conflicts=conflicts)
     builder = find_prepared(data_dir)
     require(builder, "heads", (IMAGE, *heads), f"heads={heads!r}")
     require(builder, "labels", labels, f"labels={labels!r}")
@@ -119,8 +114,8 @@ def load_utkface(
             f"`batch_size` must be at most the split's {count} images{left}. Received: batch_size={batch_size}"
         )
 
-    # What is cached as pixels, or mixed, is so as a whole batch.
-    early = slice(None) if training and (mixup or cache == "pixels") else rows
+    # Pixels are cached as whole batches.
+    early = slice(None) if training and cache == "pixels" else rows
 
     @tf.autograph.experimental.do_not_convert
     def decode(examples: tf.Tensor) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
@@ -130,23 +125,22 @@ def load_utkface(
 
     examples = read_where(builder, split, conditions, count)
     if not training:
-        if share is None:
+        if shard is None:
             return _ahead(_in_order(examples, decode, batch_size, skip, cache))
         filled = examples.concatenate(examples.take(1).repeat(-count % batch_size))
         return _ahead(_weigh(_in_order(filled, decode, batch_size, skip, cache), count, batch_size, rows, skip))
 
-    def skipped(steps: int) -> tf.data.Dataset:
+    def from_step(steps: int) -> tf.data.Dataset:
         """Made anew each time: the order of a dataset that shuffles depends on how often it was begun before."""
         start, window = skip + steps, min(count, _SHUFFLED)
         dataset = _without_end(examples, decode, batch_size, start, cache, window, seed)
-        dataset = _mix(dataset, mixup, seed, start) if mixup else dataset
         if early != rows:
             dataset = dataset.map(lambda *batch: tf.nest.map_structure(lambda tensor: tensor[rows], batch))
         dataset = _ahead(dataset)
-        dataset.steps_per_epoch, dataset.skipped = count // batch_size, lambda later: skipped(steps + later)
+        dataset.steps_per_epoch, dataset.from_step = count // batch_size, lambda later: from_step(steps + later)
         return dataset
 
-    return skipped(0)
+    return from_step(0)
 
 
 def _ahead(dataset: tf.data.Dataset) -> tf.data.Dataset:
@@ -185,15 +179,15 @@ def _without_end(
     return batches if cache == "pixels" else batches.map(decode, num_parallel_calls=_PARALLEL)
 
 
-def _own_rows(share: tuple[int, int] | None, batch_size: int) -> slice:
+def _own_rows(shard: tuple[int, int] | None, batch_size: int) -> slice:
     """Those of a batch that a process reads."""
-    if share is None:
+    if shard is None:
         return slice(None)
-    index, count = share
+    index, count = shard
     if not 0 <= index < count or batch_size % count:
         raise ValueError(
-            "`share` must be (k, n) with k in 0..n - 1, and `batch_size` divisible by n. "
-            f"Received: share={share}, batch_size={batch_size}"
+            "`shard` must be (k, n) with k in 0..n - 1, and `batch_size` divisible by n. "
+            f"Received: shard={shard}, batch_size={batch_size}"
         )
     size = batch_size // count
     return slice(index * size, (index + 1) * size)
@@ -212,23 +206,6 @@ def _weigh(batches: tf.data.Dataset, count: int, batch_size: int, rows: slice, s
         return *batch, tf.where(places < count, tf.constant(weight, tf.float32), 0.0)[:, None]
 
     return batches.enumerate(start=skip).map(weigh)
-
-
-def _mix(dataset: tf.data.Dataset, alpha: float, seed: int, skip: int) -> tf.data.Dataset:
-    """Mixes each batch with itself in the reverse order: it is shuffled, so the partner is any other image."""
-
-    def mix(step: tf.Tensor, batch: tuple[tf.Tensor, dict[str, tf.Tensor]]) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
-        images, targets = batch
-        drawn = tf.random.stateless_gamma((2, len(images)), seed=(seed, step), alpha=alpha)
-        portion = drawn[0] / tf.reduce_sum(drawn, axis=0)
-
-        def mean(values: tf.Tensor) -> tf.Tensor:
-            own = tf.reshape(portion, [-1] + [1] * (len(values.shape) - 1))
-            return own * tf.cast(values, tf.float32) + (1 - own) * tf.cast(values[::-1], tf.float32)
-
-        return tf.cast(tf.round(mean(images)), tf.uint8), {head: mean(values) for head, values in targets.items()}
-
-    return dataset.enumerate(start=skip).map(mix, num_parallel_calls=_PARALLEL)
 
 
 def _decode(

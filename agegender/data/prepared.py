@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 import tensorflow as tf
 
-from agegender.data.filters import Conditions
+from agegender.data.filters import LabelFilter
 from agegender.schema import DATASET, FILE_NAME, GROUP, RACE
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ def parse(builder: "tfds.core.DatasetBuilder", keys: Iterable[str], examples: tf
     return {key: parsed[key] if dtype == tf.string else tf.cast(parsed[key], dtype) for key, dtype in dtypes.items()}
 
 
-def count_images(builder: "tfds.core.DatasetBuilder", split: str, conditions: Conditions) -> int:
+def count_images(builder: "tfds.core.DatasetBuilder", split: str, conditions: LabelFilter) -> int:
     """How many images there will be; with conditions that takes a pass over the labels, about a second.
 
     Raises:
@@ -123,7 +123,7 @@ def count_images(builder: "tfds.core.DatasetBuilder", split: str, conditions: Co
     return count
 
 
-def _keys(builder: "tfds.core.DatasetBuilder", conditions: Conditions) -> list[str]:
+def _keys(builder: "tfds.core.DatasetBuilder", conditions: LabelFilter) -> list[str]:
     """The features that the conditions look at, if the data set has them all."""
     keys = conditions.keys()
     for name, needed in keys.items():
@@ -148,11 +148,11 @@ def require(builder: "tfds.core.DatasetBuilder", name: str, needed: Iterable[str
         )
 
 
-def _hold(builder: "tfds.core.DatasetBuilder", conditions: Conditions, examples: tf.Tensor) -> tf.Tensor:
-    return conditions.hold(parse(builder, _keys(builder, conditions), examples))
+def _hold(builder: "tfds.core.DatasetBuilder", conditions: LabelFilter, examples: tf.Tensor) -> tf.Tensor:
+    return conditions.matches(parse(builder, _keys(builder, conditions), examples))
 
 
-def read_where(builder: "tfds.core.DatasetBuilder", split: str, conditions: Conditions, count: int) -> tf.data.Dataset:
+def read_where(builder: "tfds.core.DatasetBuilder", split: str, conditions: LabelFilter, count: int) -> tf.data.Dataset:
     """Reads the `count` examples for which the conditions hold."""
     dataset = _read(builder, split)
     if conditions:

@@ -69,7 +69,7 @@ def compile_learner(learner: keras.Model, optimizer: keras.optimizers.Optimizer,
     distribution = AGE in heads and learner.output[AGE].shape[-1] > 1
     learner.compile(
         optimizer=optimizer,
-        # Weighted: what fills up the last batch of `load_utkface(share=...)` counts nothing.
+        # Weighted: what fills up the last batch of `load_utkface(shard=...)` counts nothing.
         weighted_metrics={head: measures[head][0](name=prefix[head] + measures[head][1]) for head in heads},
         **losses.compile_losses(heads, distribution=distribution, **weights),
     )

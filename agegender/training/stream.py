@@ -9,9 +9,9 @@ def data_from(train: Any, step: int, steps_per_epoch: int) -> Any:
     """The training data as they are from a step on.
 
     Args:
-        train: as for `train`. `load_utkface` gives its own way to begin later, `skipped(step)`, which decodes no
+        train: as for `train`. `load_utkface` gives its own way to begin later, `from_step(step)`, which decodes no
             image in vain. Any other `tf.data.Dataset` is gone through up to there, and has to be the same each time
-            it is: one that shuffles anew each time needs a `skipped` of its own. A `PyDataset` begins at any batch.
+            it is: one that shuffles anew each time needs a `from_step` of its own. A `PyDataset` begins at any batch.
         step: steps before.
         steps_per_epoch: batches an epoch.
 
@@ -21,8 +21,8 @@ def data_from(train: Any, step: int, steps_per_epoch: int) -> Any:
     Raises:
         ValueError: for data which can only be begun at the beginning.
     """
-    if hasattr(train, "skipped"):
-        return train.skipped(step)
+    if hasattr(train, "from_step"):
+        return train.from_step(step)
     if hasattr(train, "element_spec"):
         return train.repeat().skip(step)  # in one iteration, which no end of an epoch begins again
     if isinstance(train, keras.utils.PyDataset):
@@ -31,7 +31,7 @@ def data_from(train: Any, step: int, steps_per_epoch: int) -> Any:
         return train
     raise ValueError(
         f"To go on at step {step}, `train` must be a `tf.data.Dataset`, a `keras.utils.PyDataset`, or offer "
-        f"`skipped(step)`, the data from a step on. Received: a {type(train).__name__}"
+        f"`from_step(step)`, the data from a step on. Received: a {type(train).__name__}"
     )
 
 

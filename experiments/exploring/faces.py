@@ -63,7 +63,7 @@ def choose_sheets(table: Table, groups: Groups, wheres: Sequence[Where], count: 
     chosen = choose(np.arange(len(table)), count, seed)
     sheets = [Sheet("random.png", "Faces at random", f"{len(chosen)} of {len(table):,}.", (Row("", chosen),))]
     for number, where in enumerate(wheres, 1):
-        found = np.flatnonzero(where.hold(table.columns))
+        found = np.flatnonzero(where.matches(table.columns))
         chosen = choose(found, count, seed)
         words = f"{len(chosen)} of {len(found):,}." if len(found) else "No image satisfies this condition."
         rows = (Row("", chosen),) if chosen else ()

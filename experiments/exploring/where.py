@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from agegender.data.filters import Conditions
+from agegender.data.filters import LabelFilter
 from agegender.schema import AGE_CONFLICT, FOLDS, GENDER_CONFLICT, GENDERS, MAX_AGE, RACES
 
 CONFLICTS = {
@@ -27,12 +27,12 @@ class Where:
     """A condition and the words it was given in; `conflicting` are features of which one at least has to be true."""
 
     words: str
-    conditions: Conditions
+    conditions: LabelFilter
     conflicting: tuple[str, ...] = ()
 
-    def hold(self, labels: Mapping[str, Any]) -> NDArray[np.bool_]:
-        """Says for which images the condition holds; labels as for `Conditions.hold`."""
-        held = self.conditions.hold(labels)
+    def matches(self, labels: Mapping[str, Any]) -> NDArray[np.bool_]:
+        """Says for which images the condition holds; labels as for `LabelFilter.matches`."""
+        held = self.conditions.matches(labels)
         return held & np.any([labels[key] for key in self.conflicting], axis=0) if self.conflicting else held
 
 
@@ -69,7 +69,7 @@ def parse_where(words: str) -> Where:
     if len(ages) > 1 or ("no conflict" in conflicts and len(conflicts) > 1):
         raise ValueError(f"`--where` takes one age or range, and not both of opposites. Received: where={words!r}")
     try:
-        conditions = Conditions(
+        conditions = LabelFilter(
             ages=ages[0] if ages else None,
             genders=tuple(genders) or None,
             races=tuple(races) or None,

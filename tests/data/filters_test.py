@@ -1,4 +1,4 @@
-"""Conditions on a column of labels, worked out by hand."""
+"""LabelFilter on a column of labels, worked out by hand."""
 
 import dataclasses
 import re
@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from agegender.data.filters import Conditions
+from agegender.data.filters import LabelFilter
 
 LABELS = {
     "age": np.array([0, 20, 21, 40, 60, 61, 116]),
@@ -33,26 +33,26 @@ CASES: list[tuple[dict[str, Any], list[int]]] = [
 
 @pytest.mark.parametrize(("given", "indices"), CASES)
 def test_a_image_has_to_satisfy_every_condition(given: dict, indices: list[int]) -> None:
-    conditions = Conditions(**given)
-    assert np.flatnonzero(conditions.hold(LABELS)).tolist() == indices
+    conditions = LabelFilter(**given)
+    assert np.flatnonzero(conditions.matches(LABELS)).tolist() == indices
     assert bool(conditions) == bool(given)
 
 
 @pytest.mark.parametrize(("given", "indices"), CASES)
 def test_a_tensor_in_a_dataset_gives_what_an_array_gives(given: dict, indices: list[int]) -> None:
-    kept = tf.data.Dataset.from_tensor_slices(LABELS).filter(Conditions(**given).hold)
+    kept = tf.data.Dataset.from_tensor_slices(LABELS).filter(LabelFilter(**given).matches)
     assert [int(labels["age"]) for labels in kept] == LABELS["age"][indices].tolist()
 
 
 def test_only_the_features_that_a_condition_needs_are_looked_at() -> None:
-    conditions = Conditions(ages=(1, 2), genders=["male"], races=["Asian"])
+    conditions = LabelFilter(ages=(1, 2), genders=["male"], races=["Asian"])
     assert conditions.keys() == {"ages": ("age",), "genders": ("gender",), "races": ("race",)}
-    conditions.hold({key: LABELS[key] for key in ("age", "gender", "race")})
-    assert Conditions().keys() == {}
+    conditions.matches({key: LABELS[key] for key in ("age", "gender", "race")})
+    assert LabelFilter().keys() == {}
 
 
 def test_conditions_do_not_change_and_read_as_they_were_given() -> None:
-    conditions = Conditions(ages=(21, 60), conflicts=False)
+    conditions = LabelFilter(ages=(21, 60), conflicts=False)
     assert str(conditions) == "ages=(21, 60), conflicts=False"
     with pytest.raises(dataclasses.FrozenInstanceError):
         conditions.ages = None  # type: ignore[misc]
@@ -61,7 +61,7 @@ def test_conditions_do_not_change_and_read_as_they_were_given() -> None:
 @pytest.mark.parametrize("ages", [(60, 21), (-1, 5), (0, 117), (21,), (21, 60, 70), 21, "21-60", (21.0, 60), (True, 5)])
 def test_ages_that_are_no_range_are_named(ages: Any) -> None:
     with pytest.raises(ValueError, match=re.escape(f"such as (21, 60). Received: ages={ages!r}")):
-        Conditions(ages=ages)
+        LabelFilter(ages=ages)
 
 
 @pytest.mark.parametrize(
@@ -82,4 +82,4 @@ def test_ages_that_are_no_range_are_named(ages: Any) -> None:
 )
 def test_what_is_no_choice_is_named_with_the_choices(given: dict, words: str) -> None:
     with pytest.raises(ValueError, match=re.escape(words)):
-        Conditions(**given)
+        LabelFilter(**given)

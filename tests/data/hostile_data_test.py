@@ -407,7 +407,6 @@ CONFIGS: dict[str, tuple[dict[str, Any], str]] = {
     "a-decay-that-is-no-number": ({"weight_decay": float("nan")}, "`weight_decay`"),
     "a-clip-below-zero": ({"clipnorm": -1.0}, "`clipnorm`"),
     "an-average-of-too-much": ({"ema": 1.5}, "`ema`"),
-    "a-mix-that-is-no-number": ({"mixup": float("nan")}, "`mixup`"),
     "a-weight-that-is-no-number": ({"age_weight": float("nan")}, "`age_weight`"),
     "a-weight-below-zero": ({"gender_weight": -1.0}, "`gender_weight`"),
     "an-age-head-that-is-not-there": ({"age_head": "oracle"}, "`age_head`"),

@@ -2,7 +2,6 @@ import functools
 import os
 import pathlib
 import re
-from typing import Any
 
 import numpy as np
 import pytest
@@ -313,60 +312,14 @@ def test_prepared_data_loads_without_the_builder(prepared: pathlib.Path, monkeyp
     assert len(batches(load(prepared, "test"), 1)[0])
 
 
-# ---- image mixing
-
-
-def test_mixing_takes_the_same_share_of_images_and_targets(prepared: pathlib.Path) -> None:
-    load = functools.partial(
-        load_utkface, "train", batch_size=6, training=True, seed=4, image_size=24, data_dir=prepared
-    )
-    plain, mixed = (next(iter(load(mixup=alpha))) for alpha in (0.0, 0.4))
-    ages, partners = plain[1]["age"].numpy(), plain[1]["age"].numpy()[::-1]
-    shares = (mixed[1]["age"].numpy() - partners) / np.where(ages == partners, 1, ages - partners)
-    assert np.all((shares >= 0) & (shares <= 1)) and np.ptp(shares) > 0.1
-    own, other = (images[..., 0].numpy().astype("float32") for images in (plain[0], plain[0][::-1]))
-    expected = shares[:, :, None] * own + (1 - shares[:, :, None]) * other
-    found = mixed[0].numpy()[..., 0]
-    difference = (found - expected)[(ages != partners)[:, 0]]
-    assert found.dtype == "uint8" and np.max(np.abs(difference)) < 1 and abs(np.mean(difference)) < 0.1
-
-
-def test_mixing_is_a_function_of_seed_and_step(prepared: pathlib.Path) -> None:
-    load = functools.partial(
-        load_utkface, "train", batch_size=4, training=True, seed=4, image_size=24, mixup=0.4, data_dir=prepared
-    )
-    batches = [images.numpy() for images, _ in load().take(3)]
-    np.testing.assert_array_equal(batches[2], next(iter(load(skip=2)))[0])
-
-
-def mixed_shares(labelled: pathlib.Path, *, alpha: float, seed: int) -> np.ndarray:
-    """The shares of the first thirty images, all of different ages, in what was mixed of them."""
-    options: dict[str, Any] = {"training": True, "batch_size": 30, "seed": seed}
-    plain, mixed = (next(iter(load(labelled, mixup=m, **options)))[1]["age"].numpy()[:, 0] for m in (0.0, alpha))
-    return (mixed - plain[::-1]) / (plain - plain[::-1])
-
-
-def test_the_shares_of_a_mixture_are_drawn_from_a_beta_and_by_the_seed(labelled: pathlib.Path) -> None:
-    near_half, near_ends = (mixed_shares(labelled, alpha=alpha, seed=1) for alpha in (100.0, 0.05))
-    assert np.abs(near_half - 0.5).max() < 0.2
-    assert np.mean(np.abs(near_ends - 0.5) > 0.49) > 0.6
-    assert not np.allclose(near_half, mixed_shares(labelled, alpha=100.0, seed=2), atol=1e-3)
-
-
-@pytest.mark.parametrize("options", [{"mixup": -1.0, "training": True}, {"mixup": 0.2}])
-def test_mixing_that_cannot_be_is_refused(prepared: pathlib.Path, options: dict) -> None:
-    with pytest.raises(ValueError, match="`mixup` must be 0 or more"):
-        load_utkface("train", batch_size=4, data_dir=prepared, **options)
-
-
 def together(batch: tuple, other: tuple) -> tuple:
     return tf.nest.map_structure(lambda *parts: np.concatenate(parts), batch, other)
 
 
-@pytest.mark.parametrize("options", [{}, {"cache": "pixels"}, {"mixup": 0.2}, {"skip": 3}])
+@pytest.mark.parametrize("options", [{}, {"cache": "pixels"}, {"skip": 3}])
 def test_the_shares_of_a_training_batch_are_the_batch(prepared: pathlib.Path, options: dict) -> None:
     share = functools.partial(load, prepared, training=True, seed=3, **options)
-    parts = [share(share=(k, 2)).take(9).as_numpy_iterator() for k in range(2)]  # a pass is of 12 batches or fewer
+    parts = [share(shard=(k, 2)).take(9).as_numpy_iterator() for k in range(2)]  # a pass is of 12 batches or fewer
     for whole, *both in zip(share().take(9).as_numpy_iterator(), *parts, strict=True):
         tf.nest.map_structure(np.testing.assert_array_equal, whole, together(*both))
         assert len(both[0][0]) == 8
@@ -377,7 +330,7 @@ def test_shares_for_evaluation_hold_each_image_once_and_fill_up_with_what_weighs
     prepared: pathlib.Path, skip: int
 ) -> None:
     plain = list(load(prepared, "validation", batch_size=10, skip=skip).as_numpy_iterator())
-    parts = [load(prepared, "validation", batch_size=10, skip=skip, share=(k, 2)).as_numpy_iterator() for k in (0, 1)]
+    parts = [load(prepared, "validation", batch_size=10, skip=skip, shard=(k, 2)).as_numpy_iterator() for k in (0, 1)]
     shared = [together(*both) for both in zip(*parts, strict=True)]
     images, targets, weights = tf.nest.map_structure(lambda *batches: np.concatenate(batches), *shared)
     count = sum(len(batch) for batch, _ in plain)
@@ -391,5 +344,5 @@ def test_shares_for_evaluation_hold_each_image_once_and_fill_up_with_what_weighs
 
 @pytest.mark.parametrize("share", [(2, 2), (-1, 2), (0, 3)])
 def test_a_share_that_cannot_be_is_refused(prepared: pathlib.Path, share: tuple[int, int]) -> None:
-    with pytest.raises(ValueError, match=r"`share` must be \(k, n\).*divisible"):
-        load(prepared, share=share)
+    with pytest.raises(ValueError, match=r"`shard` must be \(k, n\).*divisible"):
+        load(prepared, shard=share)

@@ -112,7 +112,7 @@ def test_sizes_and_what_was_left_out_are_told() -> None:
     ],
 )
 def test_a_condition_in_words_is_understood(words: str, rows: list[int]) -> None:
-    assert np.flatnonzero(parse_where(words).hold(BY_HAND.columns)).tolist() == rows
+    assert np.flatnonzero(parse_where(words).matches(BY_HAND.columns)).tolist() == rows
 
 
 @pytest.mark.parametrize("words", ["man", "male 25", "", "male,", "fold", "fold x", "-5", "over 60", "conflicts"])

@@ -158,7 +158,7 @@ def test_a_stream_of_utkface_with_mixed_images_goes_on_in_the_middle_of_an_epoch
 ) -> None:
     def stream() -> Any:
         options: dict[str, Any] = {"batch_size": 16, "image_size": SIZE, "data_dir": prepared}
-        return ag.load_utkface("train", training=True, seed=3, mixup=0.4, **options)
+        return ag.load_utkface("train", training=True, seed=3, **options)
 
     keras.utils.set_random_seed(1)
     expected = go(tmp_path / "whole", train=stream(), epochs=4)  # more than a pass
@@ -258,10 +258,10 @@ def test_data_that_only_begin_at_the_beginning_cannot_go_on(tmp_path: pathlib.Pa
 
 
 def test_a_stream_of_utkface_begins_at_any_step_however_often_it_was_begun(prepared: pathlib.Path) -> None:
-    options: dict[str, Any] = {"batch_size": 16, "image_size": SIZE, "data_dir": prepared, "mixup": 0.4}
+    options: dict[str, Any] = {"batch_size": 16, "image_size": SIZE, "data_dir": prepared}
     stream = ag.load_utkface("train", training=True, seed=3, skip=1, **options)
     ages = [targets["age"] for _, targets in stream.take(20).as_numpy_iterator()]
-    for later in (stream.skipped(13), stream.skipped(6).skipped(7)):
+    for later in (stream.from_step(13), stream.from_step(6).from_step(7)):
         found = [targets["age"] for _, targets in later.take(7).as_numpy_iterator()]
         np.testing.assert_array_equal(found, ages[13:])
         assert later.steps_per_epoch == stream.steps_per_epoch
