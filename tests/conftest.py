@@ -1,11 +1,12 @@
-"""What several tests need: a prepared data set of synthetic faces, and a trunk of a few weights."""
+"""Fixtures that many tests share: a prepared data set of drawn faces, a photograph, and a tiny trunk."""
 
+import contextlib
+import fcntl
 import os
 import pathlib
-import shutil
 import subprocess
 import sys
-import tempfile
+from collections.abc import Iterator
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
@@ -19,27 +20,47 @@ SIZE = 24
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """For all processes that tests start: XLA would work longer on programs this small than they run."""
+    """Sets JAX up for this process and for those that tests start.
+
+    The programs are small: XLA would take longer to optimise them than they run. What it has compiled is kept in
+    `.pytest_cache/jax` for all workers and for the next session; JAX keys it by program, version and flags.
+    """
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
     os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
-    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:  # pytest-xdist's workers have that of the process that began them
-        compiled = os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp()
-        config.add_cleanup(lambda: shutil.rmtree(compiled, ignore_errors=True))
+    os.environ.setdefault("JAX_COMPILATION_CACHE_MAX_SIZE", str(200 << 20))
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".pytest_cache" / "jax"))
+
+
+@contextlib.contextmanager
+def locked(path: pathlib.Path) -> Iterator[None]:
+    """Holds a lock that all pytest-xdist workers share."""
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 @pytest.fixture(scope="session")
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
-    """Synthetic faces, drawn and then built by the command that users run; the builder is not imported here."""
+    """Drawn faces, prepared once for all workers by the command that users run. Read-only: tests share it."""
+    folder = tmp_path_factory.getbasetemp()
+    folder = folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder  # the workers' folders lie side by side
+    data = folder / "prepared"
+    with locked(folder / "prepared.lock"):
+        if not data.exists():
+            _build(folder / "faces", folder / "unfinished")
+            (folder / "unfinished").rename(data)
+    return data
+
+
+def _build(faces: pathlib.Path, data: pathlib.Path) -> None:
     from agegender import write_faces
 
-    faces, data = tmp_path_factory.mktemp("faces"), tmp_path_factory.mktemp("data")
     write_faces(faces / "UTKFace", FACES, size=SIZE, seed=3)
-    tfds = pathlib.Path(sys.executable).with_name("tfds")
+    tfds = pathlib.Path(sys.executable).with_name("tfds")  # the builder is not imported into this process
     command = [tfds, "build", "utkface", f"--manual_dir={faces}", f"--data_dir={data}"]
     done = subprocess.run(command, cwd=ROOT / "datasets", capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
-    return data
 
 
 @pytest.fixture(scope="session")
@@ -56,7 +77,7 @@ def tiny_trunk() -> keras.Model:
 
 
 def make_tiny_trunk(size: int = SIZE) -> keras.Model:
-    """Two convolutions, in the trunk's contract: images 0..255 in, features out."""
+    """Returns two convolutions that take images, 0 to 255, and give features, as every trunk does."""
     return keras.Sequential(
         [
             keras.Input((size, size, 3), name="image"),
