@@ -19,7 +19,7 @@ def place_of_an_example(request: pytest.FixtureRequest, monkeypatch: pytest.Monk
         (folder / "runs/1").symlink_to(request.getfixturevalue("example_run"))
     if "party.jpg" in words:
         (folder / "party.jpg").symlink_to(request.getfixturevalue("example_photograph"))
-    if "load_utkface(" in words:
+    if "load_utkface(" in words or "evaluate_run(" in words:
         place = str(request.getfixturevalue("example_data"))
         monkeypatch.setattr("tensorflow_datasets.core.constants.DATA_DIR", place)
 

@@ -108,27 +108,20 @@ def predict(asked: argparse.Namespace) -> int:
 
 def evaluate(asked: argparse.Namespace) -> int:
     """The report of a model on a split of a prepared data set."""
-    import agegender as ag
-    from agegender.data.prepared import known_labels
+    from agegender.evaluation.evaluate import evaluate_run
 
-    if asked.out:
-        asked.out.mkdir(parents=True, exist_ok=True)  # before what takes long
-    predictor = _predictor(asked)
-    dataset = ag.load_utkface(
+    report = evaluate_run(
+        asked.model,
         asked.split,
-        batch_size=asked.batch_size,
-        image_size=predictor.model.input_shape[1],
         data_dir=asked.data_dir,
-        labels=known_labels(asked.data_dir),
+        out=asked.out,
+        flip=asked.flip,
+        batch_size=asked.batch_size,
+        verbose=sys.stderr.isatty(),
     )
-    calibration, flip = predictor.calibration, predictor.flip
-    if calibration and calibration.flip != flip:
-        _say("Calibrated with another --flip: that is not measured.")
-        calibration = None
-    report = ag.evaluate(predictor.model, dataset, calibration=calibration, flip=flip, verbose=sys.stderr.isatty())
     print(report)
     if asked.out:
-        print(f"\nReport: {ag.write_report(report, asked.out, title=f'{asked.model} on {asked.split}')}")
+        print(f"\nReport: {asked.out / 'report.html'}")
     return 0
 
 

@@ -1,11 +1,10 @@
 """The model of a run: built, and once trained calibrated and reported on. Without flags, for the scripts to share."""
 
-import functools
 import pathlib
 from typing import TYPE_CHECKING, Final
 
 from agegender.environment import set_environment
-from agegender.schema import BEST_MODEL, FILE_NAME, IMAGE
+from agegender.schema import BEST_MODEL
 from agegender.training.signals import explained
 from experiments import config as configs
 
@@ -84,12 +83,12 @@ def calibrate_run(
     """
     set_environment()
     import agegender as ag
-    from agegender.evaluation.evaluate import predict_all
+    from agegender.evaluation.evaluate import predict_dataset
     from agegender.models.saving import load_model
 
     model = load_model(workdir)
     unseen = ag.load_utkface(split, batch_size=batch_size, image_size=model.input_shape[1], data_dir=data_dir)
-    calibration = ag.calibrate(*predict_all(model, unseen, flip=flip), coverage=coverage, flip=flip)
+    calibration = ag.calibrate(*predict_dataset(model, unseen, flip=flip), coverage=coverage, flip=flip)
     calibration.save(workdir if workdir.is_dir() else workdir.parent)
     return calibration
 
@@ -104,61 +103,23 @@ def evaluate_run(
     flip: bool | None = None,
     out: pathlib.Path | None = None,
 ) -> "Report":
-    """Evaluates the best model of a run, or a .keras file, and writes the report.
-
-    Args:
-        workdir: the folder or the file.
-        split: as in `load_utkface`.
-        data_dir: where `tfds build` wrote.
-        batch_size: images a step.
-        flip: as in `evaluate`; by default as the run was calibrated, with which its intervals keep their promise.
-        out: folder to write to.
-    """
+    """Evaluates a run, writes the report to `out` or beside the model, and prints it."""
     set_environment()
-    import agegender as ag
-    from agegender.data.prepared import known_labels
-    from experiments.predictions import draw_predictions
+    from agegender.evaluation.evaluate import evaluate_run
 
-    predictor = ag.Predictor(workdir, aligned=True)
-    size = predictor.model.input_shape[1]
-    load = functools.partial(ag.load_utkface, split, batch_size=batch_size, image_size=size, data_dir=data_dir)
-    calibration, flip = predictor.calibration, predictor.flip if flip is None else flip
-    if calibration and calibration.flip != flip:
-        print(f"The run was calibrated {'with' if calibration.flip else 'without'} --flip: that is not measured here.")
-        calibration = None
-    report = ag.evaluate(
-        predictor.model, load(labels=known_labels(data_dir)), calibration=calibration, flip=flip, verbose=1
-    )
     folder = out or _folder(workdir, split, flip)
-    images = _read_worst(report, split, data_dir)
-    page = ag.write_report(report, folder, title=_title(workdir, split, flip), images=images)
-    draw_predictions(predictor, load(), folder / "predictions.png")
-    print(f"\n{report}\n\nReport: {page}\nLargest errors, for your eyes only: {folder / 'errors.html'}")
+    report = evaluate_run(workdir, split, data_dir=data_dir, out=folder, flip=flip, batch_size=batch_size, verbose=1)
+    print(f"\n{report}\n\nReport: {folder / 'report.html'}")
+    print(f"Largest errors, for your eyes only: {folder / 'errors.html'}")
     return report
 
 
-def _folder(workdir: pathlib.Path, split: str, flip: bool) -> pathlib.Path:
-    """Beside the model; one for each split, way of asking and, but for the best one, model."""
+def _folder(workdir: pathlib.Path, split: str, flip: bool | None) -> pathlib.Path:
+    """Beside the model: one for each split, model (but the best one) and value of --flip (if given)."""
     name = "".join(letter if letter.isalnum() else "_" for letter in split)
     model = f"-{workdir.stem}" if workdir.suffix == ".keras" and workdir.name != BEST_MODEL else ""
-    return home(workdir) / f"evaluation-{name}{model}{'-flip' if flip else ''}"
+    return home(workdir) / f"evaluation-{name}{model}{'' if flip is None else '-flip' if flip else '-noflip'}"
 
 
 def home(workdir: pathlib.Path) -> pathlib.Path:
     return workdir.parent if workdir.suffix == ".keras" else workdir
-
-
-def _title(workdir: pathlib.Path, split: str, flip: bool) -> str:
-    return f"{workdir} on {split}{', mean over mirror images' if flip else ''}"
-
-
-def _read_worst(report: "Report", split: str, data_dir: str | None) -> dict[str, bytes]:
-    """The encoded images with the largest errors, at their names."""
-    from agegender.data.prepared import find_prepared, read_encoded
-    from agegender.evaluation.report_html import largest_errors
-
-    names = report.predictions[FILE_NAME]
-    wanted = {str(names[row]) for rows in largest_errors(report.predictions).values() for row in rows}
-    examples = read_encoded(find_prepared(data_dir), split, (FILE_NAME, IMAGE)).as_numpy_iterator()
-    named = ((example[FILE_NAME].decode(), example[IMAGE]) for example in examples)
-    return {name: image for name, image in named if name in wanted}

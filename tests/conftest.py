@@ -7,12 +7,15 @@ import pathlib
 import subprocess
 import sys
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-import keras
 import numpy as np
 import pytest
+
+if TYPE_CHECKING:
+    import keras
 
 ROOT = pathlib.Path(__file__).parent.parent
 FACES = 240
@@ -72,12 +75,14 @@ def couple() -> np.ndarray:
 
 
 @pytest.fixture
-def tiny_trunk() -> keras.Model:
+def tiny_trunk() -> "keras.Model":
     return make_tiny_trunk()
 
 
-def make_tiny_trunk(size: int = SIZE) -> keras.Model:
+def make_tiny_trunk(size: int = SIZE) -> "keras.Model":
     """Returns two convolutions that take images, 0 to 255, and give features, as every trunk does."""
+    import keras
+
     return keras.Sequential(
         [
             keras.Input((size, size, 3), name="image"),

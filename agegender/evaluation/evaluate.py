@@ -1,40 +1,50 @@
-"""Run a model over images with known answers, and measure what it answers.
+"""Runs a model over labelled images and measures its predictions."""
 
-The way is predict, tabulate, measure: a `Report` depends on nothing but the table of predictions.
-"""
-
+import logging
+import os
+import pathlib
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import keras
 import numpy as np
+import tqdm
 from numpy.typing import NDArray
 
-from agegender.calibration.calibration import Calibration
 from agegender.evaluation.groups import COLUMNS, P_CALIBRATED, P_FEMALE, PREDICTED_AGE
 from agegender.evaluation.report import Report, measure
 from agegender.models.prediction import predict_batch
-from agegender.schema import AGE, AGE_HIGH, AGE_LOW, FILE_NAME, GENDER, GROUP, RACE
+from agegender.schema import AGE, AGE_HIGH, AGE_LOW, FILE_NAME, GENDER, GROUP, IMAGE, RACE
+
+if TYPE_CHECKING:
+    import keras
+
+    from agegender.calibration.calibration import Calibration
 
 
 def evaluate(
-    model: keras.Model, dataset: Any, *, calibration: Calibration | None = None, flip: bool = False, verbose: int = 0
+    model: "keras.Model",
+    dataset: Any,
+    *,
+    calibration: "Calibration | None" = None,
+    flip: bool = False,
+    verbose: int = 0,
 ) -> Report:
-    """Measures a model on images with known answers.
+    """Measures a model on labelled images.
 
     Args:
-        model: from `build_model`, or loaded from a `.keras` file of a run.
-        dataset: finite batches of (images, targets), as from `load_utkface("test", batch_size=64)`; with
-            `labels=("race", "file_name", "group")` also by race, with names, and resampled by photograph.
-        calibration: measured too, if given.
-        flip: answers with the mean of the answers to each image and to its mirror image.
+        model: a model from `build_model`, or loaded from a `.keras` file of a run.
+        dataset: finite batches of `(images, targets)`, such as `load_utkface("test", batch_size=64)`. With
+            `labels=("race", "file_name", "group")` the report also covers races, names the images, and resamples
+            photographs instead of images.
+        calibration: a calibration to measure as well.
+        flip: whether to average the predictions for each image and its mirror image.
         verbose: 1 shows a progress bar.
 
     Returns:
-        A `Report`; its words are defined in `agegender.evaluation.metrics`.
+        A `Report`. `agegender.evaluation.metrics` defines its measures.
 
     Raises:
-        ValueError: if the dataset is endless, empty or lacks the targets of a head.
+        ValueError: if the dataset is endless or empty, or lacks the targets of a head.
 
     Example:
 
@@ -44,42 +54,102 @@ def evaluate(
     >>> report.count, report.model["mae"]
     (8, 9.5)
     """
-    table = tabulate(*predict_all(model, dataset, flip=flip, verbose=verbose), calibration=calibration)
+    table = tabulate(*predict_dataset(model, dataset, flip=flip, verbose=verbose), calibration=calibration)
     if calibration is None:
         return measure(table)
     return measure(table, promised=calibration.coverage, temperature=calibration.temperature)
 
 
-def predict_all(model: keras.Model, dataset: Any, *, flip: bool = False, verbose: int = 0) -> tuple[dict, dict]:
-    """Runs a model over a dataset and keeps what was asked and answered, in order.
+def evaluate_run(
+    run: str | os.PathLike | None = None,
+    split: str = "test",
+    *,
+    data_dir: str | os.PathLike | None = None,
+    out: str | os.PathLike | None = None,
+    flip: bool | None = None,
+    batch_size: int = 64,
+    verbose: int = 0,
+) -> Report:
+    """Measures a trained model on a split of the prepared data set and writes the report.
+
+    Args:
+        run: the folder of a run, or a model file; None is the released model.
+        split: `"train"`, `"validation"`, `"test"`, or a slice such as `"test[:20%]"`.
+        data_dir: where `tfds build` wrote; None is the folder of TFDS.
+        out: the folder to write to: the files of `write_report`, errors.html with the worst predictions, and
+            predictions.png with the first ones. Both show faces. None writes nothing.
+        flip: as in `evaluate`. None does what the calibration was fitted with; a calibration that was fitted with
+            the opposite is not measured.
+        batch_size: images a step.
+        verbose: 1 shows a progress bar.
 
     Returns:
-        Targets, `{head or other label: [images]}`, and outputs, `{head: float32 [images]}`.
+        The report.
+
+    Raises:
+        FileNotFoundError: if there is no such model or no prepared data set.
+        ValueError: if one of them is damaged, or there is no such split.
+
+    Example:
+
+    >>> evaluate_run("runs/1", "test", out="report").count
+    8
+    """
+    from agegender import Predictor, load_utkface
+    from agegender.data.prepared import known_labels
+
+    if out is not None:  # before the slow part
+        pathlib.Path(out).mkdir(parents=True, exist_ok=True)
+    predictor = Predictor(run, flip=flip)
+    calibration = predictor.calibration
+    if calibration and calibration.flip != predictor.flip:
+        logging.warning("The calibration is not measured: it was fitted with flip=%s", calibration.flip)
+        calibration = None
+    dataset = load_utkface(
+        split,
+        batch_size=batch_size,
+        image_size=predictor.model.input_shape[1],
+        data_dir=data_dir,
+        labels=known_labels(data_dir),
+    )
+    report = evaluate(predictor.model, dataset, calibration=calibration, flip=predictor.flip, verbose=verbose)
+    if out is not None:
+        _write_run_report(report, out, f"{run or 'The released model'} on {split}", dataset, split, data_dir)
+    return report
+
+
+def predict_dataset(
+    model: "keras.Model", dataset: Any, *, flip: bool = False, verbose: int = 0
+) -> tuple[dict[str, NDArray[Any]], dict[str, NDArray[Any]]]:
+    """Predicts every image of a dataset, in order.
+
+    Returns:
+        Targets, an array [images] for each label, and predictions, float32 [images] for each head.
     """
     if hasattr(dataset, "steps_per_epoch"):
         raise ValueError("`dataset` must end. Received one made with training=True, which repeats without end")
-    asked, answered = [], []
-    bar = keras.utils.Progbar(len(dataset) if hasattr(dataset, "__len__") else None, verbose=verbose)
-    for images, targets in dataset:
+    targets_seen, predictions = [], []
+    for images, targets in tqdm.tqdm(dataset, unit="batch", disable=not verbose):
         outputs = predict_batch(model, np.asarray(images), flip=flip)
         missing = [head for head in outputs if head not in targets]
         if missing:
             raise ValueError(f"`dataset` must give targets for {missing[0]!r}. Received targets: {sorted(targets)}")
-        asked.append({label: np.asarray(values).ravel() for label, values in targets.items()})
-        answered.append(outputs)
-        bar.add(1)
-    if not asked:
-        raise ValueError("`dataset` must hold at least one batch. Received an empty one")
-    return _join(asked), _join(answered)
+        targets_seen.append({label: np.asarray(values).ravel() for label, values in targets.items()})
+        predictions.append(outputs)
+    if not predictions:
+        raise ValueError("`dataset` must have at least one batch. Received an empty one")
+    return _concatenate(targets_seen), _concatenate(predictions)
 
 
-def tabulate(targets: Mapping, outputs: Mapping, *, calibration: Calibration | None = None) -> dict[str, NDArray[Any]]:
-    """Puts what was asked and answered into one table, a column at each of `COLUMNS` that is known.
+def tabulate(
+    targets: Mapping[str, Any], outputs: Mapping[str, Any], *, calibration: "Calibration | None" = None
+) -> dict[str, NDArray[Any]]:
+    """Puts labels and predictions into one table with the columns `COLUMNS`, as far as they are known.
 
     Args:
-        targets: at "age", "gender", "race", "file_name" and "group", as far as known, [images] each.
-        outputs: at "age" and "gender", as far as there are heads, [images] each.
-        calibration: gives the columns of intervals and calibrated probabilities.
+        targets: arrays [images] at "age", "gender", "race", "file_name" and "group", as far as known.
+        outputs: arrays [images] at "age" and "gender", as far as the model has the heads.
+        calibration: adds the columns of age intervals and calibrated probabilities.
     """
     table = {key: np.asarray(targets[key]).ravel() for key in (FILE_NAME, GROUP, AGE, GENDER, RACE) if key in targets}
     for key in {FILE_NAME, GROUP} & set(table):
@@ -96,5 +166,24 @@ def tabulate(targets: Mapping, outputs: Mapping, *, calibration: Calibration | N
     return {key: table[key] for key in COLUMNS if key in table}
 
 
-def _join(batches: list[dict]) -> dict[str, NDArray[Any]]:
+def _write_run_report(
+    report: Report, out: Any, title: str, dataset: Any, split: str, data_dir: str | os.PathLike | None
+) -> None:
+    from agegender.data.prepared import find_prepared, read_encoded
+    from agegender.evaluation.plots import draw_predictions
+    from agegender.evaluation.report_files import write_report
+    from agegender.evaluation.report_html import largest_errors
+
+    # One more pass over the split for the images with the largest errors.
+    names = report.predictions[FILE_NAME]
+    wanted = {str(names[row]) for rows in largest_errors(report.predictions).values() for row in rows}
+    examples = read_encoded(find_prepared(data_dir), split, (FILE_NAME, IMAGE)).as_numpy_iterator()
+    named = ((example[FILE_NAME].decode(), example[IMAGE]) for example in examples)
+    write_report(report, out, title=title, images={name: image for name, image in named if name in wanted})
+    first_images, _ = next(iter(dataset))
+    figure = draw_predictions(np.asarray(first_images), report.predictions)
+    figure.savefig(pathlib.Path(out) / "predictions.png", dpi=100)
+
+
+def _concatenate(batches: list[dict[str, NDArray[Any]]]) -> dict[str, NDArray[Any]]:
     return {key: np.concatenate([batch[key] for batch in batches]) for key in batches[0]}

@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from agegender.evaluation.groups import BANDS, MEASURES, PREDICTED_AGE, Measured
+from agegender.evaluation.groups import BANDS, MEASURES, P_FEMALE, PREDICTED_AGE, Measured, Table
 from agegender.evaluation.report import Report, show
 from agegender.schema import AGE, GENDER, GENDERS, RACE, RACES
 
@@ -46,6 +46,30 @@ def draw_plots(report: Report, folder: pathlib.Path) -> dict[str, str]:
     for name, (_, figure) in plots.items():
         figure.savefig(folder / name, dpi=150)
     return {name: words for name, (words, _) in plots.items()}
+
+
+def draw_predictions(images: np.ndarray, table: Table) -> Figure:
+    """Draws the first 24 images, each with its prediction above its label.
+
+    Args:
+        images: uint8 RGB [n, height, width, 3].
+        table: of predictions; its first n rows are those of the images.
+    """
+    figure = Figure(figsize=(12, 6), layout="constrained")
+    for axes in figure.subplots(3, 8).flat:
+        axes.axis("off")
+    for row, (axes, image) in enumerate(zip(figure.axes, images, strict=False)):
+        axes.imshow(image)
+        predicted, recorded = [], []
+        if PREDICTED_AGE in table:
+            predicted.append(f"{table[PREDICTED_AGE][row]:.0f}")
+            recorded.append(f"{table[AGE][row]:.0f}")
+        if P_FEMALE in table:
+            p_female = table[P_FEMALE][row]
+            predicted.append(f"{GENDERS[int(p_female >= 0.5)]} {max(p_female, 1 - p_female):.0%}")
+            recorded.append(GENDERS[int(table[GENDER][row])])
+        axes.set_title(f"{' '.join(predicted)}\nrecorded: {' '.join(recorded)}", fontsize=8)
+    return figure
 
 
 def new_figure(height: float, rows: int = 1, **options: Any) -> tuple[Figure, Any]:

@@ -1,16 +1,13 @@
 import json
 import math
 import pathlib
-from typing import Any
 
-import keras
 import numpy as np
 import pytest
 
 import agegender as ag
 from agegender.calibration import intervals
 from agegender.schema import CALIBRATION
-from experiments.runs import calibrate_run
 
 STEPS = ag.Calibration(
     coverage=0.9, ages=(0.0, 50.0, 100.0), low=(0.0, 40.0, 80.0), high=(10.0, 60.0, 116.0), temperature=2.0, count=500
@@ -216,25 +213,3 @@ def test_images_of_one_age_only_give_tables_all_the_same() -> None:
     calibration = ag.calibrate({"age": [30.0] * 200}, {"age": [30.0] * 200})
     low, high = calibration.intervals(30.0)
     assert low <= 30 <= high
-
-
-@pytest.mark.parametrize("flip", [False, True])
-def test_a_run_is_calibrated_on_its_validation_split(
-    tiny_trunk: keras.Model, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, flip: bool
-) -> None:
-    random = np.random.default_rng(1)
-    images = random.integers(0, 256, (120, 24, 24, 3), dtype="uint8")
-    targets = {"age": random.integers(0, 80, (120, 1)), "gender": np.arange(120)[:, None] % 2}
-    asked = []
-
-    def load_utkface(split: str, **options: Any) -> list[tuple]:
-        asked.append((split, options["image_size"], options["data_dir"]))
-        return [(images, targets)]
-
-    monkeypatch.setattr(ag, "load_utkface", load_utkface, raising=False)
-    ag.build_model(tiny_trunk).save(tmp_path / "best.keras")
-    calibration = calibrate_run(tmp_path, "prepared", coverage=0.9, flip=flip)
-    assert asked == [("validation", 24, "prepared")]
-    assert ag.load_calibration(tmp_path) == calibration
-    assert (calibration.count, calibration.coverage, calibration.flip) == (120, 0.9, flip)
-    assert ag.Predictor(tmp_path).flip == flip

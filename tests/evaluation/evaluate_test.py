@@ -62,7 +62,7 @@ def test_a_model_with_one_head_is_measured_on_that_head() -> None:
 
 
 def test_predictions_keep_their_order() -> None:
-    targets, outputs = evaluate.predict_all(model_that_reads(), batches(3, 1))
+    targets, outputs = evaluate.predict_dataset(model_that_reads(), batches(3, 1))
     np.testing.assert_array_equal(outputs["age"], [20, 33, 60, 10])
     np.testing.assert_array_equal(targets["age"], [25, 30, 50, 10])
 

@@ -223,6 +223,18 @@ def test_the_plots_show_the_numbers_at_their_places() -> None:
         assert text.get_text() == value
 
 
+def test_predictions_are_drawn_above_their_labels() -> None:
+    table = {
+        **{"age": np.array([31.0, 4.0]), "predicted_age": np.array([28.6, 5.2])},
+        **{"gender": np.array([1.0, 0.0]), "p_female": np.array([0.25, 0.1])},
+    }
+    images = np.stack([np.full((4, 4, 3), 50, "uint8"), np.full((4, 4, 3), 200, "uint8")])
+    figure = plots.draw_predictions(images, table)
+    titles = [axes.get_title() for axes in figure.axes]
+    assert titles[:3] == ["29 male 75%\nrecorded: 31 female", "5 male 90%\nrecorded: 4 male", ""]
+    np.testing.assert_array_equal(figure.axes[1].images[0].get_array(), images[1])
+
+
 def test_a_dump_of_one_head_without_any_group_makes_a_report(tmp_path: pathlib.Path) -> None:
     (tmp_path / "theirs.csv").write_text("p_female,gender,other\n0.25,male,x\n0.75,female,y\n")
     report = ag.measure(ag.read_predictions(tmp_path / "theirs.csv"))

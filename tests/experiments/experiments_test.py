@@ -25,7 +25,7 @@ from agegender.schema import HEADS
 from agegender.training.checkpoints import write_checkpoint
 from agegender.training.run_record import plain, write_record
 from experiments import config as configs
-from experiments import one_run, predictions, runs
+from experiments import one_run, runs
 from experiments.one_run import train_and_evaluate
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -284,11 +284,6 @@ def test_a_release_is_the_run_folded_in_half_precision_calibrated_and_measured_w
         assert words in card
     for title in ("What it is not for", "All images", "By age", "Coverage of the age intervals", "The words"):
         assert f"\n## {title}\n" in card
-
-
-def test_what_is_recorded_stands_below_the_guess() -> None:
-    targets = {"age": np.array([[31.0], [4.0]]), "gender": np.array([[1.0], [0.0]])}
-    assert [predictions._recorded(targets, index) for index in (0, 1)] == ["31 female", "4 male"]
 
 
 def test_a_split_that_there_is_not_is_named_before_the_training(prepared: pathlib.Path, tmp_path: pathlib.Path) -> None:
