@@ -25,8 +25,9 @@ WRONG: Final = 2  # nothing could be done, as for a wrong option, or no image co
 EXPORTS: Final = {  # formats, and what a file of each is called where nothing else is said
     "saved_model": "saved_model",
     "onnx": "model.onnx",
-    "litert-float16": "model-float16.tflite",
-    "litert-int8": "model-int8.tflite",
+    "onnx_int8": "model-int8.onnx",
+    "litert_float16": "model-float16.tflite",
+    "litert_int8": "model-int8.tflite",
 }
 _LONGEST: Final = 200  # bytes: most file systems take names of 255
 _NONE: Final = "none: "
@@ -290,7 +291,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_model(asked, "model", batches=False)
     asked.add_argument("--out", type=pathlib.Path, metavar="PATH", help="what to write (beside the model)")
     asked.add_argument("--format", choices=EXPORTS, default="saved_model", help="(saved_model)")
-    asked.add_argument("--images", metavar="FOLDER", help="aligned faces, which litert-int8 takes its ranges from")
+    asked.add_argument("--images", metavar="FOLDER", help="aligned faces, on which int8 formats measure their ranges")
 
     asked = _command(commands, "demo", demo, "a web page that answers for images; needs the extra [demo]")
     _add_model(asked, "model", batches=False, flips=False)

@@ -58,7 +58,7 @@ def measure(
     with tempfile.TemporaryDirectory() as folder:
         for format in export.FORMATS:
             path = pathlib.Path(folder) / format
-            export.export_model(model, path, format=format, images=seen if format == "litert-int8" else None)
+            export.export_model(model, path, format=format, images=seen if format.endswith("int8") else None)
             sizes[format], runners[format] = _megabytes(path), _open(path, format)
         answers = {name: _answers(runner, images) for name, runner in runners.items()}
         seconds = {count: _timed(runners, images[:count], rounds) for count in (1, batch_size)}
@@ -143,7 +143,7 @@ def _open(path: pathlib.Path, format: str) -> Runner:
         return lambda images: {
             name: values.numpy() for name, values in loaded.signatures["images"](image=tf.constant(images)).items()
         }
-    if format == "onnx":
+    if format.startswith("onnx"):
         import onnxruntime
 
         session = onnxruntime.InferenceSession(path)

@@ -1,18 +1,16 @@
 """Two heads on a trunk."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import keras
-from keras import ops
 
+from agegender.models.layers import MeanAge, MedianAge
 from agegender.schema import AGE, AGE_DISTRIBUTION, AGE_MEAN, AGE_STD, AGES, GENDER, HEADS
 
 AGE_HEADS = ("regression", "distribution", "median")
 UNITS = (512, 256, 128)
 AGE_DROPOUT = (0.3, 0.2, 0.2)
 GENDER_DROPOUT = (0.5, 0.5, 0.5)
-_TINY = 1e-12  # of a probability
 
 
 def build_model(
@@ -78,39 +76,6 @@ def build_model(
     last = {AGE: ages[age_head], GENDER: _probability}
     outputs = {head: last[head](_hidden(features, head, units, dropout[head])) for head in heads}
     return keras.Model(trunk.inputs[0], outputs, name="agegender")
-
-
-@keras.saving.register_keras_serializable(package="agegender")
-class MeanAge(keras.layers.Layer):
-    """The mean, in years, of probabilities of the years from 0 on: [batch, 117] to [batch, 1]."""
-
-    def call(self, probabilities: Any) -> Any:
-        """Sum each year times its probability."""
-        years = ops.arange(probabilities.shape[-1], dtype=self.compute_dtype)
-        return ops.sum(probabilities * years, axis=-1, keepdims=True)
-
-    def compute_output_shape(self, shape: Any) -> Any:
-        """One age a image."""
-        return (*shape[:-1], 1)
-
-
-@keras.saving.register_keras_serializable(package="agegender")
-class MedianAge(keras.layers.Layer):
-    """The median, in years, of probabilities of the years from 0 on: [batch, 117] to [batch, 1]."""
-
-    def call(self, probabilities: Any) -> Any:
-        """Count the years before the median, and of its own the share that lies before it."""
-        years = ops.arange(probabilities.shape[-1])
-        earlier = ops.cast(
-            years[:, None] < years[None, :], self.compute_dtype
-        )  # no cumulated sum: each runtime has this
-        before = ops.matmul(probabilities, earlier)
-        share = ops.clip((0.5 - before) / ops.maximum(probabilities, _TINY), 0.0, 1.0)
-        return ops.sum(share, axis=-1, keepdims=True) - 0.5
-
-    def compute_output_shape(self, shape: Any) -> Any:
-        """One age a image."""
-        return (*shape[:-1], 1)
 
 
 def _hidden(

@@ -12,8 +12,7 @@ import numpy as np
 # Registers the layers that a saved model is made of.
 from agegender.models import (
     augmentation,  # noqa: F401
-    heads,  # noqa: F401
-    trunk,  # noqa: F401
+    layers,  # noqa: F401
 )
 from agegender.schema import BEST_MODEL, HEADS
 

@@ -14,13 +14,14 @@ import importlib
 import os
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from types import ModuleType
 from typing import Any, Final
 
 import keras
 
 from agegender import schema
+from agegender.models.layers import VGGFaceNormalization
 from agegender.models.vggface_weights import keras3_name, load_weights, remember, weights_path
 
 # Mean of blue, green and red of the images each family was trained on, as keras_vggface.utils.preprocess_input
@@ -33,36 +34,6 @@ ARCHITECTURES: Final = tuple(MEANS)
 _PACKAGE: Final = "keras_vggface"
 _LAST_BLOCK: Final = "conv5_"  # how the layers of the last stage begin, in all three architectures
 _IMPORT_LOCK: Final = threading.Lock()
-
-
-@keras.saving.register_keras_serializable(package="agegender")
-class VGGFaceNormalization(keras.layers.Layer):
-    """RGB to BGR, minus a mean; in float32, whatever the global dtype policy is.
-
-    Args:
-        mean: the mean of blue, green and red, in grey levels 0..255.
-        **kwargs: as for every Keras layer.
-    """
-
-    def __init__(self, mean: Sequence[float], **kwargs: Any) -> None:
-        # bfloat16 keeps 8 bits: it would round the image before the mean is taken off.
-        super().__init__(**{"dtype": "float32", **kwargs})
-        self.mean = tuple(float(value) for value in mean)
-
-    def call(self, images: Any) -> Any:
-        """Normalise images [..., 3], RGB 0..255, of any dtype."""
-        # Split and concatenate, because every export format has these two and not every one can reverse an axis.
-        red, green, blue = keras.ops.split(keras.ops.cast(images, self.compute_dtype), 3, axis=-1)
-        bgr = keras.ops.concatenate([blue, green, red], axis=-1)
-        return bgr - keras.ops.convert_to_tensor(self.mean, dtype=self.compute_dtype)
-
-    def compute_output_shape(self, input_shape: Any) -> Any:
-        """The shape stays."""
-        return input_shape
-
-    def get_config(self) -> dict[str, Any]:
-        """What `from_config` needs."""
-        return {**super().get_config(), "mean": self.mean}
 
 
 def vggface_trunk(

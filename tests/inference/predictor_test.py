@@ -12,7 +12,7 @@ from PIL import Image
 
 import agegender as ag
 from agegender.evaluation.evaluate import predict_dataset
-from agegender.export.serving_model import answering_model
+from agegender.export.serving_model import build_serving_model
 from agegender.inference.alignment import TEMPLATE, align_face
 from agegender.inference.detection import Detection
 from agegender.inference.predictor import _note
@@ -180,7 +180,7 @@ def test_an_age_that_nobody_has_is_the_nearest_one_that_there_is(tiny_trunk: ker
     for bias, age in ((-9.0, 0.0), (9.0, 116.0)):
         model.get_layer("age_deviations").bias.assign([bias])
         assert ag.Predictor(model, aligned=True)(image(0))[0].age == age
-        assert float(answering_model(model)(image(0)[None])["age"][0, 0]) == age
+        assert float(build_serving_model(model)(image(0)[None])["age"][0, 0]) == age
         _, outputs = predict_dataset(model, [(image(0)[None], {"age": [[30.0]], "gender": [[1.0]]})])
         assert outputs["age"] == [age]
 

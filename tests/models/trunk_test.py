@@ -14,6 +14,7 @@ import pytest
 
 from agegender.models import trunk as vggface
 from agegender.models import vggface_weights
+from agegender.models.layers import VGGFaceNormalization
 
 ORACLE = Path(__file__).with_name("vggface_oracle.py")
 VGG16_CONVOLUTIONS = [
@@ -180,7 +181,7 @@ def test_a_trunk_saved_and_loaded_gives_equal_features(tmp_path: Path) -> None:
 def test_normalisation_turns_rgb_to_bgr_and_takes_off_the_mean(
     architecture: str, expected: list[float], dtype: str
 ) -> None:
-    layer = vggface.VGGFaceNormalization(vggface.MEANS[architecture])
+    layer = VGGFaceNormalization(vggface.MEANS[architecture])
     received = layer(np.array([[[[10, 20, 30]]]], dtype))
     np.testing.assert_allclose(received, [[[expected]]], atol=1e-5)
 
