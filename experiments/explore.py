@@ -1,38 +1,55 @@
-r"""A look at the prepared data: what is in it, how balanced its splits are, what is wrong with it, and some faces.
+r"""Draws what the prepared data set holds: ages by gender, the splits side by side, and sheets of faces.
 
     python -m experiments.explore --out=runs/look
     python -m experiments.explore --out=runs/look --where="male, 25" --where="female, 60-70, Asian" --where=conflict
 
-Writes OUT/index.html, one page that needs nothing else, the same plots and sheets of faces as PNG files, and
-numbers.json. A condition of --where is made of an age or a range of ages, male, female, races, "fold 3", "conflict",
-"age conflict", "gender conflict" or "no conflict", with commas between; each --where gives a sheet of faces.
-
-The page shows faces: those of UTKFace may not be published.
+Writes ages.png, splits.png and, for each --where, a sheet of random faces: faces_1.png, faces_2.png and so on. Faces of
+UTKFace may not be published.
 """
 
-import json
+import io
 import pathlib
-import time
+import re
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from absl import app, flags
+from matplotlib.figure import Figure
+from PIL import Image
 
 from agegender.environment import set_environment
+from agegender.schema import (
+    AGE,
+    AGE_CONFLICT,
+    FILE_NAME,
+    FOLD,
+    GENDER,
+    GENDER_CONFLICT,
+    GENDERS,
+    IMAGE,
+    MAX_AGE,
+    RACE,
+    RACES,
+)
 from experiments.command import in_words
 
 if TYPE_CHECKING:
-    import tensorflow_datasets as tfds
-
-    from experiments.exploring.faces import Sheet
-    from experiments.exploring.table import Table
+    from agegender.data.filters import LabelFilter
 
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "Where `tfds build` wrote; by default ~/tensorflow_datasets.")
-_OUT = flags.DEFINE_string("out", None, "Folder for the page, the plots and the numbers.", required=True)
+_OUT = flags.DEFINE_string("out", None, "Folder for the PNG files.", required=True)
 _SPLIT = flags.DEFINE_string("split", "all", "all, train, validation, test, or slices: 'train[:10%]+test'.")
-_WHERE = flags.DEFINE_multi_string("where", [], "Whose faces to show: 'male, 25'. May be given several times.")
+_WHERE = flags.DEFINE_multi_string("where", [], "Whose faces to draw: 'male, 25'. May be given several times.")
 _FACES = flags.DEFINE_integer("faces", 40, "Faces a sheet, at most.", lower_bound=1, upper_bound=400)
-_SEED = flags.DEFINE_integer("seed", 0, "Of the choice of faces.", lower_bound=0)
+_SEED = flags.DEFINE_integer("seed", 0, "Seed of the choice of faces.", lower_bound=0)
+
+Labels = dict[str, np.ndarray]  # a column [images] for each label, and "split"
+_LABELS = (AGE, GENDER, RACE, FOLD, FILE_NAME, AGE_CONFLICT, GENDER_CONFLICT)
+_TERMS = (
+    f"an age such as 25 or a range such as 60-70; {', '.join(GENDERS)}; {', '.join(RACES)}; fold 0 to fold 4; "
+    "conflict (images of one photograph with different labels) or no conflict"
+)
 
 
 def explore(
@@ -44,93 +61,169 @@ def explore(
     faces: int = 40,
     seed: int = 0,
 ) -> str:
-    """Reads the prepared data twice, once for the labels and once for the faces shown, and writes the page.
+    """Draws the labels and some faces of the prepared data set into the folder `out`.
 
     Args:
-        out: folder to write to; files of an earlier look are written over.
-        data_dir: where `tfds build` wrote; by default TFDS's own folder.
+        out: folder to write PNG files to.
+        data_dir: where `tfds build` wrote; None is the folder of TFDS.
         split: "all", or splits and slices of them joined by "+".
-        where: conditions in words, each for a sheet of faces.
-        faces: at most, on each sheet.
-        seed: of the choice of faces.
+        where: conditions such as "female, 60-70, Asian", each for a sheet of faces.
+        faces: the most faces on a sheet.
+        seed: of the random choice of faces.
 
     Returns:
-        The path of the page and a short table of the numbers.
-
-    Raises:
-        ValueError: for a condition or a split that is not understood.
-        OSError: if the data is not prepared, or the folder cannot be written.
+        A table of the splits and of what was drawn.
     """
-    from experiments.exploring.where import parse_where
-
-    wheres = [parse_where(words) for words in dict.fromkeys(where)]
-    out.mkdir(parents=True, exist_ok=True)  # what can be wrong is said before TensorFlow takes its seconds
+    conditions = {words: parse_where(words) for words in where}
     set_environment()
     from agegender.data.prepared import find_prepared
-    from experiments.exploring.faces import choose_sheets
-    from experiments.exploring.numbers import count, find_groups, summary
-    from experiments.exploring.plots import draw_plots
-    from experiments.exploring.story import tell
-    from experiments.exploring.table import read_table
 
-    say = _Clock()
     builder = find_prepared(data_dir)
-    table = read_table(builder, split)
-    groups = find_groups(table)
-    say(f"{len(table):,} images, their labels read from {builder.data_dir}")
-    numbers = count(table, groups, builder.info.metadata)
-    numbers["where"] = {each.words: int(each.matches(table.columns).sum()) for each in wheres}
-    (out / "numbers.json").write_text(json.dumps(numbers, indent=2) + "\n")
-    for words, found in numbers["where"].items():
-        say(f"{found:,} images where {words!r}" if found else f"no image satisfies {words!r}")
-    plots = draw_plots(table, groups, numbers, out)
-    say(f"{len(plots)} plots drawn")
-    sheets = choose_sheets(table, groups, wheres, faces, seed)
-    images = _draw(builder, table, sheets, out)
-    say(f"{len(images)} faces drawn on {sum(bool(sheet.rows) for sheet in sheets)} sheets")
-    files = {name: ((out / name).read_bytes(), words) for name, words in plots.items()}
-    (out / "index.html").write_text(tell(split, table, numbers, files, sheets, images), encoding="utf-8")
-    say("page written. It shows faces: those of UTKFace may not be published")
-    return f"\n{summary(numbers)}\n\nPage: {out / 'index.html'}"
+    parts = list(builder.info.splits) if split == "all" else [part.strip() for part in split.split("+")]
+    labels = read_labels(builder, parts)
+    out.mkdir(parents=True, exist_ok=True)
+    draw_ages(labels).savefig(out / "ages.png", dpi=150)
+    draw_splits(labels).savefig(out / "splits.png", dpi=150)
+    lines = [f"{'':<12}{'images':>10}{'mean age':>10}{'female':>9}{'conflicts':>11}"]
+    for name, rows in _split_rows(labels).items():
+        conflicts = np.sum((labels[AGE_CONFLICT] | labels[GENDER_CONFLICT])[rows])
+        ages, genders = labels[AGE][rows], labels[GENDER][rows]
+        lines.append(f"{name:<12}{rows.sum():>10,}{ages.mean():>10.2f}{genders.mean():>9.1%}{conflicts:>11,}")
+    for number, (words, (label_filter, in_conflict)) in enumerate(conditions.items(), 1):
+        matching = label_filter.matches(labels)
+        if in_conflict:
+            matching &= labels[AGE_CONFLICT] | labels[GENDER_CONFLICT]
+        chosen = choose_rows(matching, faces, seed)
+        lines.append(f"{np.sum(matching):,} images where {words!r}, {len(chosen)} on faces_{number}.png")
+        if chosen:
+            sheet = draw_faces(read_images(builder, parts, chosen), labels, chosen)
+            sheet.savefig(out / f"faces_{number}.png", dpi=100)
+    return "\n".join([*lines, f"Drawn in {out}"])
 
 
-def _draw(
-    builder: "tfds.core.DatasetBuilder", table: "Table", sheets: Sequence["Sheet"], out: pathlib.Path
-) -> dict[int, bytes]:
-    """Writes each sheet that has a face, removes those of an earlier look, and returns the encoded images."""
-    from experiments.exploring.faces import draw_sheet
-    from experiments.exploring.table import read_images
+def parse_where(words: str) -> tuple["LabelFilter", bool]:
+    """Parses a condition such as "female, 60-70, Asian".
 
-    for earlier in (*out.glob("where_*.png"), *(out / sheet.file for sheet in sheets)):
-        earlier.unlink(missing_ok=True)
-    images = read_images(builder, table, {image for sheet in sheets for image in sheet.images})
-    for sheet in sheets:
-        if sheet.rows:
-            draw_sheet(table, images, sheet).save(out / sheet.file)
-    return images
+    Terms of one kind are alternatives, terms of different kinds apply together.
+
+    Returns:
+        The filter, and whether only images with conflicting labels match.
+    """
+    from agegender.data.filters import LabelFilter
+
+    found: dict[str, Any] = {"genders": [], "races": [], "folds": []}
+    known = {name.lower(): ("genders", name) for name in GENDERS} | {name.lower(): ("races", name) for name in RACES}
+    in_conflict = False
+    for term in (" ".join(term.lower().split()) for term in words.split(",")):
+        if term in known:
+            key, name = known[term]
+            found[key].append(name)
+        elif ages := re.fullmatch(r"(\d+)(?: ?[-\u2013] ?(\d+))?", term):
+            if "ages" in found:
+                raise ValueError(f"`--where` takes one age or range of ages. Received: where={words!r}")
+            found["ages"] = (int(ages[1]), int(ages[2] or ages[1]))
+        elif fold := re.fullmatch(r"fold (\d+)", term):
+            found["folds"].append(int(fold[1]))
+        elif term == "no conflict":
+            found["conflicts"] = False
+        elif term == "conflict":
+            in_conflict = True
+        else:
+            raise ValueError(f"`--where` must consist of {_TERMS}. Received: {term!r} in where={words!r}")
+    try:
+        return LabelFilter(**{key: value for key, value in found.items() if value != []}), in_conflict
+    except ValueError as error:
+        raise ValueError(f"{error}, in where={words!r}") from error
 
 
-class _Clock:
-    """Says what is done, after how many seconds."""
+def read_labels(builder: Any, parts: Sequence[str]) -> Labels:
+    """Reads the labels of all images without decoding one."""
+    from agegender.data.prepared import read_encoded, require
 
-    def __init__(self) -> None:
-        self._start = time.monotonic()
+    require(builder, "explore", _LABELS, f"split={parts}")
+    columns: dict[str, list[np.ndarray]] = {key: [] for key in (*_LABELS, "split")}
+    for part in parts:
+        try:
+            batches = read_encoded(builder, part, _LABELS).batch(1024)
+        except (KeyError, ValueError) as error:
+            raise ValueError(f"`split` must name splits of {list(builder.info.splits)}. Received: {part!r}") from error
+        for batch in batches.as_numpy_iterator():
+            for key in _LABELS:
+                columns[key].append(batch[key])
+            columns["split"].append(np.full(len(batch[AGE]), part.split("[")[0]))
+    if not columns[AGE]:
+        raise ValueError(f"`split` must hold at least one image. Received: split={'+'.join(parts)!r}")
+    return {key: np.concatenate(chunks) for key, chunks in columns.items()}
 
-    def __call__(self, words: str) -> None:
-        print(f"{time.monotonic() - self._start:5.1f} s  {words}", flush=True)
+
+def choose_rows(matching: np.ndarray, count: int, seed: int) -> list[int]:
+    """Chooses `count` of the matching rows at random, or all if there are fewer."""
+    rows = np.flatnonzero(matching)
+    return np.sort(np.random.default_rng(seed).permutation(rows)[:count]).tolist()
+
+
+def read_images(builder: Any, parts: Sequence[str], rows: Sequence[int]) -> list[np.ndarray]:
+    """Reads and decodes the images at these rows of the labels."""
+    from agegender.data.prepared import read_encoded
+
+    wanted = set(rows)
+    examples = (example for part in parts for example in read_encoded(builder, part, [IMAGE]).as_numpy_iterator())
+    encoded = (example[IMAGE] for row, example in enumerate(examples) if row in wanted)
+    return [np.asarray(Image.open(io.BytesIO(each)).convert("RGB")) for each in encoded]
+
+
+def draw_ages(labels: Labels) -> Figure:
+    """Draws a histogram of ages, the genders stacked."""
+    figure = Figure(figsize=(6, 3.6), layout="constrained")
+    axes = figure.subplots()
+    ages = [labels[AGE][labels[GENDER] == code] for code in range(len(GENDERS))]
+    names = [f"{gender} ({len(some):,})" for gender, some in zip(GENDERS, ages, strict=True)]
+    axes.hist(ages, range(MAX_AGE + 2), stacked=True, label=names)
+    axes.set(xlabel="age, years", ylabel="images")
+    axes.legend(frameon=False)
+    return figure
+
+
+def draw_splits(labels: Labels) -> Figure:
+    """Draws the ages of the splits over one another, and their shares of women and of each race side by side."""
+    figure = Figure(figsize=(6, 6), layout="constrained")
+    above, below = figure.subplots(2)
+    splits = _split_rows(labels)
+    for index, (name, rows) in enumerate(splits.items()):
+        above.hist(labels[AGE][rows], range(0, MAX_AGE + 5, 5), density=True, histtype="step", label=name)
+        races = np.bincount(labels[RACE][rows], minlength=len(RACES)) / rows.sum()
+        heights = [labels[GENDER][rows].mean(), *races]
+        bars = below.bar(np.arange(len(heights)) + 0.8 * index / len(splits), heights, 0.7 / len(splits), label=name)
+        below.bar_label(bars, fmt="{:.0%}", fontsize=7)
+    above.set(xlabel="age, years", ylabel="share of the images, per year")
+    below.set(ylabel="share of the images")
+    below.set_xticks(np.arange(1 + len(RACES)) + 0.3, ["female", *RACES])
+    above.legend(frameon=False)
+    return figure
+
+
+def draw_faces(images: Sequence[np.ndarray], labels: Labels, rows: Sequence[int]) -> Figure:
+    """Draws images in rows of eight, each below its labels."""
+    lines = -(-len(images) // 8)
+    figure = Figure(figsize=(12, 2 * lines), layout="constrained")
+    for axes in figure.subplots(lines, 8, squeeze=False).flat:
+        axes.axis("off")
+    for axes, image, row in zip(figure.axes, images, rows, strict=False):
+        axes.imshow(image)
+        name = labels[FILE_NAME][row].decode().split(".")[0]
+        person = f"{labels[AGE][row]} {GENDERS[labels[GENDER][row]]} {RACES[labels[RACE][row]]}"
+        axes.set_title(f"{person}\n{name}", fontsize=7)
+    return figure
+
+
+def _split_rows(labels: Labels) -> dict[str, np.ndarray]:
+    return {str(name): labels["split"] == name for name in dict.fromkeys(labels["split"].tolist())}
 
 
 @in_words()
 def main(_: list[str]) -> None:
-    told = explore(
-        pathlib.Path(_OUT.value),
-        data_dir=_DATA_DIR.value,
-        split=_SPLIT.value,
-        where=_WHERE.value,
-        faces=_FACES.value,
-        seed=_SEED.value,
-    )
-    print(told)
+    options: Any = {flag.name: flag.value for flag in (_DATA_DIR, _SPLIT, _WHERE, _FACES, _SEED)}
+    print(explore(pathlib.Path(_OUT.value), **options))
 
 
 if __name__ == "__main__":
