@@ -62,9 +62,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:
         if not type(error).__module__.startswith("tensorflow"):
             raise
-        from agegender.training.signals import line_of  # of a damaged shard, or a device without memory
+        from agegender.training.signals import format_error  # of a damaged shard, or a device without memory
 
-        print(f"agegender {asked.command}: {type(error).__name__}: {line_of(error)}", file=sys.stderr)
+        print(f"agegender {asked.command}: {type(error).__name__}: {format_error(error)}", file=sys.stderr)
         return WRONG
 
 

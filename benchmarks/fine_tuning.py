@@ -44,11 +44,11 @@ def measure(
         start = time.perf_counter()
         stream = ag.load_utkface("train", training=True, **load)
         recorded: dict[str, Any] = {
-            "steps": count * times,
+            "steps_per_epoch": count * times,
             "epochs": 1 + (rounds + 1) * 2,
             "augmentation": ag.Augmentation(seed=1),
         }
-        replay = trunk_cache.record(frozen, stream, folder, **recorded)
+        replay = trunk_cache.cache_features(frozen, stream, folder, **recorded)
         recording = time.perf_counter() - start
         size = sum(path.stat().st_size for path in pathlib.Path(folder).iterdir())
         found: dict[str, list[float]] = {"all of it": [], "last block": [], "last block, recorded": []}

@@ -51,10 +51,7 @@ class Config:
         start: folder of a run, whose last weights are those to begin with; empty to begin anew.
         batch_norm: train VGG16 with batch normalisation, for random weights; `fold_batch_norm` takes it out again.
         age_head: "regression", "distribution" or "median", see `agegender.build_model`.
-        learned_weights: learn how much each head counts, beside `age_weight` and `gender_weight`.
-        age_density: 0 counts all images alike, 1 all ages, see `losses.density_weights`.
         conflicts: whether to train on images whose copies carry another age or gender.
-        ema: momentum of the averaged weights; 0 for none.
         flip: whether to average the answers on a image and its mirror image, when the run is evaluated.
         sizes: epochs at smaller sizes to begin with: "8x32,4x48" are eight at 32 px and four at 48 px.
         limit: percentage of the training split to use, to see what more images are worth.
@@ -82,10 +79,7 @@ class Config:
     start: str = ""
     batch_norm: bool = False
     age_head: str = "regression"
-    learned_weights: bool = False
-    age_density: float = 0.0
     conflicts: bool = True
-    ema: float = 0.0
     flip: bool = False
     sizes: str = ""
     limit: int = 100

@@ -6,17 +6,13 @@ import functools
 import pathlib
 import time
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
 
 from agegender.environment import set_environment
 from agegender.schema import BEST_MODEL
-from agegender.training.checkpoints import Saving
-from agegender.training.run_record import FINISHED, note_seconds, plain, read_record
+from agegender.training.checkpoints import CheckpointPolicy
+from agegender.training.run_record import FINISHED, read_record, record_seconds, to_json
 from experiments import config as configs
 from experiments.runs import build, calibrate_run, evaluate_run, renew_run
-
-if TYPE_CHECKING:
-    import numpy as np
 
 TRACED = 4  # steps: a trace of one on two cores has 10,000 events and more
 
@@ -28,7 +24,7 @@ def train_and_evaluate(
     *,
     split: str = "test",
     profile: bool = False,
-    saving: Saving | None = None,
+    checkpoints: CheckpointPolicy | None = None,
     mirrored: bool = False,
     processes: tuple[str, int, int] | None = None,
     deterministic: bool = False,
@@ -43,7 +39,7 @@ def train_and_evaluate(
         data_dir: where `tfds build` wrote; by default TFDS's own folder.
         split: what to report on instead.
         profile: whether to trace up to `TRACED` steps in the middle of the first epoch.
-        saving: when checkpoints are written, and how many stay.
+        checkpoints: when to write checkpoints and how many to keep.
         mirrored: whether to train on all devices of this machine.
         processes: where several train together, the arguments of `processes.join`. Process 0 evaluates.
         deterministic: whether a GPU is to give the same bits each time; a CPU does anyway.
@@ -55,19 +51,19 @@ def train_and_evaluate(
     import keras
 
     import agegender as ag
-    from agegender.training.devices import list_devices, repeat_bits
-    from agegender.training.processes import from_chief, is_chief
+    from agegender.training.devices import enable_determinism, list_devices
+    from agegender.training.processes import broadcast_from_chief, is_chief
 
     configs.validate(config)
     ag.load_utkface(split, batch_size=1, data_dir=data_dir)  # what is wrong with it is better said before the training
     if deterministic:
-        repeat_bits()
+        enable_determinism()
     with _on_devices(mirrored, processes):
         keras.utils.set_random_seed(config.seed)
         keras.config.set_dtype_policy(ag.fastest_dtype() if config.dtype == "auto" else config.dtype)
         print(f"Devices: {', '.join(list_devices())}; dtype: {keras.config.dtype_policy().name}")
-        if not from_chief(lambda: b"trained" if _is_trained(workdir, config) else b""):
-            _train(config, workdir, data_dir, profile=profile, saving=saving)
+        if not broadcast_from_chief(lambda: b"trained" if _is_trained(workdir, config) else b""):
+            _train(config, workdir, data_dir, profile=profile, checkpoints=checkpoints)
         chief = is_chief()
     if not chief:
         return
@@ -80,7 +76,7 @@ def train_and_evaluate(
         print(f"Not calibrated: {error}")
     print(f"\nThe best epoch on the {split} split:")
     evaluate_run(workdir, split, data_dir=data_dir, batch_size=config.batch_size)
-    note_seconds(workdir, "evaluation", time.monotonic() - began)
+    record_seconds(workdir, "evaluation", time.monotonic() - began)
     print(f"Model: {workdir / BEST_MODEL}\nCurves: {workdir / 'curves.png'}")
 
 
@@ -88,12 +84,12 @@ def train_and_evaluate(
 def _on_devices(mirrored: bool, processes: tuple[str, int, int] | None) -> Iterator[None]:
     import keras
 
-    from agegender.training.processes import join, leave, spread
+    from agegender.training.processes import join_processes, leave_processes, use_data_parallel
 
     if processes:
-        join(*processes)
+        join_processes(*processes)
     elif mirrored and keras.backend.backend() == "jax":
-        spread()
+        use_data_parallel()
     elif mirrored:
         import tensorflow as tf
 
@@ -101,18 +97,23 @@ def _on_devices(mirrored: bool, processes: tuple[str, int, int] | None) -> Itera
             yield
         return
     yield
-    leave()
+    leave_processes()
 
 
 def _is_trained(workdir: pathlib.Path, config: configs.Config) -> bool:
     """Whether a run of this config lacks nothing but its report."""
     record = read_record(workdir) if workdir.is_dir() else {}
-    same = record.get("config") == plain(dataclasses.asdict(config))
+    same = record.get("config") == to_json(dataclasses.asdict(config))
     return same and FINISHED in record and "evaluation" not in record.get("seconds", {})
 
 
 def _train(
-    config: configs.Config, workdir: pathlib.Path, data_dir: str | None, *, profile: bool, saving: Saving | None
+    config: configs.Config,
+    workdir: pathlib.Path,
+    data_dir: str | None,
+    *,
+    profile: bool,
+    checkpoints: CheckpointPolicy | None,
 ) -> None:
     import agegender as ag
     from agegender.training import processes
@@ -124,9 +125,9 @@ def _train(
     learned_from = functools.partial(load, f"train[:{config.limit}%]", heads=heads, conflicts=config.conflicts)
     # Also of one process: in a short last batch, Keras weighs the losses of the heads wrongly on TensorFlow, and some
     # replica may be left without a image.
-    share = processes.share()
-    train = learned_from(training=True, seed=config.seed, shard=share)
-    validation = load("validation", heads=heads, shard=share)
+    shard = processes.current_shard()
+    train = learned_from(training=True, seed=config.seed, shard=shard)
+    validation = load("validation", heads=heads, shard=shard)
     steps_per_epoch = config.steps_per_epoch or train.steps_per_epoch
     model = build(config)
     optimizer = ag.make_optimizer(
@@ -135,7 +136,6 @@ def _train(
         warmup=config.warmup,
         weight_decay=config.weight_decay,
         clipnorm=config.clipnorm,
-        ema=config.ema,
     )
     ag.train(
         model,
@@ -146,15 +146,12 @@ def _train(
         steps_per_epoch=steps_per_epoch,
         augmentation=ag.Augmentation(**dataclasses.asdict(config.augmentation), seed=config.seed),
         optimizer=optimizer,
-        age_weight=config.age_weight,
-        gender_weight=config.gender_weight,
-        age_weights=_age_weights(learned_from(), config.age_density) if config.age_density else None,
-        learned_weights=config.learned_weights,
-        sizes=configs.sizes(config),
+        loss_weights={head: getattr(config, f"{head}_weight") for head in heads},
+        image_sizes=configs.sizes(config),
         cache_trunk=config.cache_trunk,
-        record={"config": dataclasses.asdict(config)},
+        run_info={"config": dataclasses.asdict(config)},
         profile=_middle(steps_per_epoch) if profile else None,
-        saving=saving,
+        checkpoints=checkpoints,
     )
     if profile:
         print(f"\nTrace: pip install xprof && tensorboard --logdir={workdir / 'tensorboard'}, then the tab Profile")
@@ -168,11 +165,3 @@ def _middle(steps: int) -> tuple[int, int]:
     """
     first = max(1, (steps - TRACED) // 2 + 1)
     return first, min(steps, first + TRACED - 1)
-
-
-def _age_weights(dataset: Any, power: float) -> "np.ndarray":
-    import numpy as np
-
-    from agegender.models.losses import density_weights
-
-    return density_weights(np.concatenate([targets["age"] for _, targets in dataset]), power=power)

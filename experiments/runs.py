@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Final
 
 from agegender.environment import set_environment
 from agegender.schema import BEST_MODEL
-from agegender.training.signals import explained
+from agegender.training.signals import explain_errors
 from experiments import config as configs
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def renew_run(workdir: pathlib.Path, config: configs.Config, data_dir: str | Non
         model.save(aside)
 
 
-@explained(lambda: "The model is as it was, and not calibrated.")
+@explain_errors(lambda: "The model is as it was, and not calibrated.")
 def calibrate_run(
     workdir: pathlib.Path,
     data_dir: str | None = None,
@@ -93,7 +93,7 @@ def calibrate_run(
     return calibration
 
 
-@explained(lambda: "The model is as it was; there is no report of it.")
+@explain_errors(lambda: "The model is as it was; there is no report of it.")
 def evaluate_run(
     workdir: pathlib.Path,
     split: str,

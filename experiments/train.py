@@ -22,8 +22,8 @@ from typing import NoReturn
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from agegender.training.checkpoints import Saving
-from agegender.training.signals import explained
+from agegender.training.checkpoints import CheckpointPolicy
+from agegender.training.signals import explain_errors
 from experiments.one_run import train_and_evaluate
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "What to train: a file of experiments/configs.")
@@ -46,14 +46,14 @@ def main(_: list[str]) -> None:
     logging.set_verbosity(logging.WARNING)  # TFDS tells of each file it opens
     workdir = pathlib.Path(_WORKDIR.value)
     try:
-        with explained(lambda: f"The run is in {workdir}."):
+        with explain_errors(lambda: f"The run is in {workdir}."):
             train_and_evaluate(
                 _CONFIG.value,
                 workdir,
                 _DATA_DIR.value,
                 split=_SPLIT.value,
                 profile=_PROFILE.value,
-                saving=Saving(seconds=_SAVE_SECONDS.value, keep=_KEEP.value),
+                checkpoints=CheckpointPolicy(seconds=_SAVE_SECONDS.value, keep=_KEEP.value),
                 mirrored=_DISTRIBUTE.value == "mirrored",
                 processes=_processes(),
                 deterministic=_DETERMINISTIC.value,

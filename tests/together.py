@@ -14,9 +14,9 @@ from conftest import SIZE, make_tiny_trunk
 
 import agegender as ag
 from agegender.models.batch_norm import add_batch_norm
-from agegender.training.checkpoints import Saving
-from agegender.training.processes import is_chief, join, share
-from agegender.training.signals import explained
+from agegender.training.checkpoints import CheckpointPolicy
+from agegender.training.processes import current_shard, is_chief, join_processes
+from agegender.training.signals import explain_errors
 
 
 class Tell(keras.callbacks.Callback):
@@ -38,7 +38,7 @@ class Tell(keras.callbacks.Callback):
 def scope(told: dict[str, Any]) -> contextlib.AbstractContextManager[Any]:
     if keras.backend.backend() == "jax":
         if "join" in told:
-            join(*told["join"], timeout=60)
+            join_processes(*told["join"], timeout=60)
         return contextlib.nullcontext()
     import tensorflow as tf
 
@@ -53,7 +53,7 @@ def run(told: dict[str, Any]) -> Tell:
         tiny = make_tiny_trunk()
         model = ag.build_model(add_batch_norm(keras.Model(tiny.inputs[0], tiny.outputs[0], name="tiny")))
         options = {"batch_size": told.get("batch_size", 16), "image_size": SIZE, "data_dir": told["data"]}
-        options["shard"] = share()
+        options["shard"] = current_shard()
         tell = Tell(told.get("ends", {}))
         ag.train(
             model,
@@ -64,7 +64,7 @@ def run(told: dict[str, Any]) -> Tell:
             steps_per_epoch=6,
             augmentation=ag.Augmentation(seed=1),
             optimizer=ag.make_optimizer(steps=12, clipnorm=0.5, learning_rate=told.get("learning_rate", 1e-3)),
-            saving=Saving(steps=2),
+            checkpoints=CheckpointPolicy(steps=2),
             callbacks=[tell],
             verbose=0,
         )
@@ -73,7 +73,7 @@ def run(told: dict[str, Any]) -> Tell:
 
 if __name__ == "__main__":
     try:
-        with explained(lambda: "Here."):
+        with explain_errors(lambda: "Here."):
             told = run(json.loads(sys.argv[1]))
     except (OSError, ValueError) as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)

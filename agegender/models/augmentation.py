@@ -17,8 +17,6 @@ from typing import Any, Final, NamedTuple
 import keras
 from keras import ops
 
-from agegender.training.replicas import own_rows
-
 Tensor = Any
 
 # One column of the noise each. Another order or number of columns changes the images of every (seed, step).
@@ -266,7 +264,7 @@ def _compiled() -> Callable[[Tensor, Tensor, Settings], Tensor]:
 
 def _draw(batch: Any, seeds: keras.random.SeedGenerator) -> Tensor:
     """Uniform noise `[batch, K]` in [0, 1) for this step; the step counter advances by one."""
-    return own_rows(batch, lambda rows: keras.random.uniform([rows, len(DRAWS)], dtype="float32", seed=seeds))
+    return keras.random.uniform([batch, len(DRAWS)], dtype="float32", seed=seeds)
 
 
 def _check(values: dict[str, Any]) -> None:
@@ -290,8 +288,8 @@ class Augmentation(keras.layers.Layer):
     width and the width shift along the height; with equal shifts of square images that is the same.)
 
     The image that training call `step` makes of another depends on `(seed, step)`, its place in the batch and the
-    size of the batch, and on nothing else: not on what ran before, nor on how many replicas `tf.distribute` splits the
-    batch over. Each backend draws numbers of its own, and TensorFlow others when the step around is compiled with XLA.
+    size of the batch, and on nothing else. Each backend draws numbers of its own, and TensorFlow others when the step
+    around is compiled with XLA.
 
     The layer computes in float32 whatever the global dtype policy says.
 

@@ -1,6 +1,6 @@
-"""What watches a run: saves its models, draws its curves, traces steps, stops at a loss that is not finite.
+"""Keras callbacks of a run: save models, write curves, trace steps, stop at a loss that is not finite.
 
-What these callbacks have to know when a run goes on, they hand to its checkpoints (`resume.KeepsState`).
+Callbacks with state that must survive a resume are `resume.StatefulCallback`s; checkpoints contain their state.
 """
 
 import csv
@@ -16,8 +16,8 @@ import keras
 
 from agegender.files import replacing
 from agegender.schema import BEST_MODEL
-from agegender.training.resume import KeepsState, Position
-from agegender.training.run_record import note_seconds
+from agegender.training.resume import Progress, StatefulCallback
+from agegender.training.run_record import record_seconds
 
 LAST_MODEL: Final = "last.keras"
 TENSORBOARD: Final = "tensorboard"
@@ -29,64 +29,51 @@ def make_callbacks(
     workdir: pathlib.Path | None,
     *,
     monitor: str,
-    position: Position,
-    first_best: int = 0,
-    averaged: bool = False,
+    progress: Progress,
+    first_best_epoch: int = 0,
     profile: tuple[int, int] | None = None,
 ) -> list[keras.callbacks.Callback]:
-    """What watches a run and writes its files.
+    """Makes the callbacks that every run has.
 
     Args:
-        model: to be saved.
-        workdir: where to; None in a process that writes nothing, whose callbacks know the same.
-        monitor: what the best epoch is lowest in, such as "val_loss".
-        position: where the run is.
-        first_best: the first epoch that may be the best one.
-        averaged: whether the optimizer keeps an average of the weights, to be measured and saved in their place.
+        model: the model to save.
+        workdir: folder to write to; None in processes that write nothing.
+        monitor: metric that the best epoch minimises, such as "val_loss".
+        progress: position of the run.
+        first_best_epoch: first epoch that may become the best one.
         profile: first and last step to trace.
     """
-    history = _KeepHistory()
-    listed: list[keras.callbacks.Callback] = [
+    history = _RunHistory()
+    callbacks: list[keras.callbacks.Callback] = [
         history,
-        _StopAtNonFiniteLoss(position),
-        *([_SwapAverage(swap_on_epoch=True)] if averaged else []),
+        _StopAtNonFiniteLoss(progress),
         _SaveModel(model, workdir and workdir / LAST_MODEL),
-        _SaveModel(model, workdir and workdir / BEST_MODEL, first=first_best, monitor=monitor),
+        _SaveModel(model, workdir and workdir / BEST_MODEL, first_epoch=first_best_epoch, monitor=monitor),
         *([_WriteCurves(history, workdir)] if workdir else []),
-        _TimeEpochs(workdir),
+        _RecordEpochSeconds(workdir),
     ]
     if workdir is None:
-        return listed
-    if importlib.util.find_spec("tensorflow"):  # Keras writes TensorBoard's files with it, on every backend
-        listed.append(keras.callbacks.TensorBoard(str(workdir / TENSORBOARD), write_graph=False))
-    return [*listed, _Trace(workdir / TENSORBOARD, *profile)] if profile else listed
+        return callbacks
+    if importlib.util.find_spec("tensorflow"):  # Keras needs it to write TensorBoard files, on every backend
+        callbacks.append(keras.callbacks.TensorBoard(str(workdir / TENSORBOARD), write_graph=False))
+    return [*callbacks, _TraceSteps(workdir / TENSORBOARD, *profile)] if profile else callbacks
 
 
-class _SwapAverage(keras.callbacks.SwapEMAWeights, KeepsState):
-    """Keras's callback, which knows after an interruption whose place the average is in."""
+class _SaveModel(StatefulCallback):
+    """Saves the inference model, without augmentation and optimizer, at the end of an epoch.
 
-    def state(self) -> bool:
-        return self._ema_weights_in_model
-
-    def go_on(self, state: bool) -> None:
-        self._ema_weights_in_model = state
-
-
-class _SaveModel(KeepsState):
-    """Saves the model without the augmentation and the optimizer around it, from the epoch `first` on.
-
-    With `monitor`, only the epoch that is lowest in it. The file is whole at any time.
+    With `monitor`, saves only if the epoch is better than all before.
     """
 
     def __init__(
-        self, inner: keras.Model, path: pathlib.Path | None, *, first: int = 0, monitor: str | None = None
+        self, model: keras.Model, path: pathlib.Path | None, *, first_epoch: int = 0, monitor: str | None = None
     ) -> None:
         super().__init__()
-        self._inner, self._path, self._first, self._monitor = inner, path, first, monitor
+        self._inference_model, self._path, self._first_epoch, self._monitor = model, path, first_epoch, monitor
         self._best = math.inf
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
-        if epoch < self._first:
+        if epoch < self._first_epoch:
             return
         if self._monitor is not None:
             value = (logs or {})[self._monitor]
@@ -94,57 +81,56 @@ class _SaveModel(KeepsState):
                 return
             self._best = value
         if self._path is not None:
-            with replacing(self._path) as aside:
-                self._inner.save(aside)
+            with replacing(self._path) as temporary:
+                self._inference_model.save(temporary)
 
-    def state(self) -> float:
+    def get_state(self) -> float:
         return self._best
 
-    def go_on(self, state: float) -> None:
+    def load_state(self, state: float) -> None:
         self._best = state
 
 
 class _StopAtNonFiniteLoss(keras.callbacks.Callback):
-    def __init__(self, position: Position) -> None:
+    def __init__(self, progress: Progress) -> None:
         super().__init__()
-        self._position = position
+        self._progress = progress
 
     def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
-        self._epoch, self._begun = epoch, self._position.step
+        self._first_step = self._progress.step
 
     def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
         loss = (logs or {}).get("loss", 0.0)
         if not math.isfinite(loss):
-            done = self._begun + batch + 1
-            step = self._epoch * self._position.steps_per_epoch + done
+            step = Progress(self._progress.epoch, self._first_step + batch + 1, self._progress.steps_per_epoch)
             raise FloatingPointError(
-                f"The loss became {loss} at step {step} (epoch {self._epoch + 1}, batch {done}). "
-                "Training has stopped; the models in the workdir are of the epochs before. "
-                "A lower learning rate or a longer warm-up usually helps, in another workdir."
+                f"The loss is {loss} at {step}. Training has stopped; the workdir has the models of the epochs "
+                "before. Try a lower learning rate or a longer warm-up, in another workdir."
             )
 
 
-class _Trace(keras.callbacks.Callback):
-    """Traces some steps of the first epoch; Keras's own callback refuses on JAX before Python 3.12."""
+class _TraceSteps(keras.callbacks.Callback):
+    """Traces some steps of the first epoch. Keras's own TensorBoard callback cannot on JAX before Python 3.12."""
 
     def __init__(self, folder: pathlib.Path, first: int, last: int) -> None:
         super().__init__()
         self._folder, self._first, self._last = folder, first, last
+        self._start, self._stop = _find_profiler()
 
     def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
         self._in_first_epoch = epoch == 0
 
     def on_train_batch_begin(self, batch: int, logs: dict | None = None) -> None:
         if self._in_first_epoch and batch + 1 == self._first:
-            _profiler()[0](str(self._folder))
+            self._start(str(self._folder))
 
     def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
-        if self._in_first_epoch and batch + 1 == self._last:  # the loss has been looked at: the step is done
-            _profiler()[1]()
+        if self._in_first_epoch and batch + 1 == self._last:  # the loss was read, so the step has finished
+            self._stop()
 
 
-def _profiler() -> tuple[Callable[[str], None], Callable[[], None]]:
-    """How the backend starts and stops a trace."""
+def _find_profiler() -> tuple[Callable[[str], None], Callable[[], None]]:
+    """The functions of the backend that start and stop a trace."""
     if keras.backend.backend() == "jax":
         import jax
 
@@ -154,86 +140,86 @@ def _profiler() -> tuple[Callable[[str], None], Callable[[], None]]:
     return tf.profiler.experimental.start, tf.profiler.experimental.stop
 
 
-class _KeepHistory(keras.callbacks.History, KeepsState):
-    """Keras's callback, for all epochs of a run, however often Keras's `fit` is called for them."""
+class _RunHistory(keras.callbacks.History, StatefulCallback):
+    """Keras's History, but for all epochs of a run, over several calls of `fit`."""
 
     def __init__(self) -> None:
         super().__init__()
         self.epoch: list[int] = []
 
     def on_train_begin(self, logs: dict | None = None) -> None:
-        """Keras's own forgets here."""
+        """Keeps the epochs so far, which Keras would clear here."""
 
     @property
     def rows(self) -> list[dict[str, float]]:
-        """A mapping an epoch, with "epoch" (from 0) and what Keras logs."""
+        """One mapping per epoch, with "epoch" (from 0) and the logged metrics."""
         columns = {"epoch": self.epoch, **self.history}
         return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
-    def state(self) -> dict[str, Any]:
+    def get_state(self) -> dict[str, Any]:
         return {"epoch": self.epoch, "history": self.history}
 
-    def go_on(self, state: dict[str, Any]) -> None:
+    def load_state(self, state: dict[str, Any]) -> None:
         self.epoch, self.history = state["epoch"], state["history"]
 
 
 class _WriteCurves(keras.callbacks.Callback):
-    """metrics.csv and curves.png, whole after each epoch: a long run can be looked at while it works."""
+    """Writes metrics.csv and curves.png after each epoch."""
 
-    def __init__(self, history: _KeepHistory, workdir: pathlib.Path) -> None:
+    def __init__(self, history: _RunHistory, workdir: pathlib.Path) -> None:
         super().__init__()
         self._history, self._workdir = history, workdir
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
         rows = self._history.rows
-        with replacing(self._workdir / "metrics.csv") as aside, open(aside, "w", newline="") as file:
+        with replacing(self._workdir / "metrics.csv") as temporary, open(temporary, "w", newline="") as file:
             writer = csv.DictWriter(file, rows[0])
             writer.writeheader()
             writer.writerows(rows)
-        with replacing(self._workdir / "curves.png") as aside:
-            draw_curves(rows, aside)
+        with replacing(self._workdir / "curves.png") as temporary:
+            draw_curves(rows, temporary)
 
 
-class _TimeEpochs(KeepsState):
-    """How long each epoch took, validation and saving included, into the record of the run.
+class _RecordEpochSeconds(StatefulCallback):
+    """Writes the seconds of each epoch, with its validation and saving, into run.json.
 
-    An epoch that was interrupted counts the time that its last checkpoint knew of, and what came after.
+    An interrupted epoch counts the seconds up to its last checkpoint and those after the resume.
     """
 
     def __init__(self, workdir: pathlib.Path | None) -> None:
         super().__init__()
         self._workdir = workdir
-        self._seconds: list[float] = []
-        self._before = 0.0
-        self._since: float | None = None
+        self._epochs: list[float] = []
+        self._before_resume = 0.0
+        self._epoch_start: float | None = None
 
     def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
-        self._since = time.monotonic()
+        self._epoch_start = time.monotonic()
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
-        self._seconds.append(self._running())
-        self._before, self._since = 0.0, None
+        self._epochs.append(self._measure_current_epoch())
+        self._before_resume, self._epoch_start = 0.0, None
         if self._workdir is not None:
-            note_seconds(self._workdir, "epochs", self._seconds)
+            record_seconds(self._workdir, "epochs", self._epochs)
 
-    def _running(self) -> float:
-        return self._before + (0.0 if self._since is None else time.monotonic() - self._since)
+    def _measure_current_epoch(self) -> float:
+        return self._before_resume + (0.0 if self._epoch_start is None else time.monotonic() - self._epoch_start)
 
-    def state(self) -> dict[str, Any]:
-        return {"epochs": self._seconds, "running": self._running()}
+    def get_state(self) -> dict[str, Any]:
+        return {"epochs": self._epochs, "running": self._measure_current_epoch()}
 
-    def go_on(self, state: dict[str, Any]) -> None:
-        self._seconds, self._before, self._since = state["epochs"], state["running"], None
+    def load_state(self, state: dict[str, Any]) -> None:
+        self._epochs, self._before_resume, self._epoch_start = state["epochs"], state["running"], None
 
 
-def draw_curves(rows: Sequence[Mapping[str, float]], image: str | os.PathLike) -> None:
-    """Draws loss, age MAE and gender accuracy over the epochs, training and validation.
+def draw_curves(rows: Sequence[Mapping[str, float]], path: str | os.PathLike) -> None:
+    """Draws loss, age MAE and gender accuracy over the epochs, for training and validation.
 
     Args:
-        rows: one mapping an epoch, with "epoch" (from 0) and what Keras logs.
-        image: the PNG file to write.
+        rows: one mapping per epoch, with "epoch" (from 0) and the logged metrics.
+        path: the PNG file to write.
     """
-    from matplotlib.figure import Figure  # pyplot would keep every figure and look for a screen
+    from matplotlib.figure import Figure  # pyplot keeps every figure in memory and needs a display
 
     curves = [curve for curve in _CURVES if curve[0] in rows[0]]
     figure = Figure(figsize=(4 * len(curves), 3.2), layout="constrained")
@@ -245,4 +231,4 @@ def draw_curves(rows: Sequence[Mapping[str, float]], image: str | os.PathLike) -
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.grid(alpha=0.3)
         axes.legend()
-    figure.savefig(image, dpi=120)
+    figure.savefig(path, dpi=120)

@@ -1,13 +1,12 @@
-"""Checkpoints: the whole state of a run between two steps, in one file that is intact or known not to be.
+"""Checkpoint files: the state of a run after a step, written atomically and verified when read.
 
-    checkpoints/step-00001234.npz     what `numpy.load` reads: an array for each variable, in a fixed order
-        0000.npy, 0001.npy, ...
-        facts.json                    where in the run, its settings, what its callbacks keep, the variables' names
-        sha256                        of all of that
+    checkpoints/step-00001234.npz     an archive that `numpy.load` reads
+        0000.npy, 0001.npy, ...       one array per variable, in a fixed order
+        facts.json                    position, settings, state of the callbacks, names of the variables
+        sha256                        digest of all of that
 
-A checkpoint is written aside and moved to its place, so that a program that is killed leaves none that is cut short. A
-disk may still do that: each is compared with its SHA-256 when it is read, and where the newest one is not as it was
-written, the one before is taken.
+A checkpoint is written to a temporary file and renamed, so a killed process leaves no partial one. If the newest
+checkpoint does not match its digest, the one before is used.
 """
 
 import dataclasses
@@ -15,6 +14,7 @@ import hashlib
 import io
 import json
 import pathlib
+import re
 import struct
 import sys
 import zipfile
@@ -25,27 +25,36 @@ from typing import Any, Final
 import numpy as np
 
 from agegender.files import replacing
-from agegender.training.processes import from_chief, is_chief, process_count
+from agegender.training.processes import broadcast_from_chief, is_chief, process_count
 
-CHECKPOINTS: Final = "checkpoints"  # folder of a run, while it is not finished
+CHECKPOINTS: Final = "checkpoints"  # folder in the workdir of an unfinished run
 _FACTS: Final = "facts.json"
 _DIGEST: Final = "sha256"
-_DAMAGE: Final = (OSError, ValueError, EOFError, KeyError, RuntimeError, struct.error, zlib.error, zipfile.BadZipFile)
+_NAME: Final = re.compile(r"step-\d+\.npz")
+_READ_ERRORS: Final = (
+    OSError,
+    ValueError,
+    EOFError,
+    KeyError,
+    RuntimeError,
+    struct.error,
+    zlib.error,
+    zipfile.BadZipFile,
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Saving:
-    """When checkpoints are written and how many stay, beside the one at the end of each epoch.
+class CheckpointPolicy:
+    """When `train` writes checkpoints, besides at the end of each epoch, and how many it keeps.
 
     Attributes:
-        seconds: after which another one is written, above 0: what a run that is killed loses at most.
-        steps: number of steps after which another one is written; 0 for seconds alone.
-        keep: number of checkpoints that stay on the disk, 1 or more. With 2, one that a disk has damaged costs the
-            steps since the one before. Each takes three times the room of the weights that learn, and more for an
-            average of them.
+        seconds: write a checkpoint after this many seconds, above 0; a killed run loses at most that much work.
+        steps: also write one after this many steps; 0 for time alone.
+        keep: number of checkpoints to keep, 1 or more. With 2, a checkpoint damaged by the disk costs only the steps
+            since the one before. A checkpoint is about three times as large as the trainable weights.
 
     Raises:
-        ValueError: for numbers out of range.
+        ValueError: if a number is out of range.
     """
 
     seconds: float = 300.0
@@ -62,134 +71,136 @@ class Saving:
 
 @dataclasses.dataclass(frozen=True)
 class Checkpoint:
-    """What was read: `arrays` in the order they were written in, and `facts` as JSON knows them."""
+    """Content of a checkpoint: `arrays` in the order in which they were written, `facts` as parsed from JSON."""
 
     path: pathlib.Path
     arrays: list[np.ndarray]
     facts: dict[str, Any]
 
 
-class UnreadableCheckpoint(OSError):
-    """A checkpoint that is not as it was written."""
+class UnreadableCheckpointError(OSError):
+    """A checkpoint is damaged."""
 
 
 def write_checkpoint(
     folder: pathlib.Path, step: int, arrays: Iterable[np.ndarray], facts: Mapping[str, Any], *, keep: int = 2
 ) -> pathlib.Path:
-    """Writes a checkpoint and removes those that are no longer needed.
+    """Writes a checkpoint and removes old ones.
 
     Args:
-        folder: for the checkpoints of one run.
-        step: steps done. Checkpoints of later steps are of a past that is being gone over again, and are removed.
-        arrays: taken one by one, so that no two need to be in memory.
-        facts: what JSON can hold.
-        keep: number of checkpoints that stay.
+        folder: folder for the checkpoints of one run.
+        step: number of steps done. Checkpoints of later steps, from before a resume, are removed.
+        arrays: consumed one by one, so that only one is in memory.
+        facts: JSON-serialisable facts.
+        keep: number of checkpoints to keep.
 
     Returns:
         The path of the checkpoint.
 
     Raises:
-        OSError: if it cannot be written; those before are untouched.
+        OSError: if it cannot be written; earlier ones are kept then.
     """
     path = folder / f"step-{step:08}.npz"
     digest = hashlib.sha256()
-    with replacing(path) as aside, zipfile.ZipFile(aside, "w", zipfile.ZIP_STORED) as archive:
+    with replacing(path) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
         for index, array in enumerate(arrays):
             with archive.open(f"{index:04}.npy", "w", force_zip64=True) as entry:
                 np.lib.format.write_array(entry, array, allow_pickle=False)
-            _add(digest, array)
+            _update_digest(digest, array)
         text = json.dumps(facts)
         digest.update(text.encode())
         archive.writestr(_FACTS, text)
         archive.writestr(_DIGEST, digest.hexdigest())
-    found = _find(folder)
-    here = found.index(path)
-    for other in [*found[:here], *found[here + keep :]]:
+    paths = _list_checkpoints(folder)
+    index = paths.index(path)
+    for other in [*paths[:index], *paths[index + keep :]]:
         other.unlink(missing_ok=True)
     return path
 
 
 def read_checkpoint(path: pathlib.Path, content: bytes | None = None) -> Checkpoint:
-    """Reads a checkpoint, whole, and compares it with its SHA-256.
+    """Reads a checkpoint and verifies its SHA-256 digest.
 
     Args:
-        path: of the file.
-        content: of the file, where it is not on a disk of this machine.
+        path: path of the file.
+        content: content of the file, if it is not on a disk of this machine.
 
     Raises:
-        UnreadableCheckpoint: if it is not as it was written; says what is wrong.
+        UnreadableCheckpointError: if the checkpoint is damaged.
     """
     digest = hashlib.sha256()
     try:
         with zipfile.ZipFile(path if content is None else io.BytesIO(content)) as archive:
             names = archive.namelist()
-            # Each entry is read as bytes first: zipfile then compares their checksum before numpy believes a shape.
-            arrays = [_parse(archive.read(name)) for name in names if name.endswith(".npy")]
+            # Whole entries are read first, so that zipfile verifies their CRC before numpy trusts a shape in them.
+            arrays = [_parse_array(archive.read(name)) for name in names if name.endswith(".npy")]
             text, expected = archive.read(_FACTS).decode(), archive.read(_DIGEST).decode()
         for array in arrays:
-            _add(digest, array)
+            _update_digest(digest, array)
         digest.update(text.encode())
         if digest.hexdigest() != expected:
-            raise ValueError(f"its SHA-256 is {digest.hexdigest()[:12]}..., and should be {expected[:12]}...")
+            raise ValueError(f"its SHA-256 is {digest.hexdigest()[:12]}..., expected {expected[:12]}...")
         return Checkpoint(path, arrays, json.loads(text))
-    except _DAMAGE as error:
-        raise UnreadableCheckpoint(f"{path} cannot be read: {error}") from error
+    except _READ_ERRORS as error:
+        raise UnreadableCheckpointError(f"{path} cannot be read: {error}") from error
 
 
-def newest_checkpoint(folder: pathlib.Path) -> Checkpoint | None:
-    """Reads the newest checkpoint that is intact, and names the others on standard error.
+def load_newest_checkpoint(folder: pathlib.Path) -> Checkpoint | None:
+    """Reads the newest intact checkpoint of a folder; damaged ones are reported on standard error.
 
     Returns:
-        The checkpoint; None if there is none at all, or only one of the beginning that is not intact.
+        The checkpoint; None if there is none, or only a damaged one of step 0.
 
     Raises:
-        UnreadableCheckpoint: if there are some, and none is intact.
+        UnreadableCheckpointError: if all checkpoints are damaged.
     """
-    found = _find(folder)
-    for path in found:
+    paths = _list_checkpoints(folder)
+    for path in paths:
         try:
             return read_checkpoint(path)
-        except UnreadableCheckpoint as error:
-            used = (
-                "the checkpoint before it is used" if _step(path) else "nothing was done yet, and the run begins anew"
-            )
-            print(f"Warning: {error}; {used}.", file=sys.stderr)
-    if found and _step(found[0]):
-        raise UnreadableCheckpoint(
-            f"None of the {len(found)} checkpoints in {folder} can be read. To begin anew, choose another workdir or "
-            "move this one away."
+        except UnreadableCheckpointError as error:
+            consequence = "falling back to the checkpoint before it" if _step_of(path) else "starting from scratch"
+            print(f"Warning: {error}; {consequence}.", file=sys.stderr)
+    if paths and _step_of(paths[0]):
+        raise UnreadableCheckpointError(
+            f"None of the {len(paths)} checkpoints in {folder} can be read. To start from scratch, choose another "
+            "workdir or move this one away."
         )
     return None
 
 
-def checkpoint_from_chief(find: Callable[[], Checkpoint | None]) -> Checkpoint | None:
-    """The checkpoint that process 0 finds, for all processes: only its disk has to hold it."""
+def load_checkpoint_from_chief(find: Callable[[], Checkpoint | None]) -> Checkpoint | None:
+    """Returns the checkpoint that process 0 finds, in all processes; only process 0 needs the file."""
     if process_count() == 1:
         return find()
-    found: Checkpoint | None = None
+    checkpoint: Checkpoint | None = None
 
-    def content() -> bytes:
-        nonlocal found
-        found = find()
-        return found.path.read_bytes() if found else b""
+    def read_bytes() -> bytes:
+        nonlocal checkpoint
+        checkpoint = find()
+        return checkpoint.path.read_bytes() if checkpoint else b""
 
-    told = from_chief(content)
-    return found if is_chief() or not told else read_checkpoint(pathlib.Path("of process 0"), told)
-
-
-def _find(folder: pathlib.Path) -> list[pathlib.Path]:
-    """The checkpoints of a folder, newest first."""
-    return sorted(folder.glob("step-*.npz"), key=_step, reverse=True)
+    content = broadcast_from_chief(read_bytes)
+    if is_chief() or not content:
+        return checkpoint
+    return read_checkpoint(pathlib.Path("the checkpoint of process 0"), content)
 
 
-def _step(path: pathlib.Path) -> int:
+def _list_checkpoints(folder: pathlib.Path) -> list[pathlib.Path]:
+    """The checkpoints of a folder, newest first; other files are ignored."""
+    return sorted(
+        (path for path in folder.glob("step-*.npz") if _NAME.fullmatch(path.name)), key=_step_of, reverse=True
+    )
+
+
+def _step_of(path: pathlib.Path) -> int:
     return int(path.stem.removeprefix("step-"))
 
 
-def _parse(content: bytes) -> np.ndarray:
+def _parse_array(content: bytes) -> np.ndarray:
     return np.lib.format.read_array(io.BytesIO(content), allow_pickle=False)
 
 
-def _add(digest: Any, array: np.ndarray) -> None:
+def _update_digest(digest: Any, array: np.ndarray) -> None:
     digest.update(f"{array.dtype.str}{array.shape}".encode())
     digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8))

@@ -42,11 +42,11 @@ def list_devices() -> list[str]:
     return [f"cuda:{index}" for index in range(torch.cuda.device_count())] or ["cpu:0"]
 
 
-def repeat_bits() -> None:
-    """Lets a GPU give the same bits each time, which costs speed; a CPU does anyway. Before anything is computed.
+def enable_determinism() -> None:
+    """Makes a GPU deterministic, which is slower; a CPU is anyway. Call it before anything is computed.
 
     Raises:
-        ValueError: on the torch backend, whose settings are its own.
+        ValueError: on the torch backend.
     """
     backend = keras.backend.backend()
     if backend == "tensorflow":

@@ -1,15 +1,16 @@
-"""What `train` fits: augmentation, reduction, trunk and heads in one step, compiled with all that training asks for."""
+"""The model that `fit` is called on: augmentation, resizing, trunk and heads, compiled with the joint loss."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import keras
 
-from agegender.models import losses
+from agegender.models.losses import compile_losses
 from agegender.schema import AGE, AGE_DISTRIBUTION, GENDER, IMAGE
 
 
-def with_distribution(model: keras.Model) -> keras.Model:
-    """The same model, whose age output is [batch, 1 + 117] where it has a distribution: the mean, and what it is of."""
+def expose_distribution(model: keras.Model) -> keras.Model:
+    """Returns the same model whose age output is [batch, 1 + 117], mean and distribution, if its age head has one."""
     if AGE_DISTRIBUTION not in {layer.name for layer in model.layers}:
         return model
     both = [model.output[AGE], model.get_layer(AGE_DISTRIBUTION).output]
@@ -18,31 +19,28 @@ def with_distribution(model: keras.Model) -> keras.Model:
 
 
 def make_learner(
-    model: keras.Model,
-    *,
-    augmentation: keras.layers.Layer | None = None,
-    size: int | None = None,
-    learned: losses.LearnedWeights | None = None,
+    model: keras.Model, *, augmentation: keras.layers.Layer | None = None, image_size: int | None = None
 ) -> keras.Model:
-    """The model that is fitted, from images as they are read to the outputs that are compared with the targets.
+    """Puts augmentation and resizing in front of a model.
 
     Args:
-        model: from `build_model`, perhaps `with_distribution`; the learner shares its weights.
-        augmentation: comes before it, in training only.
-        size: to which the images are reduced after that, in pixels; by default they stay.
-        learned: hands the outputs on and learns their weights.
+        model: from `build_model`, with or without `expose_distribution`; the learner shares its weights.
+        augmentation: layer applied to the images in training.
+        image_size: size in pixels to which images are resized after the augmentation; None keeps their size.
+
+    Returns:
+        A model from uint8 images [batch, size, size, 3] to the outputs of `model`.
     """
     images = keras.Input(model.input_shape[1:], dtype="uint8", name=IMAGE)
     tensor = images if augmentation is None else augmentation(images)
-    if size not in (None, model.input_shape[1]):
-        tensor = keras.layers.Resizing(size, size, antialias=True, dtype="float32", name="reduced")(tensor)
-        model = _at_size(model, size)
-    outputs = model(tensor)
-    return keras.Model(images, outputs if learned is None else learned(outputs), name="learner")
+    if image_size not in (None, model.input_shape[1]):
+        tensor = keras.layers.Resizing(image_size, image_size, antialias=True, dtype="float32", name="resized")(tensor)
+        model = _rebuild_at_size(model, image_size)
+    return keras.Model(images, model(tensor), name="learner")
 
 
-def _at_size(model: keras.Model, size: int) -> keras.Model:
-    """The same layers over images of another size."""
+def _rebuild_at_size(model: keras.Model, size: int) -> keras.Model:
+    """Applies the layers of a model to inputs of another size."""
     trunk = next(layer for layer in model.layers if isinstance(layer, keras.Model))
     small = keras.models.clone_model(
         trunk, input_tensors=keras.Input((size, size, 3)), clone_function=lambda layer: layer
@@ -54,28 +52,33 @@ def _at_size(model: keras.Model, size: int) -> keras.Model:
     )
 
 
-def compile_learner(learner: keras.Model, optimizer: keras.optimizers.Optimizer, **weights: Any) -> keras.Model:
-    """Compiles with the joint loss and a measure for each head.
+def compile_learner(
+    learner: keras.Model,
+    optimizer: keras.optimizers.Optimizer,
+    loss_weights: Mapping[str, float] | None = None,
+) -> keras.Model:
+    """Compiles a learner with the joint loss and one metric per head; both honour `sample_weight`.
 
     Args:
-        learner: from `make_learner`, or what learns behind a cached trunk.
-        optimizer: as for Keras.
-        **weights: as for `losses.compile_losses`.
+        learner: from `make_learner`, or the part of a model behind cached trunk features.
+        optimizer: as in Keras.
+        loss_weights: as in `losses.compile_losses`.
     """
     heads = list(learner.output)
-    # Keras puts the head before the name of a metric only where there are several heads.
+    # Keras prefixes metric names with the head only if there are several heads.
     prefix = {head: "" if len(heads) > 1 else f"{head}_" for head in heads}
-    measures = {AGE: (_MeanAgeError, "mae"), GENDER: (keras.metrics.BinaryAccuracy, "accuracy")}
+    metrics = {AGE: (_AgeMAE, "mae"), GENDER: (keras.metrics.BinaryAccuracy, "accuracy")}
     distribution = AGE in heads and learner.output[AGE].shape[-1] > 1
     learner.compile(
         optimizer=optimizer,
-        # Weighted: what fills up the last batch of `load_utkface(shard=...)` counts nothing.
-        weighted_metrics={head: measures[head][0](name=prefix[head] + measures[head][1]) for head in heads},
-        **losses.compile_losses(heads, distribution=distribution, **weights),
+        weighted_metrics={head: metrics[head][0](name=prefix[head] + metrics[head][1]) for head in heads},
+        **compile_losses(heads, loss_weights, distribution=distribution),
     )
     return learner
 
 
-class _MeanAgeError(keras.metrics.MeanAbsoluteError):
+class _AgeMAE(keras.metrics.MeanAbsoluteError):
+    """Mean absolute error of the first output column; the others hold the distribution."""
+
     def update_state(self, ages: Any, outputs: Any, sample_weight: Any = None) -> Any:
-        return super().update_state(ages, outputs[:, :1], sample_weight)  # behind the mean may be its distribution
+        return super().update_state(ages, outputs[:, :1], sample_weight)

@@ -1,10 +1,7 @@
-"""Going on where a run stopped: its state between two steps, and when that is saved.
+"""Checkpoint and resume: the state of a run between two steps, and the callback that saves it.
 
-    RunState     every variable that a step changes or reads, in one fixed order
-    SaveState    the callback that writes it, with what the other callbacks keep, into a checkpoint
-
-A run that went on ends with the very weights of one that was never stopped, where a step itself is a function of its
-state and its batch: on a CPU it is, and the batch is a function of (seed, step).
+A resumed run ends with exactly the weights of an uninterrupted one if a step depends on nothing but its state and its
+batch. That holds on a CPU, with batches that are a function of (seed, step).
 """
 
 import dataclasses
@@ -19,83 +16,83 @@ from typing import Any
 import keras
 import numpy as np
 
-from agegender.schema import HEADS
-from agegender.training.checkpoints import Checkpoint, Saving, checkpoint_from_chief, read_checkpoint, write_checkpoint
-from agegender.training.processes import is_chief, largest
+from agegender.training.checkpoints import Checkpoint, CheckpointPolicy, write_checkpoint
+from agegender.training.processes import all_reduce_max, is_chief
 from agegender.training.signals import Stopped, StopSignals
 
 
 @dataclasses.dataclass
-class Position:
-    """Where a run is: `step` steps of epoch `epoch` are done, of `steps_per_epoch`."""
+class Progress:
+    """Position of a run: `step` of the `steps_per_epoch` steps of epoch `epoch` (from 0) are done."""
 
     epoch: int
     step: int
     steps_per_epoch: int
 
     @property
-    def total(self) -> int:
-        """Steps done since the beginning."""
+    def total_steps(self) -> int:
+        """Steps done since the start of the run."""
         return self.epoch * self.steps_per_epoch + self.step
 
     def __str__(self) -> str:
         """
-        >>> str(Position(2, 5, 10)), str(Position(2, 0, 10))
+        >>> str(Progress(2, 5, 10)), str(Progress(2, 0, 10))
         ('step 25 (epoch 3, batch 5)', 'step 20 (the end of epoch 2)')
         """
         place = f"epoch {self.epoch + 1}, batch {self.step}" if self.step else f"the end of epoch {self.epoch}"
-        return f"step {self.total} ({place})"
+        return f"step {self.total_steps} ({place})"
 
 
-class KeepsState(keras.callbacks.Callback):
-    """A callback with a state of its own, which a checkpoint keeps as JSON."""
+class StatefulCallback(keras.callbacks.Callback):
+    """A callback whose state is part of the checkpoints."""
 
-    def state(self) -> Any:
-        """What it has to know to go on."""
+    def get_state(self) -> Any:
+        """Returns the state, as JSON can hold it."""
         raise NotImplementedError
 
-    def go_on(self, state: Any) -> None:
-        """Goes on from what `state` gave."""
+    def load_state(self, state: Any) -> None:
+        """Restores what `get_state` returned."""
         raise NotImplementedError
 
 
-class RunState:
-    """Weights, statistics, random states and optimizer of a run; and, in the middle of an epoch, its measures.
+class TrainingState:
+    """The variables of a run: weights, statistics, random states, optimizer and, within an epoch, metrics.
 
     Args:
-        model: what is trained.
-        learners: what is fitted, one for each stage, compiled with one optimizer.
+        model: the model that is trained.
+        learners: the compiled models that `fit` is called on, which share one optimizer.
     """
 
     def __init__(self, model: keras.Model, learners: Sequence[keras.Model]) -> None:
         for learner in learners:
-            _build(learner)
-        listed = [model.variables, *(each.trainable_variables + each.non_trainable_variables for each in learners)]
-        found = [*(variable for each in listed for variable in each), *learners[0].optimizer.variables]
-        self._variables = list({id(variable): variable for variable in found}.values())
+            _build_optimizer_and_metrics(learner)
+        weights = [*model.variables, *(variable for learner in learners for variable in _list_weights(learner))]
+        variables = [*weights, *learners[0].optimizer.variables]
+        self._variables = list({id(variable): variable for variable in variables}.values())
 
-    def arrays(self, learner: keras.Model | None = None) -> list[Callable[[], np.ndarray]]:
-        """What gives the value of each variable; those of the measures of `learner` come last."""
+    def list_readers(self, learner: keras.Model | None = None) -> list[Callable[[], np.ndarray]]:
+        """A function for each variable that returns its value; the metrics of `learner` come last."""
         variables = [*self._variables, *(learner.metrics_variables if learner else ())]
-        return [functools.partial(_value, variable) for variable in variables]
+        return [functools.partial(_read_variable, variable) for variable in variables]
 
     def restore(self, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """Gives all variables their values.
+        """Assigns the variables.
 
         Returns:
-            What is left: the values of the measures.
+            The remaining arrays: the values of the metrics.
 
         Raises:
-            ValueError: if they are of another model; nothing has been changed then.
+            ValueError: if the arrays are those of another model; no variable has changed then.
         """
         shapes = [tuple(variable.shape) for variable in self._variables]
         if [array.shape for array in arrays[: len(shapes)]] != shapes:
             raise ValueError(
-                f"The checkpoint is of another model or optimizer: {len(arrays)} arrays there, {len(shapes)} variables "
-                "here, and their shapes differ. Give the ones that the run began with, or choose another workdir."
+                "The checkpoint does not match the model and the optimizer. Pass those that the run was started with, "
+                f"or choose another workdir. Received: a checkpoint with {len(arrays)} arrays, for {len(shapes)} "
+                "variables"
             )
         for variable, array in zip(self._variables, arrays, strict=False):
-            _assign(variable, array)
+            _assign_variable(variable, array)
         return list(arrays[len(shapes) :])
 
     @property
@@ -104,136 +101,134 @@ class RunState:
         return [variable.path for variable in self._variables]
 
 
-def _build(learner: keras.Model) -> None:
-    """Makes the variables of optimizer and measures, which Keras else makes in the first step.
+def _list_weights(learner: keras.Model) -> list[keras.Variable]:
+    return learner.trainable_variables + learner.non_trainable_variables
 
-    Keras's trainers for JAX and torch do the same with the first batch of the data. Here no batch is drawn for it: the
-    order of a shuffled dataset would depend on how often it was begun.
+
+def _build_optimizer_and_metrics(learner: keras.Model) -> None:
+    """Creates the variables that Keras otherwise creates in the first step.
+
+    No batch of the data is read for it: the order of a shuffled dataset depends on how often it was iterated.
     """
-    images = keras.tree.map_structure(lambda tensor: keras.KerasTensor(tensor.shape, tensor.dtype), learner.input)
-    targets = {head: keras.KerasTensor((None, 1), "float32") for head in HEADS if head in learner.output}
-    learner._symbolic_build(data_batch=(images, targets))
+    learner.optimizer.build(learner.trainable_variables)
+    outputs = {head: np.zeros((1, output.shape[-1]), "float32") for head, output in learner.output.items()}
+    targets = {head: np.zeros((1, 1), "float32") for head in outputs}
+    with keras.StatelessScope():  # nothing is counted; new variables get their initial values at the end of the scope
+        outputs, targets = keras.tree.map_structure(keras.ops.convert_to_tensor, (outputs, targets))
+        learner.compute_loss(None, targets, outputs)
+        learner.compute_metrics(None, targets, outputs)
 
 
-def _value(variable: keras.Variable) -> np.ndarray:
+def _read_variable(variable: keras.Variable) -> np.ndarray:
     value = keras.ops.convert_to_numpy(keras.ops.convert_to_tensor(variable))
-    return value.view(f"u{value.dtype.itemsize}") if value.dtype.kind == "V" else value  # numpy cannot name bfloat16
+    return value.view(f"u{value.dtype.itemsize}") if value.dtype.kind == "V" else value  # .npy has no bfloat16
 
 
-def _assign(variable: keras.Variable, array: np.ndarray) -> None:
-    kind = keras.ops.convert_to_numpy(keras.ops.convert_to_tensor(variable)).dtype
-    variable.assign(array.view(kind) if kind.kind == "V" else array)
+def _assign_variable(variable: keras.Variable, array: np.ndarray) -> None:
+    dtype = keras.ops.convert_to_numpy(keras.ops.convert_to_tensor(variable)).dtype
+    variable.assign(array.view(dtype) if dtype.kind == "V" else array)
 
 
-class SaveState(keras.callbacks.Callback):
-    """Writes checkpoints while Keras's `fit` works, and ends training after the running step if a signal came.
+class CheckpointCallback(keras.callbacks.Callback):
+    """Writes checkpoints during `fit`, and stops training after the current step if a signal was received.
 
     Args:
-        state: of the run.
-        folder: for the checkpoints.
-        position: where the run is; kept up to date.
-        saving: when to write.
-        keepers: the callbacks whose state belongs to the run.
-        settings: what the run was told, to be compared when it goes on.
-        signals: those that end training.
+        state: variables of the run.
+        folder: folder for the checkpoints.
+        progress: position of the run, which this callback updates.
+        policy: when to write.
+        stateful_callbacks: callbacks whose state belongs to the run.
+        settings: what a resumed run is compared with.
+        signals: the signals that stop training.
     """
 
     def __init__(
         self,
-        state: RunState,
+        state: TrainingState,
         folder: pathlib.Path,
         *,
-        position: Position,
-        saving: Saving,
-        keepers: Sequence[KeepsState],
+        progress: Progress,
+        policy: CheckpointPolicy,
+        stateful_callbacks: Sequence[StatefulCallback],
         settings: Mapping[str, Any],
         signals: StopSignals,
     ) -> None:
         super().__init__()
-        self._state, self._folder, self._position, self._saving = state, folder, position, saving
-        self._keepers, self._settings, self._signals = keepers, settings, signals
-        self._measures: list[np.ndarray] = []
-        self._saved = time.monotonic()
-        self.saved_step = position.total
+        self._state, self._folder, self._progress, self._policy = state, folder, progress, policy
+        self._stateful_callbacks, self._settings, self._signals = stateful_callbacks, settings, signals
+        self._metrics: list[np.ndarray] = []
+        self._mark_saved()
 
-    def go_on(self, checkpoint: Checkpoint) -> None:
-        """Takes the state of a checkpoint; the measures of an epoch follow when Keras has set them to zero."""
-        self._measures = self._state.restore(checkpoint.arrays)
-        for callback, state in zip(self._keepers, checkpoint.facts["callbacks"], strict=True):
-            callback.go_on(state)
-        self._position.epoch, self._position.step = checkpoint.facts["epoch"], checkpoint.facts["step"]
-        self._note_saved()
+    def load(self, checkpoint: Checkpoint) -> None:
+        """Restores the run from a checkpoint; metrics are restored when the epoch begins and Keras has reset them."""
+        self._metrics = self._state.restore(checkpoint.arrays)
+        for callback, state in zip(self._stateful_callbacks, checkpoint.facts["callbacks"], strict=True):
+            callback.load_state(state)
+        self._progress.epoch, self._progress.step = checkpoint.facts["epoch"], checkpoint.facts["step"]
+        self._mark_saved()
 
-    def go_back(self) -> None:
-        """Takes the state that was saved last."""
-        if found := checkpoint_from_chief(lambda: read_checkpoint(self._path)):
-            self.go_on(found)
+    def save(self, learner: keras.Model | None = None) -> None:
+        """Writes a checkpoint; within an epoch, `learner` is the model whose metrics to include."""
+        if is_chief():
+            facts = {
+                "epoch": self._progress.epoch,
+                "step": self._progress.step,
+                "settings": self._settings,
+                "callbacks": [callback.get_state() for callback in self._stateful_callbacks],
+                "variables": self._state.names,
+            }
+            arrays = (_check_finite(read(), self._progress) for read in self._state.list_readers(learner))
+            write_checkpoint(self._folder, self._progress.total_steps, arrays, facts, keep=self._policy.keep)
+        self._mark_saved()
 
     def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
-        self._begun = self._position.step
-        if self._measures:
-            for variable, array in zip(self.model.metrics_variables, self._measures, strict=True):
-                _assign(variable, array)
-            self._measures = []
+        self._first_step = self._progress.step
+        if self._metrics:
+            for variable, array in zip(self.model.metrics_variables, self._metrics, strict=True):
+                _assign_variable(variable, array)
+            self._metrics = []
 
     def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
-        self._position.step = self._begun + batch + 1
-        # The last step of an epoch is followed by its validation, and then saved with that: to begin an epoch without
-        # a step left in it is more than Keras's `fit` can do.
-        if self._position.step < self._position.steps_per_epoch:
-            came = self._came()
-            if self._is_due() or came:
+        self._progress.step = self._first_step + batch + 1
+        # The last step is saved by `on_epoch_end`, with the validation: `fit` cannot resume in an epoch of no steps.
+        if self._progress.step < self._progress.steps_per_epoch:
+            name = self._received_signal()
+            if self._is_due() or name:
                 self.save(self.model)
-            self._leave_if(came)
+            self._stop_if(name)
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
-        ended = self.params["epochs"] if self.model.stop_training else epoch + 1
-        self._position.epoch, self._position.step = ended, 0
+        # After an early stop, the run continues with the next stage, or ends.
+        self._progress.epoch = self.params["epochs"] if self.model.stop_training else epoch + 1
+        self._progress.step = 0
         self.save()
-        # Only the rest of an epoch that was begun before: what follows it is another fit, with as many steps as usual.
-        self.model.stop_training = self.model.stop_training or self._begun > 0
-        self._leave_if(self._came())
+        # A resumed epoch has fewer steps than the next ones, which need another call of `fit`.
+        self.model.stop_training = self.model.stop_training or self._first_step > 0
+        self._stop_if(self._received_signal())
 
-    def _came(self) -> str | None:
-        """The signal that came, to whichever process: all leave after the same step."""
-        number = largest(signal.Signals[self._signals.came] if self._signals.came else 0)
+    def _received_signal(self) -> str | None:
+        """The signal that any of the processes has received; all stop after the same step."""
+        number = all_reduce_max(signal.Signals[self._signals.received] if self._signals.received else 0)
         return signal.Signals(number).name if number else None
 
     def _is_due(self) -> bool:
-        steps = self._position.total - self.saved_step
-        return time.monotonic() - self._saved >= self._saving.seconds or 0 < self._saving.steps <= steps
+        steps = self._progress.total_steps - self.saved_step
+        return time.monotonic() - self._saved_at >= self._policy.seconds or 0 < self._policy.steps <= steps
 
-    def save(self, learner: keras.Model | None = None) -> None:
-        """Writes a checkpoint of this moment; in the middle of an epoch with the measures of the learner."""
-        if is_chief():
-            self._path = self._write(learner)
-        self._note_saved()
+    def _mark_saved(self) -> None:
+        self._saved_at, self.saved_step = time.monotonic(), self._progress.total_steps
 
-    def _write(self, learner: keras.Model | None) -> pathlib.Path:
-        facts = {
-            "epoch": self._position.epoch,
-            "step": self._position.step,
-            "settings": self._settings,
-            "callbacks": [callback.state() for callback in self._keepers],
-            "variables": self._state.names,
-        }
-        values = (_finite(value(), self._position) for value in self._state.arrays(learner))
-        return write_checkpoint(self._folder, self._position.total, values, facts, keep=self._saving.keep)
-
-    def _note_saved(self) -> None:
-        self._saved, self.saved_step = time.monotonic(), self._position.total
-
-    def _leave_if(self, name: str | None) -> None:
+    def _stop_if(self, name: str | None) -> None:
         if name:
-            words = f"{name}: stopped after {self._position} and saved. Run the same command again to go on."
-            print(words, file=sys.stderr)
-            raise Stopped(words)
+            message = f"{name}: stopped after {self._progress}, checkpoint saved. Run the same command to resume."
+            print(message, file=sys.stderr)
+            raise Stopped(message)
 
 
-def _finite(array: np.ndarray, position: Position) -> np.ndarray:
+def _check_finite(array: np.ndarray, progress: Progress) -> np.ndarray:
     if array.dtype.kind == "f" and not np.isfinite(array).all():
         raise FloatingPointError(
-            f"A weight is not finite after {position}: training has stopped, and the checkpoints before are kept. A "
-            "lower learning rate or a longer warm-up usually helps."
+            f"A weight is not finite after {progress}. Training has stopped; earlier checkpoints are kept. Try a lower "
+            "learning rate or a longer warm-up."
         )
     return array

@@ -1,15 +1,16 @@
-"""From the first step to the last, whatever comes between: one run in one folder, begun or gone on with.
+"""Runs `fit` for one workdir, fresh or resumed.
 
-Keras's `fit` is the loop. It is called once for each stage, and once for the rest of an epoch that was interrupted.
+Keras's `fit` is the training loop. It is called once per stage, and once for the rest of an interrupted epoch.
 """
 
 import contextlib
+import dataclasses
 import json
 import pathlib
 import shutil
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import keras
@@ -18,200 +19,223 @@ from agegender.files import sweep
 from agegender.schema import BEST_MODEL
 from agegender.training import devices, run_record
 from agegender.training.callbacks import LAST_MODEL, make_callbacks
-from agegender.training.checkpoints import CHECKPOINTS, Checkpoint, Saving, checkpoint_from_chief, newest_checkpoint
-from agegender.training.processes import from_chief, is_chief
-from agegender.training.resume import KeepsState, Position, RunState, SaveState
-from agegender.training.run_record import differences
-from agegender.training.signals import StopSignals, explained, hold
+from agegender.training.checkpoints import (
+    CHECKPOINTS,
+    Checkpoint,
+    CheckpointPolicy,
+    load_checkpoint_from_chief,
+    load_newest_checkpoint,
+)
+from agegender.training.processes import broadcast_from_chief, is_chief
+from agegender.training.resume import CheckpointCallback, Progress, StatefulCallback, TrainingState
+from agegender.training.run_record import list_differences
+from agegender.training.signals import StopSignals, explain_errors, lock_workdir
+from agegender.training.skip_batches import skip_batches
 from agegender.training.stages import Stage
-from agegender.training.stream import data_from
 
 
-def refuse_finished(workdir: pathlib.Path) -> None:
-    """Raises FileExistsError if a folder holds a finished run, recorded or not; OSError if that in it cannot go on."""
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Run:
+    """What `train` resolves from its arguments.
+
+    Attributes:
+        model: the model that is trained and saved.
+        stages: all epochs of the run.
+        learners: the compiled model of each stage; all share one optimizer.
+        steps_per_epoch: batches per epoch.
+        workdir: folder of the run.
+        settings: what must not change when the run is resumed.
+        run_info: further entries of run.json.
+        monitor: metric that the best epoch minimises.
+        checkpoints: when to write checkpoints.
+    """
+
+    model: keras.Model
+    stages: list[Stage]
+    learners: list[keras.Model]
+    steps_per_epoch: int
+    workdir: pathlib.Path
+    settings: Mapping[str, Any]
+    run_info: Mapping[str, Any]
+    monitor: str
+    checkpoints: CheckpointPolicy
+
+    @property
+    def folder(self) -> pathlib.Path:
+        """Folder of the checkpoints."""
+        return self.workdir / CHECKPOINTS
+
+
+def check_workdir(workdir: pathlib.Path) -> None:
+    """Checks that a run can start or resume in a folder.
+
+    Raises:
+        FileExistsError: if it contains a finished run or a model.
+        OSError: if it contains an unfinished run without checkpoints.
+    """
     if workdir.exists() and not workdir.is_dir():
-        raise NotADirectoryError(f"`workdir` must be a folder, there already or not. Received: the file {workdir}")
+        raise NotADirectoryError(f"`workdir` must be a folder, new or existing. Received: the file {workdir}")
     record = run_record.read_record(workdir)
-    trained = any((workdir / name).exists() for name in (BEST_MODEL, LAST_MODEL))
-    lost = trained and not any((workdir / CHECKPOINTS).glob("*.npz"))
-    if run_record.FINISHED in record or (lost and not record):
-        raise FileExistsError(
-            f"{workdir} holds a trained model already: its run is finished. Choose another workdir, or move it away."
-        )
-    if lost:
+    has_model = any((workdir / name).exists() for name in (BEST_MODEL, LAST_MODEL))
+    has_lost_checkpoints = has_model and not any((workdir / CHECKPOINTS).glob("*.npz"))
+    if record.get(run_record.FINISHED):
+        shutil.rmtree(workdir / CHECKPOINTS, ignore_errors=True)  # the process may have ended before it removed them
+    if record.get(run_record.FINISHED) or (has_lost_checkpoints and not record):
+        raise FileExistsError(f"{workdir} contains a finished run. Choose another workdir, or move it away.")
+    if has_lost_checkpoints:
         raise OSError(
-            f"{workdir} holds a run that is not finished, without the checkpoints from which it would go on. Choose "
-            "another workdir, or move it away."
+            f"{workdir} contains an unfinished run, but not the checkpoints to resume it from. Choose another "
+            "workdir, or move it away."
         )
 
 
-def run(
-    model: keras.Model,
-    learners: Sequence[keras.Model],
-    stages: Sequence[Stage],
+def run_training(
+    run: Run,
     data: contextlib.AbstractContextManager[tuple[Any, Any]],
     *,
-    workdir: pathlib.Path,
-    steps_per_epoch: int,
-    settings: Mapping[str, Any],
-    record: Mapping[str, Any] | None,
-    monitor: str,
-    averaged: bool,
-    callbacks: Iterable[keras.callbacks.Callback],
-    profile: tuple[int, int] | None,
-    saving: Saving,
-    verbose: int | str,
-    began: float,
+    started: float,
+    callbacks: Iterable[keras.callbacks.Callback] = (),
+    profile: tuple[int, int] | None = None,
+    verbose: int = 1,
 ) -> keras.callbacks.History:
-    """Fits the learners of a model, each through its stage, from the newest checkpoint of the folder if there is one.
+    """Trains from the newest checkpoint in the workdir, or from the start, to the last epoch.
 
     Args:
-        model: what is saved.
-        learners: what is fitted, one for each of the stages, compiled with one optimizer.
-        stages: all epochs of the run.
-        data: gives the training and the validation data, when the weights are as they will be for the next step.
-        workdir: folder of the run.
-        steps_per_epoch: batches an epoch.
-        settings: what must be the same when the run goes on.
-        record: what else to write to run.json.
-        monitor: what the best epoch is lowest in.
-        averaged: whether the optimizer keeps an average of the weights.
-        callbacks: further ones.
+        run: what to train.
+        data: yields training and validation data once the weights are restored.
+        started: `time.monotonic()` when `train` was called.
+        callbacks: further callbacks.
         profile: first and last step of the first epoch to trace.
-        saving: when checkpoints are written.
         verbose: as in Keras.
-        began: `time.monotonic()` when the set-up of the run began.
 
     Returns:
         Keras's History of all epochs.
-
-    Raises:
-        As `training.train`.
     """
-    folder, settings, signals = workdir / CHECKPOINTS, run_record.plain(settings), StopSignals()
-    with contextlib.ExitStack() as held:
+    signals, progress = StopSignals(), Progress(0, 0, run.steps_per_epoch)
+    with contextlib.ExitStack() as stack:
+        # Find out whether to start or to resume.
+        def find_checkpoint() -> Checkpoint | None:
+            stack.enter_context(lock_workdir(run.folder))
+            check_workdir(run.workdir)
+            return _find_checkpoint(run)
 
-        def find() -> Checkpoint | None:
-            held.enter_context(hold(folder))
-            refuse_finished(workdir)
-            return _find_own(workdir, settings)
+        _check_same_settings(run.settings)
+        checkpoint = load_checkpoint_from_chief(find_checkpoint)
+        resumed = checkpoint is not None
 
-        _refuse_another(settings)
-        found = checkpoint_from_chief(find)
-        going_on, writes = found is not None, is_chief()
-        position = Position(0, 0, steps_per_epoch)
+        # Make the callbacks.
         ours = make_callbacks(
-            model,
-            workdir if writes else None,
-            monitor=monitor,
-            position=position,
-            first_best=stages[-1].first,
-            averaged=averaged,
-            profile=None if going_on else profile,
+            run.model,
+            run.workdir if is_chief() else None,
+            monitor=run.monitor,
+            progress=progress,
+            first_best_epoch=run.stages[-1].first_epoch,
+            profile=None if resumed else profile,
         )
-        saver = SaveState(
-            RunState(model, learners),
-            folder,
-            position=position,
-            saving=saving,
-            keepers=[callback for callback in ours if isinstance(callback, KeepsState)],
-            settings=settings,
+        saver = CheckpointCallback(
+            TrainingState(run.model, run.learners),
+            run.folder,
+            progress=progress,
+            policy=run.checkpoints,
+            stateful_callbacks=[callback for callback in ours if isinstance(callback, StatefulCallback)],
+            settings=run.settings,
             signals=signals,
         )
-        options = {"callbacks": [*ours, *callbacks, saver], "verbose": verbose if writes else 0}
-        with explained(lambda: f"The last checkpoint in {folder} is of step {saver.saved_step}."):
-            if found:
-                saver.go_on(found)
-                print(f"Goes on after {position}, from {found.path}", file=sys.stderr)
-                found = None  # its arrays take as much memory as the weights and the optimizer
-            if writes:
-                _write_record(workdir, model, record, position if going_on else None)
-                for each in (folder, workdir):
-                    sweep(each)
-            if not going_on:
-                saver.save()  # what is random in the beginning is the same when the run begins again
-            with data as (train, validation):
-                if writes:
-                    run_record.note_seconds(workdir, "set_up", time.monotonic() - began)
+
+        # Restore and train.
+        with explain_errors(lambda: f"The last checkpoint in {run.folder} is of step {saver.saved_step}."):
+            if checkpoint:
+                saver.load(checkpoint)
+                print(f"Resuming after {progress}, from {checkpoint.path}", file=sys.stderr)
+                checkpoint = None  # frees as much memory as the weights and the optimizer take
+            if is_chief():
+                _write_record(run, progress if resumed else None)
+                for folder in (run.folder, run.workdir):
+                    sweep(folder)
+            if not resumed:
+                saver.save()  # a run that is started again then begins with the same random weights
+            with data as (training_data, validation_data):
+                if is_chief():
+                    run_record.record_seconds(run.workdir, "set_up", time.monotonic() - started)
                 with signals:
-                    _fit(stages, learners, train, position, saver, validation_data=validation, **options)
-        if writes:
-            run_record.write_record(workdir, {**run_record.read_record(workdir), run_record.FINISHED: run_record.now()})
-            shutil.rmtree(folder)
+                    _fit_stages(
+                        run,
+                        training_data,
+                        progress,
+                        validation_data=validation_data,
+                        callbacks=[*ours, *callbacks, saver],
+                        verbose=verbose if is_chief() else 0,
+                    )
+        if is_chief():
+            run_record.mark_finished(run.workdir)
+            shutil.rmtree(run.folder)
     return next(callback for callback in ours if isinstance(callback, keras.callbacks.History))
 
 
-def _refuse_another(settings: Mapping[str, Any]) -> None:
-    """Raises if this process was told something else than process 0."""
-    told = json.dumps(settings).encode()
-    there = from_chief(lambda: told)
-    if there != told and (listed := differences(json.loads(there), settings)):
-        raise ValueError(f"All processes must be told the same. Process 0 has other settings: {'; '.join(listed)}")
+def _check_same_settings(settings: Mapping[str, Any]) -> None:
+    """Raises ValueError if process 0 has other settings than this process."""
+    own = json.dumps(settings).encode()
+    chief = broadcast_from_chief(lambda: own)
+    if chief != own and (differences := list_differences(json.loads(chief), settings)):
+        raise ValueError(f"All processes must train with the same settings. In process 0: {'; '.join(differences)}")
 
 
-def _find_own(workdir: pathlib.Path, settings: Mapping[str, Any]) -> Checkpoint | None:
-    """The newest checkpoint, if it is of a run with these settings; one of no step is no reason to refuse others."""
-    found = newest_checkpoint(workdir / CHECKPOINTS)
-    if found is None:
+def _find_checkpoint(run: Run) -> Checkpoint | None:
+    """Loads the newest checkpoint and compares its settings with those of the run.
+
+    Before the first step, other settings are allowed: the run starts again.
+    """
+    checkpoint = load_newest_checkpoint(run.folder)
+    if checkpoint is None:
         return None
-    there = found.facts["settings"]
-    # The config says it best; what follows from it would only repeat that.
-    listed = differences(there["config"], settings["config"]) or differences(there, settings)
-    if not listed:
-        return found
-    if found.facts["epoch"] == found.facts["step"] == 0:
+    old = checkpoint.facts["settings"]
+    # Differences in the config explain those in the other settings.
+    differences = list_differences(old["config"], run.settings["config"]) or list_differences(old, run.settings)
+    if not differences:
+        return checkpoint
+    if checkpoint.facts["epoch"] == checkpoint.facts["step"] == 0:
         return None
     raise ValueError(
-        f"{workdir} holds a run with other settings: {'; '.join(listed)}. Go on with those of the run, or choose "
-        "another workdir."
+        f"{run.workdir} contains a run with other settings: {'; '.join(differences)}. Resume with the settings of the "
+        "run, or choose another workdir."
     )
 
 
-def _write_record(
-    workdir: pathlib.Path, model: keras.Model, record: Mapping[str, Any] | None, going_on: Position | None
-) -> None:
-    """Before the first step; where the run goes on, only that is added."""
-    before, versions = run_record.read_record(workdir) if going_on else {}, run_record.list_versions()
-    if before and (listed := differences(before["versions"], versions)):
+def _write_record(run: Run, resumed_at: Progress | None) -> None:
+    """Writes run.json before the first step; a resumed run only adds where it was resumed."""
+    record, versions = run_record.read_record(run.workdir) if resumed_at else {}, run_record.list_versions()
+    if resumed_at and (differences := list_differences(record.get("versions") or versions, versions)):
         print(
-            f"Warning: the run began with other versions, {'; '.join(listed)}: its last bits may differ",
+            f"Warning: the run was started with other versions, {'; '.join(differences)}; its results may differ",
             file=sys.stderr,
         )
-    facts = before or {
-        "started": run_record.now(),
-        "command": sys.argv,
-        "code": run_record.git_state(),
-        "backend": keras.backend.backend(),
-        "devices": devices.list_devices(),
-        "dtype_policy": keras.config.dtype_policy().name,
-        "parameters": model.count_params(),
-        "versions": versions,
-        **(record or {}),
-        "seconds": {},
-    }
-    if going_on:
-        facts["resumed"] = [*facts.get("resumed", []), {"at": run_record.now(), "step": going_on.total}]
-    run_record.write_record(workdir, facts)
+    if not record:
+        record = {
+            "started": run_record.format_utc_now(),
+            "command": sys.argv,
+            "code": run_record.read_git_state(),
+            "backend": keras.backend.backend(),
+            "devices": devices.list_devices(),
+            "dtype_policy": keras.config.dtype_policy().name,
+            "parameters": run.model.count_params(),
+            "versions": versions,
+            **run.run_info,
+            "seconds": {},
+        }
+    if resumed_at:
+        entry = {"at": run_record.format_utc_now(), "step": resumed_at.total_steps}
+        record["resumed"] = [*(record.get("resumed") or []), entry]
+    run_record.write_record(run.workdir, record)
 
 
-def _fit(
-    stages: Sequence[Stage],
-    learners: Sequence[keras.Model],
-    train: Any,
-    position: Position,
-    saver: SaveState,
-    **options: Any,
-) -> None:
-    for stage, learner in zip(stages, learners, strict=True):
-        while position.epoch < stage.end:
-            begun, steps = position.step, position.steps_per_epoch
+def _fit_stages(run: Run, data: Any, progress: Progress, **options: Any) -> None:
+    for stage, learner in zip(run.stages, run.learners, strict=True):
+        while progress.epoch < stage.end_epoch:
             learner.fit(
-                data_from(train, position.total, steps),
-                initial_epoch=position.epoch,
-                epochs=stage.end,
-                steps_per_epoch=steps - begun,
-                shuffle=False,  # the dataset has shuffled already
+                skip_batches(data, progress.total_steps, run.steps_per_epoch),
+                initial_epoch=progress.epoch,
+                epochs=stage.end_epoch,
+                steps_per_epoch=run.steps_per_epoch - progress.step,
+                shuffle=False,  # the dataset is shuffled already
                 **options,
             )
-            if begun and position.epoch < stage.end:
-                saver.go_back()  # Keras has ended that epoch as if it were the last, where weights are averaged

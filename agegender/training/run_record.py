@@ -1,7 +1,6 @@
-"""run.json: what a run was told, by which code and on what, how long it took, and where it was interrupted.
+"""run.json, the record of a run: config, code, versions, devices, seconds, and where it was resumed.
 
-It is written before the first step, aside and moved, and anew when an epoch ends, the run goes on, or it is finished.
-No Keras here: `agegender info` shows a record without loading it.
+`agegender info` reads it without Keras, so this module must not import Keras.
 """
 
 import datetime
@@ -18,76 +17,81 @@ from agegender.files import replacing
 
 RECORD: Final = "run.json"
 FINISHED: Final = "finished"
-_ABSENT: Final = "nothing"
+_ABSENT: Final = "absent"
 _PACKAGES: Final = ("keras", "tensorflow", "jax", "torch", "tensorflow-datasets", "keras-vggface", "numpy")
-_ROOT: Final = pathlib.Path(__file__).parents[2]  # a clone, or where the package is installed
+_ROOT: Final = pathlib.Path(__file__).parents[2]  # the clone, or the folder that the package is installed in
 
 
 def read_record(workdir: str | os.PathLike) -> dict[str, Any]:
-    """Reads the record of a run, from its folder or its file; an empty one if there is none.
+    """Reads the record of a run from its folder or from the file; returns {} if there is none.
 
     Raises:
-        ValueError: if it is damaged.
+        ValueError: if the file is damaged.
     """
     path = pathlib.Path(workdir)
     path = path / RECORD if path.is_dir() else path
     try:
         return dict(json.loads(path.read_text())) if path.is_file() else {}
     except (ValueError, TypeError) as error:
-        raise ValueError(f"{path} is no record of a run, or damaged: {error}. Restore it, or move it away") from None
+        raise ValueError(f"{path} is damaged or not the record of a run: {error}. Restore it or move it away") from None
 
 
-def write_record(workdir: pathlib.Path, facts: Mapping[str, Any]) -> None:
-    """Writes the record of a run, which is then whole at any time."""
-    with replacing(workdir / RECORD) as aside:
-        aside.write_text(json.dumps(facts, indent=2) + "\n")
+def write_record(workdir: pathlib.Path, record: Mapping[str, Any]) -> None:
+    """Writes the record of a run, atomically."""
+    with replacing(workdir / RECORD) as temporary:
+        temporary.write_text(json.dumps(record, indent=2) + "\n")
 
 
-def note_seconds(workdir: pathlib.Path, phase: str, seconds: float | list[float]) -> None:
+def record_seconds(workdir: pathlib.Path, phase: str, seconds: float | list[float]) -> None:
     """Adds to the record how long a phase took, such as "evaluation"."""
     record = read_record(workdir)
     rounded = [round(each, 2) for each in seconds] if isinstance(seconds, list) else round(seconds, 2)
-    write_record(workdir, {**record, "seconds": {**record.get("seconds", {}), phase: rounded}})
+    write_record(workdir, {**record, "seconds": {**(record.get("seconds") or {}), phase: rounded}})
 
 
-def plain(value: Any) -> Any:
-    """Settings as JSON will give them back.
+def mark_finished(workdir: pathlib.Path) -> None:
+    """Adds to the record when the run finished."""
+    write_record(workdir, {**read_record(workdir), FINISHED: format_utc_now()})
+
+
+def to_json(value: Any) -> Any:
+    """Converts settings to the types that reading them from JSON gives.
 
     >>> import numpy as np
-    >>> plain({"sizes": [(8, 32)], "age_weights": np.ones(2)})
-    {'sizes': [[8, 32]], 'age_weights': [1.0, 1.0]}
+    >>> to_json({"image_sizes": [(8, 32)], "learning_rate": np.float32(0.5)})
+    {'image_sizes': [[8, 32]], 'learning_rate': 0.5}
     """
     return json.loads(json.dumps(value, default=lambda each: each.tolist() if hasattr(each, "tolist") else str(each)))
 
 
-def now() -> str:
-    """The time of this second, in UTC, as ISO 8601 writes it."""
+def format_utc_now() -> str:
+    """Formats the current time in UTC as ISO 8601, to the second."""
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
 def list_versions() -> dict[str, str]:
-    """The versions of Python and of what is installed of the packages that numbers depend on."""
-    installed = {name: _version(name) for name in _PACKAGES}
+    """Lists the versions of Python and of the installed packages that results depend on."""
+    installed = {name: _find_version(name) for name in _PACKAGES}
     return {"python": platform.python_version(), **{name: v for name, v in installed.items() if v}}
 
 
-def _version(package: str) -> str | None:
+def _find_version(package: str) -> str | None:
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return None
 
 
-def git_state() -> dict[str, Any] | None:
-    """The commit of the clone that this code is of, and whether it has changes; None outside a clone."""
-    top = _git("rev-parse", "--show-toplevel")
+def read_git_state() -> dict[str, Any] | None:
+    """Commit of the git clone that contains this code, and whether it has uncommitted changes; None outside a clone."""
+    top = _run_git("rev-parse", "--show-toplevel")
     if top is None or pathlib.Path(top).resolve() != _ROOT.resolve():
-        return None  # installed, perhaps inside somebody else's clone
-    commit, status = _git("rev-parse", "HEAD"), _git("status", "--porcelain", "--untracked-files=no")
+        return None  # installed, perhaps inside another clone
+    commit, status = _run_git("rev-parse", "HEAD"), _run_git("status", "--porcelain", "--untracked-files=no")
     return {"commit": commit, "dirty": bool(status)} if commit else None
 
 
-def _git(*arguments: str) -> str | None:
+def _run_git(*arguments: str) -> str | None:
     command = ["git", "--no-optional-locks", *arguments]
     try:
         done = subprocess.run(command, cwd=_ROOT, capture_output=True, text=True, timeout=30)
@@ -97,7 +101,7 @@ def _git(*arguments: str) -> str | None:
 
 
 def flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Mappings within mappings as one.
+    """Flattens nested mappings.
 
     >>> flatten({"epochs": 3, "augmentation": {"zoom": 0.2}})
     {'epochs': 3, 'augmentation.zoom': 0.2}
@@ -108,30 +112,30 @@ def flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
-    """What differs between the settings of a run and those it is asked to go on with, in words.
+def list_differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Lists the differences between two settings.
 
-    >>> differences({"epochs": 3, "seed": 1}, {"epochs": 4, "seed": 1})
-    ['epochs: 3 there, 4 here']
+    >>> list_differences({"epochs": 3, "seed": 1}, {"epochs": 4, "seed": 1})
+    ['epochs was 3, now 4']
     """
-    old, new = flatten(there), flatten(here)
+    old, new = flatten(before), flatten(now)
     keys = [key for key in dict.fromkeys([*old, *new]) if old.get(key, _ABSENT) != new.get(key, _ABSENT)]
-    return [f"{key}: {_short(old.get(key, _ABSENT))} there, {_short(new.get(key, _ABSENT))} here" for key in keys]
+    return [f"{key} was {_shorten(old.get(key, _ABSENT))}, now {_shorten(new.get(key, _ABSENT))}" for key in keys]
 
 
-def _short(value: Any) -> str:
-    words = "''" if value == "" else str(value)
-    return words if len(words) <= 60 else f"{words[:57]}..."
+def _shorten(value: Any) -> str:
+    text = "''" if value == "" else str(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def describe_run(path: str | os.PathLike) -> str:
-    """What the record of a run says, for people to read.
+    """Describes a run for people to read.
 
     Args:
         path: folder of the run, or its run.json.
 
     Returns:
-        A few lines; only what the record has, for older ones have less.
+        A few lines; entries that the record lacks are left out.
 
     Raises:
         FileNotFoundError: if there is no record.
@@ -139,32 +143,29 @@ def describe_run(path: str | os.PathLike) -> str:
     record = read_record(path)
     if not record:
         raise FileNotFoundError(f"There is no {RECORD} at {path}. `train` writes one into its workdir.")
-    code, seconds = record.get("code") or {}, record.get("seconds", {})
-    epochs = seconds.get("epochs", [])
-    finished = record.get(FINISHED)
+    code, seconds, resumed = (record.get(key) or {} for key in ("code", "seconds", "resumed"))
+    epochs = seconds.get("epochs") or []
+    config, versions = flatten(record.get("config") or {}), record.get("versions") or {}
+    environment = [record.get("backend"), record.get("dtype_policy"), *(record.get("devices") or [])]
     rows: dict[str, Any] = {
         "started": record.get("started"),
-        "finished": finished or (f"not yet; epochs done: {len(epochs)}" if "seconds" in record else None),
-        "command": " ".join(record.get("command", [])),
-        "code": code and f"commit {code['commit'][:12]}{', with changes of its own' if code['dirty'] else ''}",
-        "versions": ", ".join(f"{name} {version}" for name, version in record.get("versions", {}).items()),
-        "computed": ", ".join(filter(None, [record.get("backend"), record.get("dtype_policy"), _devices(record)])),
-        "config": ", ".join(f"{name}={_short(value)}" for name, value in flatten(record.get("config", {})).items()),
-        "set-up": _seconds(seconds.get("set_up")),
-        "training": epochs and f"{_seconds(sum(epochs))}, {_seconds(sum(epochs) / len(epochs))} an epoch",
-        "evaluation": _seconds(seconds.get("evaluation")),
-        "went on": ", ".join(f"from step {each['step']} at {each['at']}" for each in record.get("resumed", [])),
+        "finished": record.get(FINISHED) or f"not yet; epochs done: {len(epochs)}",
+        "command": " ".join(record.get("command") or []),
+        "code": code and f"commit {code['commit'][:12]}{', with uncommitted changes' if code['dirty'] else ''}",
+        "versions": ", ".join(f"{name} {version}" for name, version in versions.items()),
+        "computed": ", ".join(filter(None, environment)),
+        "config": ", ".join(f"{name}={_shorten(value)}" for name, value in config.items()),
+        "set-up": _format_seconds(seconds.get("set_up")),
+        "training": epochs and f"{_format_seconds(sum(epochs))}, {_format_seconds(sum(epochs) / len(epochs))} an epoch",
+        "evaluation": _format_seconds(seconds.get("evaluation")),
+        "resumed": ", ".join(f"from step {each['step']} at {each['at']}" for each in resumed),
     }
     return "\n".join(f"{name:<10}  {value}" for name, value in rows.items() if value)
 
 
-def _devices(record: Mapping[str, Any]) -> str:
-    return " ".join(record.get("devices", []))
-
-
-def _seconds(seconds: float | None) -> str | None:
+def _format_seconds(seconds: float | None) -> str | None:
     """
-    >>> _seconds(4.26), _seconds(75.0), _seconds(7325.0)
+    >>> _format_seconds(4.26), _format_seconds(75.0), _format_seconds(7325.0)
     ('4.3 s', '1 min 15 s', '2 h 02 min')
     """
     if seconds is None or seconds < 60:

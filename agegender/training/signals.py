@@ -1,4 +1,4 @@
-"""What comes between a run and its end: signals, a second trainer in its folder, a disk that is full or gone."""
+"""Interruptions of a run: signals, a second process in its folder, a full disk, lost data."""
 
 import contextlib
 import fcntl
@@ -10,37 +10,34 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Any, Final
 
-from agegender.training.processes import says_lost
+from agegender.training.processes import is_peer_failure
 
 RUN_AGAIN: Final = os.EX_TEMPFAIL  # 75
 _LOCK: Final = "lock"
-# What TensorFlow says when files are gone, cut short or hold something else; its errors are no OSErrors.
-_LOST_DATA: Final = ("NotFoundError", "DataLossError", "PermissionDeniedError")
-_OF_DATA: Final = ("JPEG", "expected to contain", "parse")
-_OF_DISK: Final = ("No space left", "File too large", "Input/output error")
-_WORDS: Final = (*_OF_DATA, *_OF_DISK, "truncated", "corrupted", "No such file", "ermission denied")
+# TensorFlow's errors for files that are missing or damaged and for a full disk; they are not OSErrors.
+_TENSORFLOW_IO_ERRORS: Final = ("NotFoundError", "DataLossError", "PermissionDeniedError", "ResourceExhaustedError")
 
 
 class Stopped(SystemExit):
-    """A signal ended training, its state is on the disk, and the same command goes on.
+    """A signal has stopped training; its state is saved and the same command resumes it.
 
-    Nobody has to catch it: Python then ends with the exit status 75, which on Unix means "try again later".
+    If nobody catches it, Python ends with the exit status 75 (EX_TEMPFAIL, "try again later").
     """
 
-    def __init__(self, words: str) -> None:
-        super().__init__(words)
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
         self.code = RUN_AGAIN
 
 
 @contextlib.contextmanager
-def hold(folder: pathlib.Path) -> Iterator[None]:
-    """Holds a folder for this process alone; the system gives it free when the process ends, however it ends.
+def lock_workdir(folder: pathlib.Path) -> Iterator[None]:
+    """Locks a folder against other processes; the lock ends with the process, even if it is killed.
 
     Args:
-        folder: made if it is not there.
+        folder: created if it does not exist.
 
     Raises:
-        BlockingIOError: if another process holds it; names it.
+        BlockingIOError: if another process has locked the folder; names it.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / _LOCK, "a+") as file:
@@ -49,7 +46,7 @@ def hold(folder: pathlib.Path) -> Iterator[None]:
         except BlockingIOError:
             file.seek(0)
             raise BlockingIOError(
-                f"Process {file.read().strip() or 'unknown'} is training in {folder.parent}. Wait for it, end it, or "
+                f"Process {file.read().strip() or 'unknown'} is training in {folder.parent}. Wait for it, stop it, or "
                 "choose another workdir."
             ) from None
         file.truncate(0)
@@ -58,86 +55,87 @@ def hold(folder: pathlib.Path) -> Iterator[None]:
 
 
 class StopSignals:
-    """Notes SIGTERM and SIGINT while it is entered, instead of ending there and then; a second one does end it.
+    """Records SIGTERM and SIGINT instead of ending the process; a second signal has its usual effect.
 
-    A signal that is ignored, as a shell does for what it runs in the background, still is. Python hears signals in its
-    main thread alone: in another one, nothing is noted and nothing changes.
+    Ignored signals, as in background jobs of a shell, stay ignored. Python delivers signals to the main thread only, so
+    nothing is recorded in other threads.
 
-    Example: `with StopSignals() as signals: ...; signals.came`, the name of the signal, or None.
+    Example: `with StopSignals() as signals: ...; signals.received`, the name of the signal, or None.
     """
 
     def __init__(self) -> None:
-        self.came: str | None = None
-        self._before: dict[signal.Signals, Any] = {}
+        self.received: str | None = None
+        self._previous: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> "StopSignals":
         if threading.current_thread() is threading.main_thread():
-            heard = [each for each in (signal.SIGTERM, signal.SIGINT) if signal.getsignal(each) != signal.SIG_IGN]
-            self._before = {number: signal.signal(number, self._note) for number in heard}
+            numbers = [each for each in (signal.SIGTERM, signal.SIGINT) if signal.getsignal(each) != signal.SIG_IGN]
+            self._previous = {number: signal.signal(number, self._record) for number in numbers}
         return self
 
-    def _note(self, number: int, frame: Any) -> None:
-        self.came = signal.Signals(number).name
-        os.write(2, f"\n{self.came}: saves after this step. A second one ends now, without saving.\n".encode())
+    def _record(self, number: int, frame: Any) -> None:
+        self.received = signal.Signals(number).name
+        message = f"\n{self.received}: stopping after this step. A second one stops now, without saving.\n"
+        os.write(2, message.encode())
         self.__exit__()
 
     def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, signal.SIG_DFL if handler is None else handler)  # None: not set by Python
-        self._before = {}
+        for number, handler in self._previous.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)  # None: not installed by Python
+        self._previous = {}
 
 
 class ExplainedError(OSError):
-    """Lost data or a full disk, in words that say what to do."""
+    """Lost data, a full disk or a lost process, in one line that says what to do."""
 
 
 @contextlib.contextmanager
-def explained(where: Callable[[], str]) -> Iterator[None]:
-    """Says of lost data and full disks, whichever library notices them, what happened and what to do, in one line.
+def explain_errors(describe_state: Callable[[], str]) -> Iterator[None]:
+    """Replaces errors of the disk, the data and other processes by one line that says what to do.
 
     Args:
-        where: the state of the run, a sentence.
+        describe_state: returns a sentence on the state of the run.
 
     Raises:
-        ExplainedError: in the place of such an error.
+        ExplainedError: instead of an OSError of the system, an I/O error of TensorFlow, or JAX's error after another
+            process ended. Other errors pass through.
     """
     try:
         yield
     except ExplainedError:
         raise
     except OSError as error:
-        if error.errno is None and not _is_hdf5(error):
-            raise  # words of our own
-        what = ": ".join(str(part) for part in (error.strerror or error, error.filename) if part)
-        raise ExplainedError(f"{line_of(what)}. {where()} Mend that, then run the same command again.") from error
-    except Exception as error:
-        if says_lost(error):
-            raise ExplainedError(
-                f"Another process of the run was lost: {line_of(error)}. {where()} Start all processes again, or "
-                "fewer, to go on."
-            ) from error
-        kind, words = type(error).__name__, str(getattr(error, "message", error))
-        of_disk = any(hint in words for hint in _OF_DISK)
-        of_data = not of_disk and (kind in _LOST_DATA or any(hint in words for hint in _OF_DATA))
-        if not type(error).__module__.startswith("tensorflow") or not (of_disk or of_data):
-            raise
-        hint = ": a shard of the data set is gone or damaged" if of_data else ""
+        if error.errno is None and not _is_hdf5_error(error):
+            raise  # our own message
+        reason = ": ".join(str(part) for part in (error.strerror or error, error.filename) if part)
         raise ExplainedError(
-            f"{kind}: {line_of(words)}{hint}. {where()} Mend that, then run the same command again."
+            f"{format_error(reason)}. {describe_state()} Fix that, then run the same command again."
+        ) from error
+    except Exception as error:
+        kind, message = type(error).__name__, format_error(getattr(error, "message", error))
+        if is_peer_failure(error):
+            raise ExplainedError(
+                f"Another process of the run was lost: {message}. {describe_state()} Start all processes again, or "
+                "fewer, to resume."
+            ) from error
+        if not type(error).__module__.startswith("tensorflow") or kind not in _TENSORFLOW_IO_ERRORS:
+            raise
+        raise ExplainedError(
+            f"{kind}: {message}. {describe_state()} Fix that, then run the same command again."
         ) from error
 
 
-def _is_hdf5(error: OSError) -> bool:
-    return "errno" in str(error)
+def _is_hdf5_error(error: OSError) -> bool:
+    return "errno" in str(error)  # h5py has the errno of the system in the message only
 
 
-def line_of(words: Any) -> str:
-    r"""The line of an error that says it, without the places in the code that TensorFlow names and the full stop.
+def format_error(message: Any) -> str:
+    r"""Shortens an error to one line, without the graph nodes and source lines that TensorFlow adds.
 
-    >>> line_of('Graph execution error:\n\n  File "parse.py"\ntruncated record at 5\n [[{{node Next}}]] [Op:X]')
-    'truncated record at 5'
+    >>> format_error('Graph execution error:\n\nDetected at node Next defined at (most recent call last):\n'
+    ...     '  File "parse.py"\ntruncated record at 5\n [[{{node Next}}]] [Op:X]')
+    'Graph execution error: truncated record at 5'
     """
-    plain = re.sub(r"\{\{.*?\}\}|\[\[.*?\]\]|\[Op:.*?\]|name: *$", "", str(words), flags=re.MULTILINE)
-    lines = [line.strip() for line in plain.splitlines() if line.strip() and not line.strip().startswith('File "')]
-    said = next((line for line in lines if any(word in line for word in _WORDS)), lines[0] if lines else "")
-    return said.removesuffix(".")[:300]
+    noise = r"\{\{.*?\}\}|\[\[.*?\]\]|\[Op:.*?\]|name: *$|^Detected at node.*$|^ *File \".*$"
+    lines = [line.strip() for line in re.sub(noise, "", str(message), flags=re.MULTILINE).splitlines()]
+    return " ".join(filter(None, lines)).removesuffix(".")[:300]

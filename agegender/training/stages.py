@@ -1,4 +1,4 @@
-"""The epochs of a run at each size of images."""
+"""The stages of a run: ranges of epochs, each at one image size."""
 
 import itertools
 from collections.abc import Sequence
@@ -6,25 +6,31 @@ from typing import NamedTuple
 
 
 class Stage(NamedTuple):
-    """Epochs at one size of images."""
+    """The epochs `first_epoch <= epoch < end_epoch` at one image size in pixels."""
 
-    first: int
-    end: int
-    size: int
+    first_epoch: int
+    end_epoch: int
+    image_size: int
 
 
-def list_stages(sizes: Sequence[tuple[int, int]], epochs: int, full: int, cache_trunk: int) -> list[Stage]:
-    """The epochs at small sizes, and the rest at the full one.
+def list_stages(
+    image_sizes: Sequence[tuple[int, int]], epochs: int, full_size: int, cache_trunk: int = 0
+) -> list[Stage]:
+    """Lists the stages of a run: those at smaller sizes, then the rest at the full size.
 
-    >>> list_stages([(8, 32)], 10, 64, 0)
-    [Stage(first=0, end=8, size=32), Stage(first=8, end=10, size=64)]
+    >>> list_stages([(8, 32)], 10, 64)
+    [Stage(first_epoch=0, end_epoch=8, image_size=32), Stage(first_epoch=8, end_epoch=10, image_size=64)]
     """
-    if any(count < 1 or not 1 <= size <= full for count, size in sizes) or sum(count for count, _ in sizes) >= epochs:
+    pairs = [tuple(pair) for pair in image_sizes]
+    small_epochs = sum(count for count, _ in pairs)
+    if any(count < 1 or not 1 <= size <= full_size for count, size in pairs) or small_epochs >= epochs:
         raise ValueError(
-            f"`sizes` must be pairs of epochs, together less than the {epochs} of the run, and pixels in 1..{full}. "
-            f"Received: sizes={list(sizes)}"
+            f"`image_sizes` must be pairs of epochs, together less than the {epochs} of the run, and pixels in "
+            f"1..{full_size}. Received: image_sizes={pairs}"
         )
-    if sizes and cache_trunk:
-        raise ValueError(f"`cache_trunk` keeps one size. Received: cache_trunk={cache_trunk}, sizes={list(sizes)}")
-    ends = list(itertools.accumulate((count for count, _ in sizes), initial=0))
-    return [*map(Stage, ends, ends[1:], (size for _, size in sizes)), Stage(ends[-1], epochs, full)]
+    if pairs and cache_trunk:
+        raise ValueError(
+            f"`cache_trunk` needs one image size. Received: cache_trunk={cache_trunk}, image_sizes={pairs}"
+        )
+    ends = list(itertools.accumulate((count for count, _ in pairs), initial=0))
+    return [*map(Stage, ends, ends[1:], (size for _, size in pairs)), Stage(ends[-1], epochs, full_size)]

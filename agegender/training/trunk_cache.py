@@ -1,15 +1,15 @@
-"""The frozen part of a trunk, computed once: its features on the disk, and what learns from them.
+"""Feature cache for a frozen trunk: compute the frozen layers once, then train the rest on their outputs.
 
-Where only the last layers learn, the same images go through the same frozen layers in every epoch. Here the first K
-epochs of a run are recorded where the frozen part ends: each batch as the stream gave it, augmented as that step would
-have been, with its targets. Training then replays record e mod K in epoch e. So up to K epochs are the very epochs of a
-run without a cache, and later ones see K views of each image instead of ever new ones.
+If only the last layers are trainable, each epoch sends the same images through the same frozen layers. With a cache of
+K epochs, the first K epochs of batches, augmented as training would have augmented them, are sent through the frozen
+layers once; the features are written to disk. Epoch e then replays cached epoch e mod K. The first K epochs are those
+of a run without a cache; later ones see K views of each image instead of new ones.
 
-    split     the model into its frozen part and the rest, which share their weights with it
-    record    K epochs of features, in the compute dtype, in one file that is mapped and not read into memory
-    replay    batches of features; from epoch K on, the images of a record in another order
+    split_model       splits the model into a frozen part and the rest, which share its weights
+    cache_features    computes K epochs of features and writes them to memory-mapped files
+    CachedFeatures    the batches of features
 
-VGG16 before its last block takes 147 KB a image of 200 px in bfloat16 (12 x 12 x 512), 16 KB of 64 px.
+Before its last block, VGG16 has 147 KB of features per image of 200 px in bfloat16 (12 x 12 x 512), 16 KB at 64 px.
 """
 
 import contextlib
@@ -22,22 +22,22 @@ from typing import Any, Final
 import keras
 import numpy as np
 
-_SPARE: Final = 0.05  # of the disk's free space is left to others
+_SPARE: Final = 0.05  # fraction of the free disk space that is not used
 
 
 def split_model(model: keras.Model) -> tuple[keras.Model, keras.Model]:
-    """Cuts a model where its frozen part ends.
+    """Splits a model after its frozen layers.
 
     Args:
-        model: from `build_model`, on a trunk whose first layers do not learn.
+        model: from `build_model`, on a trunk whose first layers are frozen.
 
     Returns:
-        The frozen part, from images to features, and the rest, from features to the outputs of `model`. Both are
-        made of the layers of `model` itself. The features are those of the last layers that depend on nothing that
-        learns, poolings included: one tensor, or several where a shortcut crosses the cut.
+        The frozen part, from images to features, and the rest, from features to the outputs of `model`. Both consist
+        of the layers of `model` itself. The features are the outputs of the last layers that depend on no trainable
+        weight, poolings included: one tensor, or several if a shortcut crosses the split.
 
     Raises:
-        ValueError: if nothing of the trunk is frozen.
+        ValueError: if no layer of the trunk is frozen.
 
     Example:
 
@@ -48,60 +48,64 @@ def split_model(model: keras.Model) -> tuple[keras.Model, keras.Model]:
     ([(None, 4, 4, 512)], ['age', 'gender'])
     """
     trunk = next(layer for layer in model.layers if isinstance(layer, keras.Model))
-    frozen = _frozen_tensors(trunk)
-    still = [layer for layer in trunk.layers if _ids(layer.output) <= frozen.keys()]
-    learning = [layer for layer in trunk.layers if layer not in still]
-    used = keras.tree.flatten([layer.input for layer in learning]) if learning else trunk.outputs
-    cut = list({id(tensor): tensor for tensor in used if id(tensor) in frozen}.values())
-    if not any(layer.weights for layer in still):
+    frozen = _find_frozen_tensors(trunk)
+    frozen_layers = [layer for layer in trunk.layers if _tensor_ids(layer.output) <= frozen.keys()]
+    if not any(layer.weights for layer in frozen_layers):
         raise ValueError(
-            "A cache of the trunk needs frozen layers at its beginning, such as those of `vggface_trunk(..., "
-            f"trainable='last_block')`. Received: a trunk of which all {len(trunk.trainable_weights)} weights learn"
+            "`cache_trunk` needs frozen layers at the start of the trunk, such as `vggface_trunk(..., "
+            f"trainable='last_block')` has. Received: a trunk with {len(trunk.trainable_weights)} trainable weights "
+            "and no frozen layer at its start"
         )
-    inputs = [keras.Input(tensor.shape[1:], dtype=tensor.dtype) for tensor in cut]
-    features = keras.Model(_alone(cut), trunk.output)(_alone(inputs)) if learning else inputs[0]
+    other_layers = [layer for layer in trunk.layers if layer not in frozen_layers]
+    used = keras.tree.flatten([layer.input for layer in other_layers]) if other_layers else trunk.outputs
+    features = list({id(tensor): tensor for tensor in used if id(tensor) in frozen}.values())
+    inputs = [keras.Input(tensor.shape[1:], dtype=tensor.dtype) for tensor in features]
+    outputs = inputs[0]
+    if other_layers:
+        outputs = keras.Model(_unwrap_single(features), trunk.output)(_unwrap_single(inputs))
     heads = keras.Model(model.layers[model.layers.index(trunk) + 1].input, model.output)
-    frozen_part = keras.Model(trunk.inputs[0], _alone(cut), name="frozen")
-    return frozen_part, keras.Model(_alone(inputs), heads(features), name="rest")
+    frozen_part = keras.Model(trunk.inputs[0], _unwrap_single(features), name="frozen")
+    return frozen_part, keras.Model(_unwrap_single(inputs), heads(outputs), name="rest")
 
 
-def _alone(tensors: list) -> Any:
-    """A list of one as the one: Keras tells them apart."""
+def _unwrap_single(tensors: list) -> Any:
+    """Unwraps a list of one tensor: Keras distinguishes the two."""
     return tensors[0] if len(tensors) == 1 else tensors
 
 
-def _frozen_tensors(trunk: keras.Model) -> dict[int, keras.KerasTensor]:
-    """The tensors of a trunk that no weight which learns has a part in, by their identity."""
+def _find_frozen_tensors(trunk: keras.Model) -> dict[int, keras.KerasTensor]:
+    """Finds the tensors of a trunk that depend on no trainable weight, by their id."""
     frozen = {id(tensor): tensor for tensor in trunk.inputs}
     for layer in trunk.layers:  # in the order of computation
         if isinstance(layer, keras.layers.InputLayer):
             continue
-        if not layer.trainable_weights and _ids(layer.input) <= frozen.keys():
+        if not layer.trainable_weights and _tensor_ids(layer.input) <= frozen.keys():
             frozen.update({id(tensor): tensor for tensor in keras.tree.flatten(layer.output)})
     return frozen
 
 
-def _ids(tensors: Any) -> set[int]:
+def _tensor_ids(tensors: Any) -> set[int]:
     return {id(tensor) for tensor in keras.tree.flatten(tensors)}
 
 
-class Replay(keras.utils.PyDataset):
-    """Recorded batches of a whole run for `fit`: in epoch e those of record e mod K, from e = K on in another order.
+class CachedFeatures(keras.utils.PyDataset):
+    """Batches of cached features for `fit`: epoch e replays cached epoch e mod K, from e = K on in another order.
 
-    Which batch comes at a step is a function of the step alone: Keras fetches batches ahead, across epochs too.
+    A batch is a function of its step alone, because Keras prefetches batches across epochs.
 
     Args:
-        features: for each tensor at the cut an array [records, images, ...].
-        asked: the targets of each head, and the weights of the images if they have any: a tuple of one or two, with
-            float32 [records, images, 1] in it.
-        batch_size: images a batch.
-        epochs: of the run.
+        features: one array [cached epochs, images, ...] per tensor at the split.
+        labels: targets, and sample weights if there are any, as a tuple; arrays are float32 [cached epochs, images, 1].
+        batch_size: images per batch.
+        epochs: number of epochs of the run.
     """
 
-    def __init__(self, features: list[np.ndarray], asked: tuple[Any, ...], *, batch_size: int, epochs: int = 1) -> None:
+    def __init__(
+        self, features: list[np.ndarray], labels: tuple[Any, ...], *, batch_size: int, epochs: int = 1
+    ) -> None:
         super().__init__()
-        self._features, self._asked, self._batch_size, self._epochs = features, asked, batch_size, epochs
-        self._records, self._count = features[0].shape[:2]
+        self._features, self._labels, self._batch_size, self._epochs = features, labels, batch_size, epochs
+        self._cached_epochs, self._count = features[0].shape[:2]
         self.steps_per_epoch = -(-self._count // batch_size)
 
     def __len__(self) -> int:
@@ -110,18 +114,19 @@ class Replay(keras.utils.PyDataset):
     def __getitem__(self, step: int) -> tuple[Any, ...]:
         epoch, step = divmod(step, self.steps_per_epoch)
         rows = self._order(epoch)[step * self._batch_size : (step + 1) * self._batch_size]
-        record = epoch % self._records
-        features = [np.asarray(each[record, rows]) for each in self._features]
-        return _alone(features), *keras.tree.map_structure(lambda each: each[record, rows], self._asked)
+        cached = epoch % self._cached_epochs
+        features = [np.asarray(each[cached, rows]) for each in self._features]
+        return _unwrap_single(features), *keras.tree.map_structure(lambda each: each[cached, rows], self._labels)
 
     def _order(self, epoch: int) -> np.ndarray:
-        again = epoch >= self._records
-        return np.random.default_rng(epoch).permutation(self._count) if again else np.arange(self._count)
+        if epoch < self._cached_epochs:
+            return np.arange(self._count)
+        return np.random.default_rng(epoch).permutation(self._count)
 
 
 @contextlib.contextmanager
-def folder(workdir: pathlib.Path) -> Iterator[pathlib.Path]:
-    """A folder of the run that is there for the length of its training."""
+def temporary_folder(workdir: pathlib.Path) -> Iterator[pathlib.Path]:
+    """Yields a folder for the cache and removes it at the end."""
     path = workdir / "trunk_cache"
     try:
         yield path
@@ -129,65 +134,65 @@ def folder(workdir: pathlib.Path) -> Iterator[pathlib.Path]:
         shutil.rmtree(path, ignore_errors=True)
 
 
-def record(
+def cache_features(
     frozen: keras.Model,
     batches: Any,
     folder: str | os.PathLike,
     *,
-    steps: int,
-    records: int = 1,
+    steps_per_epoch: int,
+    cached_epochs: int = 1,
     epochs: int = 1,
     augmentation: keras.layers.Layer | None = None,
     verbose: int = 0,
-) -> Replay:
-    """Computes the features of `records` times `steps` batches and writes them to a folder.
+) -> CachedFeatures:
+    """Computes the features of K epochs and writes them to a folder.
 
     Args:
         frozen: from `split_model`.
-        batches: (images, targets) or (images, targets, weights), without end or gone through as often as it takes.
-        folder: for one file a tensor; made if it is not there, and what it holds is written over.
-        steps: batches an epoch.
-        records: epochs to record, K.
-        epochs: epochs to replay.
-        augmentation: layer put before the trunk, as in training.
+        batches: (images, targets) or (images, targets, sample_weight); iterated again when they end.
+        folder: one file per tensor is written to it; created if it does not exist.
+        steps_per_epoch: batches per epoch.
+        cached_epochs: number of epochs to compute, K.
+        epochs: number of epochs to replay.
+        augmentation: layer applied before the trunk, as in training.
         verbose: 1 shows a progress bar.
 
     Returns:
-        What replays them.
+        The batches of features.
 
     Raises:
-        OSError: if the disk has too little room; nothing is written then.
+        OSError: if the disk has too little free space; nothing is written then.
     """
     folder = pathlib.Path(folder)
-    stream = _without_end(batches)
-    features: list[np.ndarray] = []
-    columns: list[np.ndarray] = []
-    bar = keras.utils.Progbar(records * steps, verbose=verbose, unit_name="batch")
+    batches = _repeat_batches(batches)
+    arrays: list[np.ndarray] = []
+    steps = cached_epochs * steps_per_epoch
+    progress_bar = keras.utils.Progbar(steps, verbose=verbose, unit_name="batch")
     written = 0
-    for step in range(records * steps):
-        images, *asked = next(stream)
-        given = images if augmentation is None else augmentation(images, training=True)
-        found = keras.tree.flatten(frozen.predict_on_batch(given))
-        count = len(found[0])
-        if step == 0:
-            batch_size, room = count, records * steps * count
-            features = _make_room(folder, found, room)
-            columns = [np.empty((room, 1), "float32") for _ in keras.tree.flatten(asked)]
-        for array, values in zip([*features, *columns], [*found, *keras.tree.flatten(asked)], strict=True):
+    for step in range(steps):
+        images, *labels = next(batches)
+        inputs = images if augmentation is None else augmentation(images, training=True)
+        features = keras.tree.flatten(frozen.predict_on_batch(inputs))
+        count = len(features[0])
+        if step == 0:  # the first batch shows shapes and dtypes; the last of a validation split may be shorter
+            batch_size, rows = count, steps * count
+            arrays = _create_files(folder, features, rows)
+            arrays += [np.empty((rows, 1), "float32") for _ in keras.tree.flatten(labels)]
+        for array, values in zip(arrays, [*features, *keras.tree.flatten(labels)], strict=True):
             array[written : written + count] = np.asarray(values)
         written += count
-        bar.update(step + 1)
-    per_record = written // records  # the last batch of one pass over a validation split may be short
-    by_record = [each[:written].reshape(records, per_record, *each.shape[1:]) for each in [*features, *columns]]
-    return Replay(
-        by_record[: len(features)],
-        keras.tree.pack_sequence_as(tuple(asked), by_record[len(features) :]),
+        progress_bar.update(step + 1)
+    per_epoch = written // cached_epochs
+    by_epoch = [array[:written].reshape(cached_epochs, per_epoch, *array.shape[1:]) for array in arrays]
+    return CachedFeatures(
+        by_epoch[: len(features)],
+        keras.tree.pack_sequence_as(tuple(labels), by_epoch[len(features) :]),
         batch_size=batch_size,
         epochs=epochs,
     )
 
 
-def _without_end(batches: Any) -> Iterator[tuple[Any, ...]]:
+def _repeat_batches(batches: Any) -> Iterator[tuple[Any, ...]]:
     while True:
         if isinstance(batches, keras.utils.PyDataset):
             yield from (batches[index] for index in range(len(batches)))
@@ -195,17 +200,17 @@ def _without_end(batches: Any) -> Iterator[tuple[Any, ...]]:
             yield from batches
 
 
-def _make_room(folder: pathlib.Path, found: list[np.ndarray], count: int) -> list[np.ndarray]:
-    """Files for the features of `count` images, mapped into memory."""
+def _create_files(folder: pathlib.Path, features: list[np.ndarray], count: int) -> list[np.ndarray]:
+    """Creates memory-mapped files for the features of `count` images."""
     folder.mkdir(parents=True, exist_ok=True)
-    needed = sum(count * values[0].nbytes for values in found)
+    needed = sum(count * values[0].nbytes for values in features)
     free = shutil.disk_usage(folder).free * (1 - _SPARE)
     if needed > free:
         raise OSError(
-            f"The cache of the trunk needs {needed / 1e9:.1f} GB in {folder}, where {free / 1e9:.1f} GB are free. "
-            "Record fewer epochs, take smaller images, or another workdir."
+            f"The feature cache needs {needed / 1e9:.1f} GB in {folder}, but {free / 1e9:.1f} GB are free. Cache "
+            "fewer epochs, use smaller images, or choose another workdir."
         )
     return [
         np.memmap(folder / f"features-{index}", values.dtype, "w+", shape=(count, *values.shape[1:]))
-        for index, values in enumerate(found)
+        for index, values in enumerate(features)
     ]

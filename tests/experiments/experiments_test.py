@@ -19,11 +19,10 @@ from PIL import Image
 from tiny_utkface import prepare
 
 from agegender import Augmentation, make_optimizer, train
-from agegender.models.losses import density_weights
 from agegender.models.saving import load_model
 from agegender.schema import HEADS
 from agegender.training.checkpoints import write_checkpoint
-from agegender.training.run_record import plain, write_record
+from agegender.training.run_record import to_json, write_record
 from experiments import config as configs
 from experiments import one_run, runs
 from experiments.one_run import train_and_evaluate
@@ -61,9 +60,9 @@ def test_a_config_out_of_range_is_named(field: str, value: int) -> None:
 
 def test_the_defaults_of_a_config_are_those_of_the_library() -> None:
     config = dataclasses.asdict(configs.Config())
-    names = ("learning_rate", "warmup", "weight_decay", "clipnorm", "ema")
+    names = ("learning_rate", "warmup", "weight_decay", "clipnorm")
     defaults = {name: inspect.signature(make_optimizer).parameters[name].default for name in names}
-    told = ("age_weight", "gender_weight", "learned_weights", "cache_trunk")
+    told = ("cache_trunk",)
     defaults |= {name: inspect.signature(train).parameters[name].default for name in told}
     defaults["augmentation"] = {name: Augmentation().get_config()[name] for name in config["augmentation"]}
     assert {name: config[name] for name in defaults} == defaults
@@ -129,8 +128,7 @@ def test_evaluate_gives_the_numbers_that_training_ended_with(run: pathlib.Path, 
     "options",
     [
         {"cache_trunk": 1, "trainable": "last_block"},
-        {"age_head": "distribution", "learned_weights": True, "age_density": 0.5, "conflicts": False, "ema": 0.9}
-        | {"flip": True, "limit": 60},
+        {"age_head": "distribution", "conflicts": False, "flip": True, "limit": 60},
     ],
     ids=lambda options: next(iter(options)),
 )
@@ -164,16 +162,20 @@ FIELDS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "most": (
         {
             **{"heads": "age, gender", "age_weight": 2.0, "gender_weight": 3.0, "batch_size": 5, "epochs": 7},
-            **{"learning_rate": 0.002, "warmup": 0.25, "weight_decay": 0.003, "clipnorm": 0.4, "ema": 0.6, "seed": 8},
-            **{"batch_norm": True, "age_head": "distribution", "learned_weights": True, "sizes": "2x32"},
+            **{"learning_rate": 0.002, "warmup": 0.25, "weight_decay": 0.003, "clipnorm": 0.4, "seed": 8},
+            **{"batch_norm": True, "age_head": "distribution", "sizes": "2x32"},
             **{"conflicts": False, "limit": 50},
             "augmentation": configs.AugmentationConfig(1.0, 0.11, 0.12, 0.13, 0.14, False, 0.15, 0.16, 0.17),
         },
         {
-            **{"epochs": 7, "steps_per_epoch": 6, "sizes": [[2, 32]], "cache_trunk": 0, "learned_weights": True},
-            **{"age_weight": 2.0, "gender_weight": 3.0, "optimizer.learning_rate.config.warmup_target": 0.002},
+            **{"epochs": 7, "steps_per_epoch": 6, "image_sizes": [[2, 32]], "cache_trunk": 0},
+            **{
+                "loss_weights.age": 2.0,
+                "loss_weights.gender": 3.0,
+                "optimizer.learning_rate.config.warmup_target": 0.002,
+            },
             **{"optimizer.learning_rate.config.warmup_steps": 10, "optimizer.learning_rate.config.decay_steps": 32},
-            **{"optimizer.weight_decay": 0.003, "optimizer.global_clipnorm": 0.4, "optimizer.ema_momentum": 0.6},
+            **{"optimizer.weight_decay": 0.003, "optimizer.global_clipnorm": 0.4},
             **{"augmentation.rotation": 1.0, "augmentation.width_shift": 0.11, "augmentation.height_shift": 0.12},
             **{"augmentation.shear": 0.13, "augmentation.zoom": 0.14, "augmentation.horizontal_flip": False},
             **{"augmentation.brightness": 0.15, "augmentation.contrast": 0.16, "augmentation.erasing": 0.17},
@@ -181,10 +183,9 @@ FIELDS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         },
     ),
     "a recorded trunk": (
-        {"heads": "age", "trainable": "last_block", "cache_trunk": 2, "epochs": 3, "steps_per_epoch": 4, "warmup": 0.0}
-        | {"age_density": 0.5},
+        {"heads": "age", "trainable": "last_block", "cache_trunk": 2, "epochs": 3, "steps_per_epoch": 4, "warmup": 0.0},
         {"epochs": 3, "steps_per_epoch": 4, "cache_trunk": 2, "optimizer.learning_rate.config.decay_steps": 12}
-        | {"age_weights": f"{str(density_weights(np.arange(80), power=0.5).tolist())[:57]}...", "outputs.age": 1},
+        | {"outputs.age": 1},
     ),
 }
 
@@ -197,14 +198,14 @@ def test_the_fields_of_a_config_are_the_settings_of_the_training(
     changes, expected = FIELDS[fields]
     config = configs.Config(**{**SMALL, **changes})
     (folder := tmp_path / "checkpoints").mkdir()
-    settings = {"config": plain(dataclasses.asdict(config))}
+    settings = {"config": to_json(dataclasses.asdict(config))}
     write_checkpoint(folder, 1, [], {"settings": settings, "epoch": 0, "step": 1})
     with pytest.raises(ValueError, match="other settings: ") as refused:
         train_and_evaluate(config, tmp_path, str(rows))
     told = str(refused.value)
     for name, value in expected.items():
-        assert f"{name}: nothing there, {value} here" in told
-    assert all((f"outputs.{head}: " in told) == (head in config.heads) for head in HEADS)
+        assert f"{name} was absent, now {value}" in told
+    assert all((f"outputs.{head} was" in told) == (head in config.heads) for head in HEADS)
 
 
 def test_seed_is_that_of_the_images_and_start_those_of_the_weights(rows: pathlib.Path, tmp_path: pathlib.Path) -> None:
@@ -216,10 +217,10 @@ def test_seed_is_that_of_the_images_and_start_those_of_the_weights(rows: pathlib
     def loss(name: str, **changes: Any) -> float:
         keras.utils.set_random_seed(0)
         changed = dataclasses.replace(config, start=str(start), **changes)
-        one_run._train(changed, tmp_path / name, str(rows), profile=False, saving=None)
+        one_run._train(changed, tmp_path / name, str(rows), profile=False, checkpoints=None)
         return float((tmp_path / name / "metrics.csv").read_text().splitlines()[1].split(",")[-1])
 
-    assert loss("one") != loss("other", seed=2)
+    assert len({loss("one"), loss("other", seed=2)}) == 2
 
 
 def test_a_model_is_built_as_its_config_says(tmp_path: pathlib.Path) -> None:
@@ -275,7 +276,7 @@ def test_a_release_is_the_run_folded_in_half_precision_calibrated_and_measured_w
     assert calibration["flip"] is True and calibration["count"] == 120
     assert json.loads((run / "released" / "report.json").read_text())["count"] == 120
     recipe = json.loads((out / "recipe.json").read_text())
-    assert recipe["config"] == plain(dataclasses.asdict(config)) and recipe["released_with"] == {"age_head": "median"}
+    assert recipe["config"] == to_json(dataclasses.asdict(config)) and recipe["released_with"] == {"age_head": "median"}
     assert (recipe["versions"], recipe["dtype_policy"]) == ({"keras": "3"}, "mixed_bfloat16")
     card = (out / "README.md").read_text()
     assert "\npython -m experiments.train --config=c.py --config.epochs=3 --workdir=runs/small\n" in card

@@ -91,7 +91,6 @@ def test_tiny_images_are_warped_too(size):
 
 
 def test_an_empty_batch_stays_empty():
-    # As the last batch of an epoch can be on the last of several replicas.
     assert run(augmentation.Augmentation(), images(0)).shape == (0, 24, 24, 3)
 
 
@@ -522,31 +521,6 @@ def in_another_process(script: str, backend: str, folder: pathlib.Path) -> None:
     command = [sys.executable, "-c", script, str(folder)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
-
-
-TWO_REPLICAS = """
-import sys, numpy as np, tensorflow as tf
-tf.config.set_logical_device_configuration(
-    tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2)
-from agegender.models.augmentation import Augmentation
-images = np.load(sys.argv[1] + "/images.npy")
-strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
-with strategy.scope():
-    layer = Augmentation(seed=1)
-halves = strategy.experimental_distribute_values_from_function(
-    lambda context: tf.constant(np.split(images, 2)[context.replica_id_in_sync_group]))
-step = tf.function(lambda x: strategy.run(lambda half: layer(half, training=True), [x]))
-outputs = strategy.experimental_local_results(step(halves))
-np.save(sys.argv[1] + "/outputs.npy", np.concatenate([output.numpy() for output in outputs]))
-assert layer.step == 1
-"""
-
-
-@tensorflow_only
-def test_two_replicas_make_the_images_that_one_device_makes(tmp_path: pathlib.Path):
-    np.save(tmp_path / "images.npy", images())
-    in_another_process(TWO_REPLICAS, "tensorflow", tmp_path)
-    np.testing.assert_array_equal(np.load(tmp_path / "outputs.npy"), run(augmentation.Augmentation(seed=1), images()))
 
 
 ON_JAX = """

@@ -1,5 +1,3 @@
-from typing import Any
-
 import keras
 import numpy as np
 import pytest
@@ -19,7 +17,7 @@ def by_numpy(age_weight: float, gender_weight: float) -> float:
 
 @pytest.mark.parametrize(("age_weight", "gender_weight"), [(1, 1), (2, 0.5), (0, 1), (1, 0)])
 def test_the_joint_loss_is_the_weighted_sum_that_numpy_gives(age_weight: float, gender_weight: float) -> None:
-    loss = losses.joint_loss(TARGETS, OUTPUTS, age_weight=age_weight, gender_weight=gender_weight)
+    loss = losses.joint_loss(TARGETS, OUTPUTS, {"age": age_weight, "gender": gender_weight})
     assert float(loss) == pytest.approx(by_numpy(age_weight, gender_weight), rel=1e-5)
 
 
@@ -49,11 +47,11 @@ def test_fit_and_evaluate_report_the_joint_loss() -> None:
         "gender": keras.layers.Dense(1, activation="sigmoid", name="gender")(image),
     }
     model = keras.Model(image, outputs)
-    weights = {"age_weight": 0.7, "gender_weight": 3.0}
+    weights = {"age": 0.7, "gender": 3.0}
     frozen = keras.optimizers.SGD(0.0)
-    model.compile(frozen, **losses.compile_losses(["age", "gender"], **weights))
+    model.compile(frozen, **losses.compile_losses(["age", "gender"], weights))
     x = np.array([[0.1], [0.2], [0.3]])
-    expected = float(losses.joint_loss(TARGETS, model(x), **weights))
+    expected = float(losses.joint_loss(TARGETS, model(x), weights))
     history = model.fit(x, TARGETS, batch_size=2, shuffle=False, verbose=0)
     assert history.history["loss"][0] == pytest.approx(expected, rel=1e-5)
     assert model.evaluate(x, TARGETS, verbose=0, return_dict=True)["loss"] == pytest.approx(expected, rel=1e-5)
@@ -61,18 +59,18 @@ def test_fit_and_evaluate_report_the_joint_loss() -> None:
 
 @pytest.mark.parametrize("weight", [-1.0, float("nan"), float("inf")])
 def test_a_weight_that_cannot_be_is_named(weight: float) -> None:
-    with pytest.raises(ValueError, match=r"`age_weight` must be finite.*Received"):
-        losses.compile_losses(["age"], age_weight=weight)
+    with pytest.raises(ValueError, match=r"`loss_weights` must map heads.*Received"):
+        losses.compile_losses(["age"], {"age": weight})
 
 
 def test_weights_that_train_nothing_are_refused() -> None:
-    with pytest.raises(ValueError, match="weight above 0"):
-        losses.compile_losses(["age"], age_weight=0.0, gender_weight=1.0)
+    with pytest.raises(ValueError, match="one of them above 0"):
+        losses.compile_losses(["age"], {"age": 0.0})
 
 
 def test_the_distribution_loss_is_zero_for_the_bell_itself_and_by_hand_for_a_flat_answer() -> None:
     years = np.arange(117)
-    bell = np.exp(-(((years - 30) / losses.LABEL_SPREAD) ** 2) / 2)
+    bell = np.exp(-(((years - 30) / losses.LABEL_STD) ** 2) / 2)
     bell /= bell.sum()
     flat = np.full(117, 1 / 117)
     found = np.asarray(losses.distribution_loss(np.array([[30.0], [30.0]]), np.stack([bell, flat])))
@@ -83,68 +81,3 @@ def test_the_age_loss_with_a_distribution_is_that_of_the_mean_and_half_that_of_t
     flat = np.full((1, 117), 1 / 117)
     found = losses.age_with_distribution_loss(np.array([[30.0]]), np.concatenate([[[50.0]], flat], axis=1))
     assert float(found[0]) == pytest.approx(1 + 0.5 * float(losses.distribution_loss(np.array([[30.0]]), flat)[0]))
-
-
-def test_density_weights_by_hand() -> None:
-    weights = losses.density_weights([10, 10, 10, 90], power=1.0, bandwidth=0.1)
-    assert weights[[10, 90]] == pytest.approx([4 / 6, 2.0]) and weights.max() == pytest.approx(2.0)
-    np.testing.assert_allclose(losses.density_weights([10, 90], power=0.0), 1.0)
-
-
-def test_a_loss_by_age_counts_each_image_by_its_recorded_age() -> None:
-    table = np.ones(117)
-    table[80] = 3.0
-    loss = losses.compile_losses(["age"], age_weights=table)["loss"]["age"]
-    np.testing.assert_allclose(loss(TARGETS["age"], OUTPUTS["age"]), [1.0, 0.0, 0.75])
-
-
-def test_an_age_between_two_years_counts_as_the_nearer_one_and_one_beyond_them_as_the_last() -> None:
-    loss = losses.compile_losses(["age"], age_weights=np.arange(117.0))["loss"]["age"]
-    ages = np.array([[9.6], [10.4], [130.0]])
-    np.testing.assert_allclose(loss(ages, ages + AGE_STD), [10, 10, 116], rtol=1e-5)
-
-
-@pytest.mark.parametrize("table", [[1.0] * 116, [-1.0] + [1.0] * 116, [float("inf")] * 117, [0.0] * 117])
-def test_weights_by_age_that_cannot_be_are_refused(table: list[float]) -> None:
-    with pytest.raises(ValueError, match="`age_weights` must be 117 numbers of 0 or more, not all 0"):
-        losses.compile_losses(["age"], age_weights=table)
-
-
-def test_a_distribution_counts_by_age_and_by_the_learned_and_the_given_weight() -> None:
-    learned = losses.LearnedWeights(["age"])
-    outputs = np.concatenate([[[50.0]], np.full((1, 117), 1 / 117)], axis=1).astype("float32")
-    learned({"age": outputs})
-    learned.log_variances["age"].assign(np.log(4.0))
-    table = np.where(np.arange(117) == 30, 3.0, 1.0)
-    options: dict[str, Any] = {"age_weight": 2.0, "distribution": True, "age_weights": table, "learned": learned}
-    compiled = losses.compile_losses(["age"], **options)
-    plain = float(losses.age_with_distribution_loss(np.array([[30.0]]), outputs)[0])
-    found = float(compiled["loss"]["age"](np.array([[30.0]]), outputs)[0])
-    assert found == pytest.approx(0.5 * 3 * plain / 4 + np.log(2), rel=1e-5)
-    assert compiled["loss_weights"] == {"age": 2.0}
-
-
-def test_density_weights_are_by_default_the_root_of_a_density_smoothed_over_two_years() -> None:
-    ages = [10.4] * 9 + [12.6] + [90.0]
-    weights = losses.density_weights(ages)
-    np.testing.assert_array_equal(weights, losses.density_weights(ages, power=0.5, bandwidth=2.0))
-    density = 9 + np.exp(-((3 / 2) ** 2) / 2)  # at 10 years, to which 10.4 is rounded, and 12.6 to 13
-    assert weights[90] / weights[10] == pytest.approx(density**0.5, rel=1e-5)
-
-
-def test_learned_weights_are_those_of_kendall() -> None:
-    learned = losses.LearnedWeights(["age", "gender"])
-    outputs = learned({head: np.asarray(values, "float32") for head, values in OUTPUTS.items()})
-    np.testing.assert_array_equal(outputs["age"], OUTPUTS["age"])
-    for head in learned.heads:
-        learned.log_variances[head].assign(np.log(4.0))
-    assert float(learned.weigh("age", 2.0)) == pytest.approx(0.5 * 2 / 4 + np.log(2))
-    assert float(learned.weigh("gender", 2.0)) == pytest.approx(2 / 4 + np.log(2))
-
-
-@pytest.mark.parametrize(
-    ("ages", "options"), [([], {}), ([117], {}), ([-1], {}), ([30], {"power": 1.5}), ([30], {"bandwidth": 0.0})]
-)
-def test_ages_without_a_density_are_refused(ages: list, options: dict) -> None:
-    with pytest.raises(ValueError, match="must be"):
-        losses.density_weights(ages, **options)

@@ -58,7 +58,7 @@ def test_so_many_stay_as_were_asked_for_and_none_of_a_later_step(tmp_path: pathl
     for step in (0, 5, 99_999_999, 100_000_000):
         write(tmp_path, step, keep=3)
     assert names(tmp_path) == ["step-00000005.npz", "step-100000000.npz", "step-99999999.npz"]
-    newest = checkpoints.newest_checkpoint(tmp_path)
+    newest = checkpoints.load_newest_checkpoint(tmp_path)
     assert newest and newest.facts["total"] == 100_000_000
     write(tmp_path, 7, keep=1)
     assert names(tmp_path) == ["step-00000007.npz"]
@@ -71,7 +71,7 @@ def test_whatever_byte_is_flipped_the_contents_are_as_written_or_it_is_noticed(t
         path.write_bytes(whole[:place] + bytes([whole[place] ^ 4]) + whole[place + 1 :])
         try:
             found = checkpoints.read_checkpoint(path)
-        except checkpoints.UnreadableCheckpoint:
+        except checkpoints.UnreadableCheckpointError:
             noticed += 1
         else:  # a date, or a permission, of the archive
             assert found.facts == {**FACTS, "total": 1}
@@ -89,7 +89,7 @@ def test_contents_that_were_changed_with_their_checksums_are_noticed_by_the_sha2
     with zipfile.ZipFile(path, "a") as archive:
         archive.writestr("facts.json", text)
         archive.writestr("sha256", digest)
-    with pytest.raises(checkpoints.UnreadableCheckpoint, match="its SHA-256 is"):
+    with pytest.raises(checkpoints.UnreadableCheckpointError, match="its SHA-256 is"):
         checkpoints.read_checkpoint(path)
 
 
@@ -100,37 +100,39 @@ def test_a_newest_one_cut_short_is_named_and_the_one_before_used(
     write(tmp_path, 1)
     path = write(tmp_path, 2)
     path.write_bytes(path.read_bytes()[:length])
-    found = checkpoints.newest_checkpoint(tmp_path)
+    found = checkpoints.load_newest_checkpoint(tmp_path)
     assert found and found.facts["total"] == 1
     [line] = capsys.readouterr().err.splitlines()
-    assert line.startswith(f"Warning: {path} cannot be read: ") and line.endswith("the checkpoint before it is used.")
+    assert line.startswith(f"Warning: {path} cannot be read: ") and line.endswith(
+        "falling back to the checkpoint before it."
+    )
 
 
 def test_none_that_can_be_read_is_an_error_and_none_at_all_is_not(tmp_path: pathlib.Path) -> None:
-    assert checkpoints.newest_checkpoint(tmp_path / "none") is None
+    assert checkpoints.load_newest_checkpoint(tmp_path / "none") is None
     (tmp_path / "step-00000001.npz").write_bytes(b"")
     with pytest.raises(
-        checkpoints.UnreadableCheckpoint, match=r"None of the 1 checkpoints in .* choose another workdir"
+        checkpoints.UnreadableCheckpointError, match=r"None of the 1 checkpoints in .* choose another workdir"
     ):
-        checkpoints.newest_checkpoint(tmp_path)
+        checkpoints.load_newest_checkpoint(tmp_path)
 
 
 def test_a_damaged_one_of_the_beginning_costs_nothing(
     tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "step-00000000.npz").write_bytes(b"")
-    assert checkpoints.newest_checkpoint(tmp_path) is None
-    assert "nothing was done yet, and the run begins anew" in capsys.readouterr().err
+    assert checkpoints.load_newest_checkpoint(tmp_path) is None
+    assert "starting from scratch" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("options", [{"seconds": 0}, {"steps": -1}, {"keep": 0}, {"seconds": float("nan")}])
 def test_when_to_save_is_checked(options: dict) -> None:
     with pytest.raises(ValueError, match="Received: seconds="):
-        checkpoints.Saving(**options)
+        checkpoints.CheckpointPolicy(**options)
 
 
 def test_five_minutes_at_most_are_lost_and_a_damaged_checkpoint_costs_only_the_steps_since_the_one_before() -> None:
-    assert checkpoints.Saving() == checkpoints.Saving(seconds=300.0, steps=0, keep=2)
+    assert checkpoints.CheckpointPolicy() == checkpoints.CheckpointPolicy(seconds=300.0, steps=0, keep=2)
 
 
 FULL = """
@@ -144,7 +146,7 @@ try:
     checkpoints.write_checkpoint(folder, 2, [np.zeros(100_000)], {})
 except OSError as error:
     print(error.strerror)
-print(checkpoints.newest_checkpoint(folder).path.name)
+print(checkpoints.load_newest_checkpoint(folder).path.name)
 """
 
 
@@ -179,7 +181,7 @@ def test_killed_at_any_moment_of_writing_the_newest_one_is_intact(
         time.sleep(random.Random(attempt).uniform(0, 0.2))
         writer.kill()
         written = writer.communicate()[0].split()
-        found = checkpoints.newest_checkpoint(folder)
+        found = checkpoints.load_newest_checkpoint(folder)
         assert found and found.facts["step"] >= max(map(int, written), default=1)
         assert found.arrays[2][0] == found.facts["step"]
         files.sweep(folder)
@@ -192,8 +194,8 @@ def test_killed_at_any_moment_of_writing_the_newest_one_is_intact(
 
 HOLD = """
 import pathlib, sys, time
-from agegender.training.signals import hold
-with hold(pathlib.Path(sys.argv[1])):
+from agegender.training.signals import lock_workdir
+with lock_workdir(pathlib.Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(600)
 """
@@ -205,12 +207,12 @@ def test_a_folder_is_held_by_one_process_which_is_named_until_it_is_killed(tmp_p
     assert holder.stdout and holder.stdout.readline() == "held\n"
     with (
         pytest.raises(BlockingIOError, match=f"Process {holder.pid} is training in {folder.parent}"),
-        interruptions.hold(folder),
+        interruptions.lock_workdir(folder),
     ):
         pass
     holder.kill()
     holder.communicate()
-    with interruptions.hold(folder):
+    with interruptions.lock_workdir(folder):
         assert (folder / "lock").read_text() == f"{os.getpid()}\n"
 
 
@@ -222,7 +224,9 @@ def test_the_first_signal_is_noted_and_the_second_has_its_effect(
     try:
         with pytest.raises(KeyboardInterrupt), interruptions.StopSignals() as signals:
             os.kill(os.getpid(), number)
-            assert signals.came == number.name and f"{number.name}: saves after this step" in capfd.readouterr().err
+            assert (
+                signals.received == number.name and f"{number.name}: stopping after this step" in capfd.readouterr().err
+            )
             os.kill(os.getpid(), number)
             time.sleep(5)
         assert signal.getsignal(number) is signal.default_int_handler
@@ -235,7 +239,7 @@ def test_a_signal_that_is_ignored_as_in_the_background_of_a_shell_stays_ignored(
     try:
         with interruptions.StopSignals() as signals:
             os.kill(os.getpid(), signal.SIGINT)
-        assert signals.came is None and signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+        assert signals.received is None and signal.getsignal(signal.SIGINT) == signal.SIG_IGN
     finally:
         signal.signal(signal.SIGINT, before)
 
@@ -245,7 +249,7 @@ def test_in_another_thread_signals_are_left_alone() -> None:
 
     def look() -> None:
         with interruptions.StopSignals() as signals:
-            seen.append((signals.came, signal.getsignal(signal.SIGTERM)))
+            seen.append((signals.received, signal.getsignal(signal.SIGTERM)))
 
     thread = threading.Thread(target=look)
     thread.start()
@@ -260,15 +264,15 @@ def test_nobody_has_to_catch_a_stopped_run() -> None:
 
 def test_an_error_of_the_disk_says_in_one_line_what_happened_and_where_the_run_stands() -> None:
     with (
-        pytest.raises(OSError, match=r"^No space left on device: a\.csv\. The last is 3\. Mend that.*again\.$"),
-        interruptions.explained(lambda: "never twice"),
-        interruptions.explained(lambda: "The last is 3."),
+        pytest.raises(OSError, match=r"^No space left on device: a\.csv\. The last is 3\. Fix that.*again\.$"),
+        interruptions.explain_errors(lambda: "never twice"),
+        interruptions.explain_errors(lambda: "The last is 3."),
     ):
         raise OSError(28, "No space left on device", "a.csv")
 
 
 def test_other_errors_stay_as_they_are() -> None:
-    with pytest.raises(FileExistsError, match=r"^words$"), interruptions.explained(lambda: "x"):
+    with pytest.raises(FileExistsError, match=r"^words$"), interruptions.explain_errors(lambda: "x"):
         raise FileExistsError("words")
 
 
@@ -279,7 +283,7 @@ def test_times_are_told_in_utc(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TZ", "UTC-9")
     time.tzset()
     try:
-        told = datetime.datetime.fromisoformat(run_record.now())
+        told = datetime.datetime.fromisoformat(run_record.format_utc_now())
         assert told.utcoffset() == datetime.timedelta(0)
         assert abs(datetime.datetime.now(datetime.UTC) - told) < datetime.timedelta(minutes=1)
     finally:
@@ -302,10 +306,16 @@ def test_a_record_is_described_in_words(tmp_path: pathlib.Path) -> None:
         "resumed": [{"at": "later", "step": 7}],
     }
     run_record.write_record(tmp_path, {**facts, "seconds": {"epochs": [30.0, 50.0]}})
-    run_record.note_seconds(tmp_path, "evaluation", 4.256)
+    run_record.record_seconds(tmp_path, "evaluation", 4.256)
     words = run_record.describe_run(tmp_path)
     assert words == run_record.describe_run(tmp_path / "run.json")
-    for part in ("commit 0123456789ab, with changes", "1 min 20 s, 40.0 s an epoch", "4.3 s", "from step 7", "not yet"):
+    for part in (
+        "commit 0123456789ab, with uncommitted changes",
+        "1 min 20 s, 40.0 s an epoch",
+        "4.3 s",
+        "from step 7",
+        "not yet",
+    ):
         assert part in words
     assert names(tmp_path) == ["run.json"]
     assert json.loads((tmp_path / "run.json").read_text())["seconds"]["evaluation"] == 4.26
@@ -315,18 +325,18 @@ def test_a_clone_tells_its_commit_and_another_folder_does_not(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(run_record, "_ROOT", tmp_path)
-    assert run_record.git_state() is None
+    assert run_record.read_git_state() is None
     git = ["git", "-c", "user.name=n", "-c", "user.email=e@example.org", "-C", str(tmp_path)]
     (tmp_path / "a").write_text("1")
     for arguments in (["init", "--quiet"], ["add", "a"], ["commit", "--quiet", "--message=m"]):
         subprocess.run([*git, *arguments], check=True)
-    state = run_record.git_state()
+    state = run_record.read_git_state()
     assert state and len(state["commit"]) == 40 and state["dirty"] is False
     (tmp_path / "a").write_text("2")
-    assert (run_record.git_state() or {})["dirty"] is True
+    assert (run_record.read_git_state() or {})["dirty"] is True
     (tmp_path / "a").write_text("1")
     (tmp_path / "b").write_text("not of the commit, and not in the way of it")
-    assert (run_record.git_state() or {})["dirty"] is False
+    assert (run_record.read_git_state() or {})["dirty"] is False
     monkeypatch.setattr(run_record, "_ROOT", tmp_path / "inside")
     (tmp_path / "inside").mkdir()
-    assert run_record.git_state() is None, "a package inside somebody else's clone"
+    assert run_record.read_git_state() is None, "a package inside somebody else's clone"

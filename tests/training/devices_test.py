@@ -93,8 +93,8 @@ def test_torch_tells_the_capability_of_the_oldest_gpu(monkeypatch: pytest.Monkey
 
 REPEATED = """
 import sys, keras
-from agegender.training.devices import repeat_bits
-repeat_bits()
+from agegender.training.devices import enable_determinism
+enable_determinism()
 if keras.backend.backend() == "jax":
     import os
     assert "exclude_nondeterministic_ops=true" in os.environ["XLA_FLAGS"] and "--xla_cpu" in os.environ["XLA_FLAGS"]

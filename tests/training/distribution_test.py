@@ -115,7 +115,7 @@ def test_a_signal_to_one_process_stops_all_of_them_after_the_same_step(
 
 def test_processes_that_were_told_different_things_all_say_so(prepared: pathlib.Path, tmp_path: pathlib.Path) -> None:
     first, second = start_two(prepared, tmp_path / "run", {}, {"learning_rate": 2e-3})
-    assert "Process 0 has other settings: optimizer" in end(second, 1)
+    assert "with the same settings. In process 0: optimizer" in end(second, 1)
     assert "lost" in end(first, 1)
 
 
@@ -124,7 +124,7 @@ def test_what_process_0_finds_wrong_all_say(prepared: pathlib.Path, tmp_path: pa
     (tmp_path / "run" / "best.keras").touch()
     first, second = start_two(prepared, tmp_path / "run")
     assert "FileExistsError" in end(first, 1)
-    assert "Process 0 could not go on. FileExistsError" in end(second, 1)
+    assert "Process 0 failed. FileExistsError" in end(second, 1)
 
 
 @pytest.mark.parametrize(
@@ -137,20 +137,20 @@ def test_what_process_0_finds_wrong_all_say(prepared: pathlib.Path, tmp_path: pa
 def test_processes_that_cannot_be_are_refused(monkeypatch: pytest.MonkeyPatch, told: tuple[str, int, int]) -> None:
     monkeypatch.setattr("keras.backend.backend", lambda: "jax")
     with pytest.raises(ValueError, match="`coordinator` must be HOST:PORT"):
-        processes.join(*told)
+        processes.join_processes(*told)
 
 
 def test_several_processes_on_another_backend_are_refused() -> None:
     if keras.backend.backend() != "jax":
         with pytest.raises(ValueError, match="KERAS_BACKEND=jax"):
-            processes.join("127.0.0.1:1", 2, 0)
+            processes.join_processes("127.0.0.1:1", 2, 0)
 
 
 def test_one_process_alone_is_the_chief_and_tells_itself() -> None:
-    assert processes.is_chief() and processes.share() == (0, 1) and processes.device_count() == 1
-    assert processes.from_chief(lambda: b"x") == b"x" and processes.largest(15) == 15
+    assert processes.is_chief() and processes.current_shard() == (0, 1) and processes.device_count() == 1
+    assert processes.broadcast_from_chief(lambda: b"x") == b"x" and processes.all_reduce_max(15) == 15
 
 
 def test_batches_that_replicas_cannot_share_are_refused(prepared: pathlib.Path, tmp_path: pathlib.Path) -> None:
     words = end(start("tensorflow", prepared, tmp_path / "run", devices=2, batch_size=15), 1)
-    assert "divisible by the 2 devices" in words
+    assert "divisible by the number of devices, 2" in words

@@ -24,12 +24,13 @@ from conftest import SIZE, make_tiny_trunk
 import agegender as ag
 from agegender.models.batch_norm import add_batch_norm
 from agegender.training import run_record
-from agegender.training.checkpoints import Saving
-from agegender.training.run import refuse_finished
-from agegender.training.stream import data_from
+from agegender.training.checkpoints import CheckpointPolicy
+from agegender.training.run import check_workdir
+from agegender.training.skip_batches import skip_batches
 
 ROOT = pathlib.Path(__file__).parents[2]
 STEPS = 4
+EACH_STEP = CheckpointPolicy(steps=1)
 Weights = list[np.ndarray]
 
 
@@ -79,7 +80,7 @@ def go(
 ) -> Weights:
     model = make()
     given: dict[str, Any] = {"train": Batches(), "optimizer": ag.make_optimizer(steps=STEPS * epochs), **options}
-    given |= {"callbacks": [Stop(stop)] if stop else [], "saving": Saving(steps=1), "verbose": 0}
+    given |= {"callbacks": [Stop(stop)] if stop else [], "checkpoints": CheckpointPolicy(steps=1), "verbose": 0}
     ag.train(
         model,
         given.pop("train"),
@@ -110,14 +111,13 @@ def everything() -> dict[str, Any]:
         "epochs": 3,
         "validation": Batches(),
         "augmentation": ag.Augmentation(seed=2),
-        "optimizer": ag.make_optimizer(steps=3 * STEPS, learning_rate=1e-2, ema=0.9),
-        "learned_weights": True,
-        "sizes": [(1, 12)],
+        "optimizer": ag.make_optimizer(steps=3 * STEPS, learning_rate=1e-2),
+        "image_sizes": [(1, 12)],
     }
 
 
 def test_a_run_stopped_in_each_of_its_stages_ends_with_the_same_weights(tmp_path: pathlib.Path) -> None:
-    """Averages, learned weights, sizes, statistics of a normalisation, dropout, augmentation, the schedule."""
+    """Image sizes, statistics of a normalisation, dropout, augmentation, the schedule."""
     keras.utils.set_random_seed(1)
     expected = go(tmp_path / "whole", **everything())
     keras.utils.set_random_seed(1)
@@ -143,7 +143,12 @@ class OfOneAge(Batches):
 
 def test_a_run_that_goes_on_knows_which_epoch_was_the_best(tmp_path: pathlib.Path) -> None:
     small = functools.partial(make_model, units=(8,), age_dropout=(0.0,), gender_dropout=(0.0,))
-    ever_worse: dict[str, Any] = {"train": OfOneAge(90), "validation": OfOneAge(1), "gender_weight": 0.0, "make": small}
+    ever_worse: dict[str, Any] = {
+        "train": OfOneAge(90),
+        "validation": OfOneAge(1),
+        "loss_weights": {"gender": 0.0},
+        "make": small,
+    }
     with pytest.raises(Stopping):
         go(tmp_path, stop=STEPS + 1, **ever_worse)
     before = (tmp_path / "best.keras").read_bytes()
@@ -153,9 +158,7 @@ def test_a_run_that_goes_on_knows_which_epoch_was_the_best(tmp_path: pathlib.Pat
     assert first < second and (tmp_path / "best.keras").read_bytes() == before
 
 
-def test_a_stream_of_utkface_with_mixed_images_goes_on_in_the_middle_of_an_epoch(
-    prepared: pathlib.Path, tmp_path: pathlib.Path
-) -> None:
+def test_a_stream_of_utkface_goes_on_in_the_middle_of_an_epoch(prepared: pathlib.Path, tmp_path: pathlib.Path) -> None:
     def stream() -> Any:
         options: dict[str, Any] = {"batch_size": 16, "image_size": SIZE, "data_dir": prepared}
         return ag.load_utkface("train", training=True, seed=3, **options)
@@ -195,33 +198,31 @@ def test_a_recorded_trunk_is_recorded_anew_and_goes_on(tmp_path: pathlib.Path) -
 def test_other_settings_are_named_before_anything_is_written(tmp_path: pathlib.Path) -> None:
     config = {"learning_rate": 0.0003, "sizes": "1x12", "augmentation": {"zoom": 0.1}}
     with pytest.raises(Stopping):  # nothing is learnt yet: other settings begin anew
-        go(tmp_path, stop=1, record={"config": {}}, age_weight=3.0)
+        go(tmp_path, stop=1, run_info={"config": {}}, loss_weights={"age": 3.0})
     with pytest.raises(Stopping):
-        go(tmp_path, stop=2, record={"config": config})
+        go(tmp_path, stop=2, run_info={"config": config})
     assert "resumed" not in run_record.read_record(tmp_path)
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     others = {**config, "learning_rate": 0.001, "augmentation": {"zoom": 0.2}}
-    words = r"learning_rate: 0.0003 there, 0.001 here; augmentation.zoom: 0.1 there, 0.2 here. Go on with those"
+    words = r"learning_rate was 0.0003, now 0.001; augmentation.zoom was 0.1, now 0.2. Resume with the settings"
     with pytest.raises(ValueError, match=re.escape(words)):
-        go(tmp_path, record={"config": others}, optimizer=ag.make_optimizer(steps=8, learning_rate=0.001))
-    with pytest.raises(ValueError, match=r"other settings: age_weight: 1\.0 there, 2\.0 here\. Go on"):
-        go(tmp_path, record={"config": config}, age_weight=2.0)
-    with pytest.raises(ValueError, match=r"parameters: \d+ there, \d+ here"):
-        go(tmp_path, lambda: make_model(batch_norm=True), record={"config": config})
+        go(tmp_path, run_info={"config": others}, optimizer=ag.make_optimizer(steps=8, learning_rate=0.001))
+    with pytest.raises(ValueError, match=r"other settings: loss_weights\.age was 1\.0, now 2\.0\. Resume"):
+        go(tmp_path, run_info={"config": config}, loss_weights={"age": 2.0})
+    with pytest.raises(ValueError, match=r"parameters was \d+, now \d+"):
+        go(tmp_path, lambda: make_model(batch_norm=True), run_info={"config": config})
     others_still: dict[str, dict[str, Any]] = {
-        "epochs: 2 there, 3 here": {"epochs": 3},
-        "gender_weight: 1.0 there, 2.0 here": {"gender_weight": 2.0},
-        "age_weights": {"age_weights": np.ones(117)},
-        "learned_weights": {"learned_weights": True},
-        "sizes": {"sizes": [(1, 12)]},
+        "epochs was 2, now 3": {"epochs": 3},
+        "loss_weights.gender was 1.0, now 2.0": {"loss_weights": {"gender": 2.0}},
+        "image_sizes": {"image_sizes": [(1, 12)]},
         "augmentation": {"augmentation": ag.Augmentation(seed=1)},
-        "optimizer.weight_decay: 0.0001 there, 0.01 here": {
+        "optimizer.weight_decay was 0.0001, now 0.01": {
             "optimizer": ag.make_optimizer(steps=2 * STEPS, weight_decay=0.01)
         },
     }
     for words, options in others_still.items():
         with pytest.raises(ValueError, match=rf"other settings: (.*; )?{re.escape(words)}"):
-            go(tmp_path, record={"config": config}, **options)
+            go(tmp_path, run_info={"config": config}, **options)
     assert before == {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
 
 
@@ -234,27 +235,38 @@ def test_a_weight_that_is_not_finite_is_not_saved(tmp_path: pathlib.Path) -> Non
     keras.utils.set_random_seed(1)
     model = make_model()
     with pytest.raises(FloatingPointError, match=r"A weight is not finite after step 2 \(epoch 1, batch 2\)"):
-        ag.train(model, Batches(), workdir=tmp_path, epochs=1, callbacks=[Poison()], saving=Saving(steps=1), verbose=0)
+        ag.train(
+            model,
+            Batches(),
+            workdir=tmp_path,
+            epochs=1,
+            callbacks=[Poison()],
+            checkpoints=CheckpointPolicy(steps=1),
+            verbose=0,
+        )
     names = sorted(path.name for path in (tmp_path / "checkpoints").glob("*"))
     assert names == ["lock", "step-00000000.npz", "step-00000001.npz"]
 
 
-@pytest.mark.parametrize(("saving", "steps"), [(Saving(seconds=1e-9), [2, 3]), (Saving(seconds=1e9, steps=2), [0, 2])])
+@pytest.mark.parametrize(("policy", "steps"), [({"seconds": 1e-9}, [2, 3]), ({"seconds": 1e9, "steps": 2}, [0, 2])])
 def test_a_checkpoint_is_written_after_so_many_seconds_or_steps(
-    tmp_path: pathlib.Path, saving: Saving, steps: list[int]
+    tmp_path: pathlib.Path, policy: dict, steps: list[int]
 ) -> None:
     keras.utils.set_random_seed(1)
     with pytest.raises(Stopping):
-        ag.train(make_model(), Batches(), workdir=tmp_path, epochs=1, callbacks=[Stop(4)], saving=saving, verbose=0)
+        checkpoints = CheckpointPolicy(**policy)
+        ag.train(
+            make_model(), Batches(), workdir=tmp_path, epochs=1, callbacks=[Stop(4)], checkpoints=checkpoints, verbose=0
+        )
     written = sorted(int(path.stem.removeprefix("step-")) for path in (tmp_path / "checkpoints").glob("*.npz"))
     assert written == steps
 
 
 def test_data_that_only_begin_at_the_beginning_cannot_go_on(tmp_path: pathlib.Path) -> None:
     generated = (Batches()[index % STEPS] for index in itertools.count())
-    assert data_from(generated, 0, STEPS) is generated
-    with pytest.raises(ValueError, match=r"To go on at step 3, `train` must be .* Received: a generator"):
-        data_from(generated, 3, STEPS)
+    assert skip_batches(generated, 0, STEPS) is generated
+    with pytest.raises(ValueError, match=r"To resume at step 3, `data` must be .* Received: a generator"):
+        skip_batches(generated, 3, STEPS)
 
 
 def test_a_stream_of_utkface_begins_at_any_step_however_often_it_was_begun(prepared: pathlib.Path) -> None:
@@ -283,11 +295,11 @@ def test_batches_begin_at_any_step(step: int, expected: list[int]) -> None:
 
     ended: list[int] = []
     for steps_per_epoch in (STEPS, 3):
-        later = data_from(Numbers(), step, steps_per_epoch)
+        later = skip_batches(Numbers(), step, steps_per_epoch)
         assert later.num_batches == STEPS and [later[index] for index in range(STEPS)] == expected
         later.on_epoch_end()
     assert len(ended) == 2, "a data set that shuffles at the end of an epoch is told of it"
-    assert list(data_from(tf.data.Dataset.range(STEPS), step, STEPS).take(STEPS).as_numpy_iterator()) == expected
+    assert list(skip_batches(tf.data.Dataset.range(STEPS), step, STEPS).take(STEPS).as_numpy_iterator()) == expected
 
 
 def test_a_shard_cut_short_ends_a_run_in_one_line(prepared: pathlib.Path, tmp_path: pathlib.Path) -> None:
@@ -297,7 +309,7 @@ def test_a_shard_cut_short_ends_a_run_in_one_line(prepared: pathlib.Path, tmp_pa
     os.truncate(shard, shard.stat().st_size - 5)
     train = ag.load_utkface("train", batch_size=16, training=True, image_size=SIZE, data_dir=data)
     with pytest.raises(
-        OSError, match=r"^DataLossError: truncated record at.*checkpoint in .* is of step 0\. Mend"
+        OSError, match=r"^DataLossError: .*truncated record at.*checkpoint in .* is of step 0\. Fix"
     ) as raised:
         go(tmp_path / "run", train=train)
     assert len(str(raised.value).splitlines()) == 1
@@ -310,7 +322,7 @@ PROGRAM = """
 import sys, time
 import keras, numpy as np
 import agegender as ag
-from agegender.training.checkpoints import Saving
+from agegender.training.checkpoints import CheckpointPolicy
 
 class Batches(keras.utils.PyDataset):
     def __len__(self): return 10
@@ -330,7 +342,7 @@ TRAIN = """
 trunk = keras.Sequential([keras.Input((24, 24, 3)), keras.layers.Rescaling(1 / 255),
                           keras.layers.Conv2D(4, 3, strides=2), keras.layers.GlobalAveragePooling2D()])
 ag.train(ag.build_model(trunk, heads=["age"]), Batches(), Batches(), workdir=sys.argv[1], epochs=3, callbacks=[Slow()],
-         optimizer=ag.make_optimizer(steps=30, ema=0.5), saving=Saving(steps=3), verbose=0)
+         optimizer=ag.make_optimizer(steps=30), checkpoints=CheckpointPolicy(steps=3), verbose=0)
 """
 
 
@@ -377,13 +389,15 @@ def test_a_program_that_is_killed_stopped_and_started_again_ends_with_the_same_w
     stopped.send_signal(signal.SIGTERM)
     words = stopped.communicate()[1].splitlines()
     assert stopped.returncode == 75
-    assert re.fullmatch(r"SIGTERM: stopped after step \d+ \(.*\) and saved. Run the same command again.*", words[-1])
+    assert re.fullmatch(
+        r"SIGTERM: stopped after step \d+ \(.*\), checkpoint saved. Run the same command to resume\.", words[-1]
+    )
 
     finish(start(unseeded, parts, backend=backend))
     assert_equal_runs(parts, tmp_path / "whole")
     record = json.loads((parts / "run.json").read_text())
     assert len(record["resumed"]) == 2 and len(record["seconds"]["epochs"]) == 3 and record["finished"]
-    assert "went on" in run_record.describe_run(parts)
+    assert "resumed" in run_record.describe_run(parts)
 
 
 def test_a_full_disk_ends_a_run_in_one_line_with_its_last_good_state(tmp_path: pathlib.Path) -> None:
@@ -402,7 +416,7 @@ except OSError as error:
     program = start(PROGRAM + full.replace("{train}", TRAIN.strip().replace("\n", "\n    ")), tmp_path)
     out, errors = program.communicate()
     assert re.fullmatch(
-        r"File too large.*\. The last checkpoint in .* is of step 3\. Mend that, then run .*again\.\n", out
+        r"File too large.*\. The last checkpoint in .* is of step 3\. Fix that, then run .*again\.\n", out
     ), errors
     names = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
     assert names == ["lock", "step-00000000.npz", "step-00000003.npz"]
@@ -410,16 +424,16 @@ except OSError as error:
 
 def test_a_run_without_the_checkpoints_that_it_needs_is_not_called_finished(tmp_path: pathlib.Path) -> None:
     (tmp_path / "best.keras").touch()
-    with pytest.raises(FileExistsError, match="its run is finished"):
-        refuse_finished(tmp_path)
+    with pytest.raises(FileExistsError, match="contains a finished run"):
+        check_workdir(tmp_path)
     run_record.write_record(tmp_path, {"seconds": {}})
-    with pytest.raises(OSError, match="a run that is not finished, without the checkpoints") as error:
-        refuse_finished(tmp_path)
+    with pytest.raises(OSError, match="an unfinished run, but not the checkpoints") as error:
+        check_workdir(tmp_path)
     assert not isinstance(error.value, FileExistsError)
 
 
 @pytest.mark.parametrize("content", ["", '{"config": {', "[1, 2]", "7"])
 def test_a_damaged_record_is_named(tmp_path: pathlib.Path, content: str) -> None:
     (tmp_path / "run.json").write_text(content)
-    with pytest.raises(ValueError, match=r"run\.json is no record of a run, or damaged"):
-        refuse_finished(tmp_path)
+    with pytest.raises(ValueError, match=r"run\.json is damaged or not the record of a run"):
+        check_workdir(tmp_path)

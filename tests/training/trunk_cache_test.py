@@ -70,9 +70,7 @@ def test_the_cut_is_after_the_last_pooling_that_is_frozen() -> None:
 
 
 def test_a_trunk_that_learns_everywhere_cannot_be_cached(tmp_path: pathlib.Path) -> None:
-    with pytest.raises(
-        ValueError, match=r"needs frozen layers at its beginning.*a trunk of which all 26 weights learn"
-    ):
+    with pytest.raises(ValueError, match=r"needs frozen layers at the start of the trunk.*26 trainable weights"):
         ag.train(build(trainable="all"), batches(), workdir=tmp_path / "run", epochs=1, cache_trunk=1)
     assert not (tmp_path / "run").exists()
 
@@ -106,7 +104,7 @@ def test_recorded_epochs_are_those_of_a_run_without_a_cache(tmp_path: pathlib.Pa
 def test_weights_of_images_are_recorded_with_them(tmp_path: pathlib.Path) -> None:
     frozen, _ = trunk_cache.split_model(build())
     weighed = [(*batch, np.full((4, 1), step, "float32")) for step, batch in enumerate(batches())]
-    replayed = trunk_cache.record(frozen, Listed(weighed), tmp_path, steps=3)
+    replayed = trunk_cache.cache_features(frozen, Listed(weighed), tmp_path, steps_per_epoch=3)
     assert len(replayed) == 3
     for step, (_, targets, weights) in enumerate(weighed):
         _, again, given = replayed[step]
@@ -116,8 +114,14 @@ def test_weights_of_images_are_recorded_with_them(tmp_path: pathlib.Path) -> Non
 
 def test_later_epochs_replay_the_same_images_in_another_order(tmp_path: pathlib.Path) -> None:
     frozen, _ = trunk_cache.split_model(build())
-    replayed = trunk_cache.record(
-        frozen, Listed(batches()), tmp_path, steps=3, records=2, epochs=4, augmentation=ag.Augmentation()
+    replayed = trunk_cache.cache_features(
+        frozen,
+        Listed(batches()),
+        tmp_path,
+        steps_per_epoch=3,
+        cached_epochs=2,
+        epochs=4,
+        augmentation=ag.Augmentation(),
     )
     assert len(replayed) == 12
     epochs = []
@@ -157,7 +161,7 @@ def test_a_disk_that_is_too_small_is_named_before_anything_is_written(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("shutil.disk_usage", lambda _: os.terminal_size((0, 0)) and type("Usage", (), {"free": 1000}))
-    with pytest.raises(OSError, match=r"The cache of the trunk needs 0\.0 GB in .*, where 0\.0 GB are free"):
+    with pytest.raises(OSError, match=r"The feature cache needs 0\.0 GB in .*, but 0\.0 GB are free"):
         fit(tmp_path, epochs=1, cache_trunk=1)
     assert not (tmp_path / "trunk_cache").exists()
 
@@ -174,7 +178,7 @@ def test_features_are_kept_in_the_dtype_of_the_trunk(tmp_path: pathlib.Path) -> 
     try:
         history, _ = fit(tmp_path / "run", epochs=2, cache_trunk=1)
         frozen, _ = trunk_cache.split_model(build())
-        replayed = trunk_cache.record(frozen, batches(), tmp_path / "cache", steps=3)
+        replayed = trunk_cache.cache_features(frozen, batches(), tmp_path / "cache", steps_per_epoch=3)
     finally:
         keras.config.set_dtype_policy("float32")
     assert replayed[0][0].dtype.name == "bfloat16"
@@ -185,7 +189,7 @@ def test_features_are_kept_in_the_dtype_of_the_trunk(tmp_path: pathlib.Path) -> 
 def test_a_recorded_run_trains_on_jax() -> None:
     code = """
 import pathlib, sys, tempfile
-sys.path.insert(0, "tests")
+sys.path.insert(0, "tests/training")
 import trunk_cache_test as tests
 with tempfile.TemporaryDirectory() as folder:
     print(tests.fit(pathlib.Path(folder), epochs=2, cache_trunk=1)[0]["loss"])
