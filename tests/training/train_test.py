@@ -19,7 +19,7 @@ import agegender as ag
 from agegender.models import augmentation as augment
 from agegender.models import losses
 from agegender.models.batch_norm import add_batch_norm
-from agegender.training.learner import compile_learner, expose_distribution, make_learner
+from agegender.training.learner import compile_learner, make_learner
 
 ROOT = pathlib.Path(__file__).parents[2]
 SIZE = 24
@@ -341,16 +341,32 @@ def test_small_images_are_averages_of_the_augmented_ones() -> None:
 
 
 @pytest.mark.parametrize("age_head", ["regression", "distribution"])
-def test_images_that_weigh_nothing_are_not_measured(tiny_trunk: keras.Model, age_head: str) -> None:
-    model = ag.build_model(tiny_trunk, age_head=age_head)
-    learner = compile_learner(make_learner(expose_distribution(model)), keras.optimizers.SGD(0.0))
-    images, targets = next(iter(faces(8)))
-    weights = np.array([[2.0]] * 4 + [[0.0]] * 4, "float32")
-    found = learner.evaluate(tf.data.Dataset.from_tensors((images, targets, weights)), return_dict=True, verbose=0)
-    answers = model.predict_on_batch(images)
-    assert found["age_mae"] == pytest.approx(np.mean(np.abs(answers["age"] - targets["age"])[:4]), rel=1e-5)
-    right = (answers["gender"] > 0.5) == (targets["gender"].numpy() > 0.5)
-    assert found["gender_accuracy"] == pytest.approx(np.mean(right[:4]))
+def test_losses_and_metrics_honour_sample_weight(
+    tiny_trunk: keras.Model, tmp_path: pathlib.Path, age_head: str
+) -> None:
+    model = ag.build_model(tiny_trunk, age_head=age_head, **SMALL_HEADS)
+    images, targets = next(iter(faces(4)))
+    weights = np.array([[2.0], [1.0], [0.0], [0.0]], "float32")
+    weighted = tf.data.Dataset.from_tensors((images, targets, weights))
+    options: dict[str, Any] = {"optimizer": keras.optimizers.SGD(0.0), "loss_weights": {"gender": 3.0}, "verbose": 0}
+    history = ag.train(model, weighted, weighted, workdir=tmp_path, epochs=1, **options).history
+
+    # An untrained model predicts 33 years and one half for every image.
+    error = targets["age"].numpy()[:, 0] - 33.0
+    age_loss = (error / 20) ** 2
+    if age_head == "distribution":
+        distribution = np.exp(-(((np.arange(117) - 33) / 20) ** 2) / 2)
+        distribution /= distribution.sum()
+        mean = np.sum(distribution * np.arange(117))
+        error = targets["age"].numpy()[:, 0] - mean
+        kl = losses.distribution_loss(targets["age"], np.broadcast_to(distribution, (4, 117)))
+        age_loss = (error / 20) ** 2 + 0.5 * np.asarray(kl)
+    gender_loss = (2 + 1) * np.log(2)
+    expected = (2 * age_loss[0] + 1 * age_loss[1] + 3 * gender_loss) / 4  # Keras divides by the batch size
+    assert history["val_loss"][0] == pytest.approx(expected, rel=1e-4)
+    assert history["val_age_mae"][0] == pytest.approx((2 * abs(error[0]) + abs(error[1])) / 3, rel=1e-4)
+    right = targets["gender"].numpy()[:, 0] == 0  # one half counts as male
+    assert history["val_gender_accuracy"][0] == pytest.approx((2 * right[0] + right[1]) / 3)
 
 
 # ---- the dtype
