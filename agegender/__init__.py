@@ -11,6 +11,8 @@ The packages hold more: `agegender.data`, `agegender.models`, `agegender.trainin
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from agegender.models.registration import register_layers_with_keras
+
 if TYPE_CHECKING:
     from agegender.calibration.calibration import Calibration, calibrate, load_calibration
     from agegender.data.pipeline import load_utkface
@@ -88,6 +90,9 @@ __all__ = [
     "write_faces",
     "write_report",
 ]
+
+
+register_layers_with_keras()  # so that `keras.saving.load_model` loads the library's models
 
 
 def __getattr__(name: str) -> Any:

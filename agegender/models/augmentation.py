@@ -372,7 +372,7 @@ class Augmentation(keras.layers.Layer):
         """
         if not training:
             return ops.cast(images, "float32")
-        noise = _draw(ops.shape(images)[0], self.seed_generator)
+        noise = keras.random.uniform([ops.shape(images)[0], len(DRAWS)], dtype="float32", seed=self.seed_generator)
         return _compiled()(images, noise, self.settings)
 
     def compute_output_spec(self, images: Any, training: bool = False) -> keras.KerasTensor:

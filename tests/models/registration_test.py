@@ -1,0 +1,42 @@
+"""`import agegender` alone makes Keras find the library's layers."""
+
+import pathlib
+import subprocess
+import sys
+
+import keras
+import pytest
+
+import agegender
+from agegender.models import registration
+
+RELEASED = pathlib.Path(agegender.__file__).parents[1] / "models/utkface64/best.keras"
+SCRIPT = """
+import importlib.util, sys
+import agegender
+assert not {"keras", "numpy", "tensorflow"} & set(sys.modules)
+importlib.util.find_spec("keras")  # looking for Keras without importing it must not use up the hook
+import keras
+assert {"age", "gender"} == set(keras.saving.load_model(sys.argv[1], compile=False).output)
+assert not [finder for finder in sys.meta_path if type(finder).__module__.startswith("agegender")]
+"""
+
+
+def test_keras_loads_the_released_model_in_a_fresh_process() -> None:
+    """The released file names modules that have moved since; Keras finds its layers by their registered names."""
+    done = subprocess.run([sys.executable, "-c", SCRIPT, RELEASED], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_layers_are_registered_at_once_if_keras_is_imported(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("agegender.models.layers", "agegender.models.augmentation"):
+        monkeypatch.delitem(sys.modules, name)
+    registration.register_layers_with_keras()
+    for name in ("MeanAge", "MedianAge", "VGGFaceNormalization", "Augmentation"):
+        layer = keras.saving.get_registered_object(f"agegender>{name}")
+        assert layer is not None and layer.__module__ in sys.modules
+
+
+def test_an_old_keras_stays_importable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "agegender.models.layers", None)  # an import of it fails
+    registration.register_layers_with_keras()
