@@ -1,4 +1,4 @@
-"""The `agegender` command: predict, evaluate, export, demo, info.
+"""The `agegender` command: predict, evaluate, export, serve, info.
 
 Nothing heavy is imported before it is known what is wanted: `agegender --help` answers at once.
 """
@@ -139,11 +139,19 @@ def export(asked: argparse.Namespace) -> int:
     return 0
 
 
-def demo(asked: argparse.Namespace) -> int:
-    """The web page, until it is stopped."""
-    from agegender.demo import launch
+def serve(asked: argparse.Namespace) -> int:
+    """The server, until it is stopped."""
+    from agegender.server import serve
 
-    launch(asked.model, host=asked.host, port=asked.port)
+    serve(
+        asked.model,
+        host=asked.host,
+        port=asked.port,
+        workers=asked.workers,
+        allowed_hosts=[name for names in asked.allowed_hosts for name in names.split(",") if name],
+        root_path=asked.root_path,
+        open_page=asked.command == "demo",
+    )
     return 0
 
 
@@ -293,10 +301,20 @@ def _parser() -> argparse.ArgumentParser:
     asked.add_argument("--format", choices=EXPORTS, default="saved_model", help="(saved_model)")
     asked.add_argument("--images", metavar="FOLDER", help="aligned faces, on which int8 formats measure their ranges")
 
-    asked = _command(commands, "demo", demo, "a web page that answers for images; needs the extra [demo]")
-    _add_model(asked, "model", batches=False, flips=False)
-    asked.add_argument("--host", default="127.0.0.1", help="address to listen on (127.0.0.1: this machine only)")
-    asked.add_argument("--port", type=int, default=7860, help="(7860)")
+    for name, words in (("serve", "serve a REST API and a web page"), ("demo", "serve them and open the page")):
+        asked = _command(commands, name, serve, f"{words}; needs the extra [server]")
+        _add_model(asked, "model", batches=False, flips=False)
+        asked.add_argument("--host", default="127.0.0.1", help="address to listen on (127.0.0.1: this machine only)")
+        asked.add_argument("--port", type=int, default=7860, help="(7860)")
+        asked.add_argument("--workers", type=int, default=1, metavar="N", help="processes, each with its own model (1)")
+        asked.add_argument(
+            "--allowed-hosts",
+            action="append",
+            default=[],
+            metavar="NAMES",
+            help="names of this server beside localhost and IP addresses, with commas; *.example.org, or * for all",
+        )
+        asked.add_argument("--root-path", default="", metavar="PATH", help="prefix that a proxy does not remove")
 
     asked = _command(commands, "info", info, "devices, dtype, model and data that are found")
     _add_model(asked, "model", batches=False, flips=False)

@@ -130,7 +130,7 @@ def place(belongings: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.
     monkeypatch.delenv("AGEGENDER_MODEL", raising=False)
     monkeypatch.setenv("TFDS_DATA_DIR", str(folder / "data"))
     monkeypatch.setattr("tensorflow_datasets.core.constants.DATA_DIR", str(folder / "data"))
-    monkeypatch.setattr("agegender.demo.launch", lambda run, *, host, port: print(f"http://{host}:{port} {run}"))
+    monkeypatch.setattr("agegender.server.serve", lambda run, *, host, port, **_: print(f"http://{host}:{port} {run}"))
     return folder
 
 

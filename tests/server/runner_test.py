@@ -1,0 +1,105 @@
+"""The command: what it checks before it serves, several processes, how it ends."""
+
+import os
+import pathlib
+import re
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import httpx
+import pytest
+from conftest import ROOT
+from running_server import draw_noise
+
+import agegender as ag
+from agegender import cli
+from agegender.server import create_app, serve
+
+OCTETS = {"content-type": "application/octet-stream"}
+
+
+def test_port_in_use_is_named_before_the_model_is_loaded(tmp_path: pathlib.Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(OSError, match=f"^Port {port} is in use; choose another, such as --port={port + 1}.$"):
+            serve(tmp_path, port=port)
+
+
+@pytest.mark.parametrize("port", [-4, 65_536, True])
+def test_port_out_of_range_is_named(port: int) -> None:
+    with pytest.raises(ValueError, match=f"Received: port={port}"):
+        serve(port=port)
+
+
+def test_other_wrong_arguments_are_named(tmp_path: pathlib.Path) -> None:
+    with pytest.raises(OSError, match=r"`host` must be an address of this machine: .* host='192.0.2.1'"):
+        serve(host="192.0.2.1", port=0)
+    with pytest.raises(ValueError, match=r"`workers` must be a whole number, 1 or more. Received: workers=0"):
+        serve(workers=0)
+    with pytest.raises(FileNotFoundError):
+        serve(tmp_path, port=0)
+    with pytest.raises(ValueError, match=r'`root_path` must be a path such as "/faces". Received: root_path=\'faces\''):
+        create_app(None, root_path="faces")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("command", "opens"), [("serve", False), ("demo", True)])
+def test_command_hands_its_options_over(monkeypatch: pytest.MonkeyPatch, command: str, opens: bool) -> None:
+    received: dict = {}
+    monkeypatch.setattr("agegender.server.serve", lambda model, **options: received.update(options, model=model))
+    arguments = ["runs/1", "--host=0.0.0.0", "--port=80", "--workers=3", "--root-path=/faces"]
+    assert cli.main([command, *arguments, "--allowed-hosts=a.example,b.example", "--allowed-hosts=c.example"]) == 0
+    assert received == {
+        "model": "runs/1",
+        "host": "0.0.0.0",
+        "port": 80,
+        "workers": 3,
+        "allowed_hosts": ["a.example", "b.example", "c.example"],
+        "root_path": "/faces",
+        "open_page": opens,
+    }
+
+
+@pytest.fixture
+def served(request: pytest.FixtureRequest) -> Iterator[tuple[subprocess.Popen, str]]:
+    command = [sys.executable, "-m", "agegender.cli", "serve", "--port=0", *request.param]
+    # Neither variable is for this server: it calls nobody, and says itself how many processes it starts.
+    environ = {**os.environ, "http_proxy": "http://127.0.0.1:9", "https_proxy": "nonsense", "WEB_CONCURRENCY": "4"}
+    process = subprocess.Popen(command, cwd=ROOT, env=environ, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    try:
+        found = re.search(r"http://127\.0\.0\.1:\d+", process.stdout.readline())
+        assert found
+        yield process, found[0]
+    finally:
+        process.kill()
+        process.wait(30)
+
+
+def post(address: str, body: bytes) -> httpx.Response:
+    return httpx.post(f"{address}/v1/predict?aligned=1", content=body, headers=OCTETS, timeout=120, trust_env=False)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("served", [["--workers=1"]], indirect=True)
+def test_command_serves_until_it_is_interrupted(served: tuple[subprocess.Popen, str]) -> None:
+    process, address = served
+    answer = post(address, draw_noise(1))
+    expected = ag.Predictor()(draw_noise(1), aligned=True)
+    assert answer.json()["faces"][0]["age"] == pytest.approx(expected[0].age, abs=1e-3)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(30) == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("served", [["--workers=2"]], indirect=True)
+def test_workers_answer_alike_and_add_up_their_metrics(served: tuple[subprocess.Popen, str]) -> None:
+    process, address = served
+    ages = {round(post(address, draw_noise(1)).json()["faces"][0]["age"], 3) for _ in range(12)}
+    assert len(ages) == 1
+    metrics = httpx.get(f"{address}/metrics", trust_env=False).text
+    assert 'agegender_images_total{outcome="ok"} 12.0' in metrics
+    process.send_signal(signal.SIGTERM)
+    process.wait(60)
