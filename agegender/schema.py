@@ -34,6 +34,7 @@ AGE_DISTRIBUTION: Final = "age_distribution"  # the layer that answers with the 
 FOLDS: Final = 5
 
 IMAGE_SIZE: Final = 200  # pixels a side, as UTKFace ships its aligned and cropped images
+MAX_PIXELS: Final = 100_000_000  # of a stored image; 300 MB decoded
 MIN_IMAGE_SIZE: Final = 48  # the five poolings of VGG16 leave a 1 x 1 map at 32; keras-vggface asks for 48
 
 # Mean and standard deviation of the ages of UTKFace, in years, rounded. The age head answers in these units inside

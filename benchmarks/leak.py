@@ -81,7 +81,7 @@ def read(data_dir: str | None, image_size: int | None) -> tuple[np.ndarray, Labe
     """
     import tensorflow as tf
 
-    from agegender.data.prepared import find_prepared, read_encoded, require
+    from agegender.data.prepared import find_prepared, read_encoded, require_features
 
     def decode(example: dict) -> dict:
         image = tf.cast(tf.io.decode_jpeg(example.pop(IMAGE), channels=3), tf.float32)
@@ -92,7 +92,7 @@ def read(data_dir: str | None, image_size: int | None) -> tuple[np.ndarray, Labe
         return example
 
     builder = find_prepared(data_dir)
-    require(builder, "leak", _KEYS, f"data_dir={data_dir!r}")
+    require_features(builder, "leak", _KEYS, f"data_dir={data_dir!r}")
     read_parts: list[dict[str, np.ndarray]] = []
     for index, split in enumerate(SPLITS):
         if split in builder.info.splits:

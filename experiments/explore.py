@@ -138,9 +138,9 @@ def parse_where(words: str) -> tuple["LabelFilter", bool]:
 
 def read_labels(builder: Any, parts: Sequence[str]) -> Labels:
     """Reads the labels of all images without decoding one."""
-    from agegender.data.prepared import read_encoded, require
+    from agegender.data.prepared import read_encoded, require_features
 
-    require(builder, "explore", _LABELS, f"split={parts}")
+    require_features(builder, "explore", _LABELS, f"split={parts}")
     columns: dict[str, list[np.ndarray]] = {key: [] for key in (*_LABELS, "split")}
     for part in parts:
         try:

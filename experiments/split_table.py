@@ -29,10 +29,10 @@ _CHECK = flags.DEFINE_bool("check", False, "Compare with the table instead of wr
 
 def built_groups(data_dir: str) -> Iterator[tuple[str, str]]:
     """Yields the file name and the photograph group of every image that was built."""
-    from agegender.data.prepared import find_prepared, read_encoded, require
+    from agegender.data.prepared import find_prepared, read_encoded, require_features
 
     builder = find_prepared(data_dir)
-    require(builder, "split_table", (FILE_NAME, GROUP), f"data_dir={data_dir!r}")
+    require_features(builder, "split_table", (FILE_NAME, GROUP), f"data_dir={data_dir!r}")
     for split in builder.info.splits:
         for example in read_encoded(builder, split, (FILE_NAME, GROUP)).as_numpy_iterator():
             yield example[FILE_NAME].decode(), example[GROUP].decode()

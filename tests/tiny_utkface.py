@@ -67,10 +67,10 @@ def _row(split: str, index: int, given: Mapping[str, Any]) -> dict[str, Any]:
     row = dict.fromkeys((schema.AGE, schema.GENDER, schema.RACE, schema.FOLD), 0) | dict(given)
     name = f"{row[schema.AGE]}_{row[schema.GENDER]}_{row[schema.RACE]}_{split}{index}.jpg.chip.jpg"
     conflicts = {schema.AGE_CONFLICT: False, schema.GENDER_CONFLICT: False}
-    return {schema.FILE_NAME: name, schema.GROUP: name, schema.IMAGE: _image(index), **conflicts, **row}
+    return {schema.FILE_NAME: name, schema.GROUP: name, schema.IMAGE: make_image(index), **conflicts, **row}
 
 
-def _image(seed: int) -> bytes:
+def make_image(seed: int) -> bytes:
     pixels = np.random.default_rng(seed).integers(0, 256, (24, 24, 3), np.uint8)
     Image.fromarray(pixels).save(file := io.BytesIO(), format="JPEG")
     return file.getvalue()

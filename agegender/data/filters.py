@@ -1,14 +1,11 @@
-"""LabelFilter on labels: which images of a split are wanted.
-
-One frozen thing, so that whoever loads, counts or draws images means the same by the same words. It works on any
-array that has `==`, `<=`, `&`, `|` and `~`: a numpy column of labels, or a tensor inside tf.data.
-"""
+"""Selects images by their labels: ages, genders, races, folds, conflicts."""
 
 import dataclasses
-import functools
-import operator
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from agegender.schema import (
     AGE,
@@ -27,19 +24,23 @@ from agegender.schema import (
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LabelFilter:
-    """Which images are wanted; one image has to satisfy every condition that is given.
+    """Selects images by their labels. An image matches if it satisfies every condition that is not None.
+
+    Sequences may be tuples, lists, ranges or numpy arrays.
 
     Args:
-        ages: the youngest and the oldest, both included, 0 to 116 years; (21, 60) is what papers on UTKFace use.
+        ages: lowest and highest age, both included, in 0..116 years. Papers on UTKFace use (21, 60).
         genders: names from `schema.GENDERS`.
         races: names from `schema.RACES`.
-        folds: numbers from 0 to 4.
-        conflicts: false leaves out the images whose photograph group carries different ages or genders.
+        folds: numbers in 0..4.
+        conflicts: if False, excludes images whose photograph group has several ages or both genders.
 
     Raises:
-        ValueError: for a condition that no data set could understand.
+        ValueError: if a value is outside its range.
 
-    >>> print(LabelFilter(ages=(21, 60), genders=("female",)))
+    Example:
+
+    >>> print(LabelFilter(ages=(21, 60), genders=["female"]))
     ages=(21, 60), genders=('female',)
     """
 
@@ -50,28 +51,32 @@ class LabelFilter:
     conflicts: bool = True
 
     def __post_init__(self) -> None:
-        _check_ages(self.ages)
-        _check_choice("genders", self.genders, GENDERS)
-        _check_choice("races", self.races, RACES)
-        _check_choice("folds", self.folds, range(FOLDS))
+        checked = {
+            "ages": _check_ages(self.ages),
+            "genders": _check_choices("genders", self.genders, GENDERS),
+            "races": _check_choices("races", self.races, RACES),
+            "folds": _check_choices("folds", self.folds, range(FOLDS)),
+        }
+        for name, value in checked.items():
+            object.__setattr__(self, name, value)  # the dataclass is frozen
         if not isinstance(self.conflicts, bool):
             raise ValueError(f"`conflicts` must be True or False. Received: conflicts={self.conflicts!r}")
 
     def __bool__(self) -> bool:
-        """Whether there is any condition."""
-        return bool(self.given())
+        """Returns whether any condition is set."""
+        return bool(self.conditions())
 
     def __str__(self) -> str:
-        return ", ".join(f"{name}={value!r}" for name, value in self.given().items())
+        return ", ".join(f"{name}={value!r}" for name, value in self.conditions().items())
 
-    def given(self) -> dict[str, Any]:
-        """The conditions that leave something out, by their names."""
+    def conditions(self) -> dict[str, Any]:
+        """Returns the conditions that differ from their defaults, by name."""
         return {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if getattr(self, f.name) != f.default}
 
-    def keys(self) -> dict[str, tuple[str, ...]]:
-        """For each condition that is given, the features that it looks at.
+    def features(self) -> dict[str, tuple[str, ...]]:
+        """Returns the features that each condition reads.
 
-        >>> LabelFilter(folds=(0, 1), conflicts=False).keys()
+        >>> LabelFilter(folds=(0, 1), conflicts=False).features()
         {'folds': ('fold',), 'conflicts': ('age_conflict', 'gender_conflict')}
         """
         features = {
@@ -81,57 +86,68 @@ class LabelFilter:
             "folds": (FOLD,),
             "conflicts": (AGE_CONFLICT, GENDER_CONFLICT),
         }
-        return {name: features[name] for name in self.given()}
+        return {name: features[name] for name in self.conditions()}
 
-    def matches(self, labels: Mapping[str, Any]) -> Any:
-        """Says for which images all conditions hold.
+    def matches(self, labels: Mapping[str, NDArray]) -> NDArray[np.bool_]:
+        """Returns which images satisfy all conditions.
 
         Args:
-            labels: arrays or tensors of one shape, at least at those of `keys`; codes as prepared, ages in years.
+            labels: arrays of equal shape, one or more, among them those of `features()`: ages in years, codes as
+                prepared.
 
         Returns:
             Booleans of that shape.
 
-        >>> import numpy as np
+        Example:
+
         >>> LabelFilter(ages=(21, 60)).matches({"age": np.array([20, 21, 60, 61])}).tolist()
         [False, True, True, False]
         """
-        terms = []
+        matched = np.ones(np.shape(next(iter(labels.values()))), bool)
         if self.ages is not None:
-            terms.append((labels[AGE] >= self.ages[0]) & (labels[AGE] <= self.ages[1]))
+            matched &= (labels[AGE] >= self.ages[0]) & (labels[AGE] <= self.ages[1])
         if self.genders is not None:
-            terms.append(_one_of(labels[GENDER], [GENDERS.index(name) for name in self.genders]))
+            matched &= np.isin(labels[GENDER], [GENDERS.index(name) for name in self.genders])
         if self.races is not None:
-            terms.append(_one_of(labels[RACE], [RACES.index(name) for name in self.races]))
+            matched &= np.isin(labels[RACE], [RACES.index(name) for name in self.races])
         if self.folds is not None:
-            terms.append(_one_of(labels[FOLD], self.folds))
+            matched &= np.isin(labels[FOLD], self.folds)
         if not self.conflicts:
-            terms.append(~(labels[AGE_CONFLICT] | labels[GENDER_CONFLICT]))
-        return functools.reduce(operator.and_, terms) if terms else labels[AGE] >= MIN_AGE  # without any, all hold
+            matched &= (labels[AGE_CONFLICT] == 0) & (labels[GENDER_CONFLICT] == 0)
+        return matched
 
 
-def _one_of(values: Any, codes: Sequence[int]) -> Any:
-    return functools.reduce(operator.or_, [values == code for code in codes])
-
-
-def _check_ages(ages: Any) -> None:
+def _check_ages(ages: Any) -> tuple[int, int] | None:
     if ages is None:
-        return
-    is_pair = isinstance(ages, (tuple, list)) and len(ages) == 2 and all(type(age) is int for age in ages)
-    if not is_pair or not MIN_AGE <= ages[0] <= ages[1] <= MAX_AGE:
+        return None
+    low, high = pair if len(pair := _to_list(ages) or []) == 2 else (None, None)
+    if type(low) is not int or type(high) is not int or not MIN_AGE <= low <= high <= MAX_AGE:
         raise ValueError(
-            f"`ages` must be the youngest and the oldest, two whole numbers from {MIN_AGE} to {MAX_AGE}, such as "
-            f"(21, 60). Received: ages={ages!r}"
+            f"`ages` must be the lowest and the highest age, two integers in {MIN_AGE}..{MAX_AGE}, such as (21, 60). "
+            f"Received: ages={ages!r}"
         )
+    return low, high
 
 
-def _check_choice(name: str, values: Any, known: Collection) -> None:
+def _check_choices(name: str, values: Any, allowed: Collection) -> tuple | None:
     if values is None:
-        return
-    if not isinstance(values, Sequence) or isinstance(values, (str, bytes)):
-        example = f"{name}=({values!r},)" if values in tuple(known) else f"{name}={tuple(known)[:2]!r}"
+        return None
+    chosen = _to_list(values)
+    if chosen is None:
+        example = f"{name}=({values!r},)" if values in tuple(allowed) else f"{name}={tuple(allowed)[:2]!r}"
         raise ValueError(
-            f"`{name}` must be a sequence of some of {tuple(known)}, such as {example}. Received: {name}={values!r}"
+            f"`{name}` must be a sequence of values from {tuple(allowed)}, such as {example}. "
+            f"Received: {name}={values!r}"
         )
-    if not values or any(type(value) is bool or value not in known for value in values):
-        raise ValueError(f"`{name}` must hold one or more of {tuple(known)}. Received: {name}={values!r}")
+    if not chosen or any(type(value) is bool or value not in allowed for value in chosen):
+        raise ValueError(f"`{name}` must contain one or more of {tuple(allowed)}. Received: {name}={values!r}")
+    return tuple(chosen)
+
+
+def _to_list(values: Any) -> list | None:
+    """Returns a sequence or one-dimensional array as a list of Python values; None for anything else."""
+    if isinstance(values, np.ndarray) and values.ndim == 1:
+        return values.tolist()
+    if isinstance(values, Sequence) and not isinstance(values, str | bytes):
+        return [value.item() if isinstance(value, np.generic) else value for value in values]
+    return None

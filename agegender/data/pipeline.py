@@ -1,36 +1,48 @@
-"""From prepared shards to batches: the one place where the order of steps is decided.
+"""Loads prepared shards as batches of images and targets: `load_utkface`.
 
-    read      serialized examples from all shards in a fixed order, so that the seed alone decides what comes next
-    filter    by the labels alone, before a image is decoded and before the cache, which so holds what is wanted only
-    cache     the examples as read: 200 px images take 5 KB each so, 120 KB as pixels; "pixels" decodes first, for
-              images small enough, where decoding would cost more than memory
-    shuffle   a window of 8,192 images, by seed, in another order each pass; the shards are in random order already
-    repeat    without end, so that a batch may cross from one pass into the next and all batches are full
-    skip      whole batches already trained on: (seed, step) alone decide the next batch, also after a resume
-    batch     full batches when training, the rest too when not
-    decode    a batch at a time, several batches in parallel, in order: after the shuffle, which so moves bytes and not
-              pixels, and after the batch, because each element of a tf.data pipeline costs microseconds
+The path of one example:
+
+    shard     all shards in a fixed order, so that the seed alone decides what comes next
+    filter    by labels, before any image is decoded and before the cache
+    cache     encoded bytes (5 KB for an image of 200 px, 120 KB as pixels), or pixels where decoding costs more
+    shuffle   in a window of 8,192 images, reshuffled in each pass; the shards are in random order already
+    repeat    without end, so that batches cross from one pass into the next and are all full
+    skip      steps already trained on: (seed, step) decide the next batch, also after a resume
+    batch     full batches for training; evaluation keeps the last, smaller one
+    decode    a batch at a time, several batches in parallel, in order
+    resize    where the stored size differs from `image_size`
     prefetch  the next batch while the accelerator works on this one
 
-Images stay uint8 up to the accelerator; `augment.Augmentation` works there.
+Images stay uint8 up to the accelerator; `agegender.models.augmentation` works there.
 """
 
+import operator
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Final, Literal
 
+import numpy as np
 import tensorflow as tf
 
 from agegender.data.filters import LabelFilter
-from agegender.data.prepared import LABELS, count_images, find_prepared, parse, read_where, require, stored_size
-from agegender.schema import HEADS, IMAGE, IMAGE_SIZE
+from agegender.data.prepared import (
+    LABELS,
+    count_images,
+    find_prepared,
+    parse_examples,
+    read_examples,
+    read_labels,
+    require_features,
+    stored_size,
+)
+from agegender.schema import FILE_NAME, HEADS, IMAGE, IMAGE_SIZE, MAX_PIXELS
 
-_SHUFFLED: Final = 8192  # images: at 200 px 41 MB of bytes
-# Batches at work at a time. A fixed number from the start: autotuning takes longer to find one than a pass of UTKFace
-# lasts, and keeping its books costs a tenth of the decoding.
+_SHUFFLE_WINDOW: Final = 8192  # images; 41 MB of bytes at 200 px
+# Batches decoded at a time. Autotuning takes longer than a pass over UTKFace to find a number, and costs a tenth of
+# the decoding.
 _PARALLEL: Final = (os.cpu_count() or 1) + 2
-_AHEAD: Final = 2  # batches that are ready
-_Decode = Callable[[tf.Tensor], tuple[tf.Tensor, dict[str, tf.Tensor]]]
+_PREFETCH: Final = 2  # batches
+_Batch = tuple[tf.Tensor, dict[str, tf.Tensor]]
 
 
 def load_utkface(
@@ -52,43 +64,42 @@ def load_utkface(
     shard: tuple[int, int] | None = None,
     data_dir: str | os.PathLike | None = None,
 ) -> tf.data.Dataset:
-    """Loads a prepared split of UTKFace, or what satisfies conditions of it, as batches of images and targets.
+    """Loads a split of the prepared UTKFace as batches of images and targets.
 
     Args:
-        split: "train", "validation" or "test", a slice of one as in TFDS, "train[:10%]", a sum, "train+validation", or
-            "all". A slice is taken before the conditions.
-        batch_size: images a batch, 1 or more.
-        training: shuffled without end in full batches if true; else in a fixed order, once, with the last batch as
-            large as what is left.
-        seed: of the shuffling; the same seed gives the same batches.
-        skip: number of batches to leave out at the start, to go on where a run stopped.
-        image_size: pixels a side; images of another size are resized (bilinear, with antialiasing).
-        heads: which targets to give, one or both of "age" and "gender".
-        labels: what to give beside them, to evaluate and not to train with: some of "race" (a code of
-            `schema.RACES`), "file_name" and "group", the name of the photograph that near-identical images share.
-        cache: what stays in memory after the first pass: "bytes" as encoded, "pixels" as decoded, or None.
-        ages: the youngest and the oldest wanted, both included, 0 to 116 years; papers on UTKFace take (21, 60).
-        genders: those wanted, of `schema.GENDERS`.
-        races: those wanted, of `schema.RACES`; "Others" is one of them.
-        folds: those wanted, 0 to 4: with `split="all"`, four to train and one to test make a cross-validation, in
-            which no photograph is on both sides.
-        conflicts: false leaves out the images whose photograph group carries different ages or genders, one of
-            which at least is wrong.
-        shard: (k, n) gives, of each batch, the rows of the k-th of n processes that train together, k from 0;
-            `processes.share()` says which. Only they are decoded. All batches are full then, also where not `training`:
-            the last one is filled up with images that weigh nothing. None gives whole batches.
-        data_dir: where `tfds build` wrote; by default TFDS's own folder.
+        split: "train", "validation", "test" or "all", or a slice or a sum as in TFDS: "train[:10%]",
+            "train+validation". Slices are taken before the filters below.
+        batch_size: images per batch.
+        training: if True, shuffles, repeats without end and gives only full batches. If False, gives each image once,
+            in a fixed order; the last batch may be smaller.
+        seed: of the shuffling. The same seed gives the same batches.
+        skip: number of batches to skip at the start.
+        image_size: pixels a side. Images of another size are resized (bilinear, antialiased).
+        heads: targets to give, one or both of "age" and "gender".
+        labels: further labels to give beside the targets, to evaluate by: "race" (an index into `schema.RACES`),
+            "file_name", "group" (the photograph that near-identical images share).
+        cache: what to keep in memory after the first pass: "bytes" (encoded images), "pixels" (decoded) or None.
+        ages: lowest and highest age to load, both included. Papers on UTKFace use (21, 60).
+        genders: genders to load, from `schema.GENDERS`.
+        races: races to load, from `schema.RACES`.
+        folds: folds to load, in 0..4. `split="all"` with four folds to train and one to test makes a
+            cross-validation in which no photograph is on both sides.
+        conflicts: if False, leaves out images whose photograph group has several ages or both genders.
+        shard: (index, num_shards): gives only this process's rows of each batch, for data-parallel training in
+            several processes; see `agegender.training.processes`. Without `training`, images of weight 0 fill the
+            last batch up.
+        data_dir: the `--data_dir` of `tfds build`; `~/tensorflow_datasets` by default.
 
     Returns:
-        A dataset of `(images, targets)`: uint8 RGB [batch, image_size, image_size, 3], 0..255, and
-        `{"age": float32 [batch, 1] in years, "gender": float32 [batch, 1], 0 = male, 1 = female}`; further labels
-        are float32 or strings, [batch, 1]. Where `training`, its attribute `steps_per_epoch` is the number of full
-        batches in one pass, and `from_step(steps)` gives the same dataset from a later step on; `train` uses both. With
-        a shard of what is not for training, `(images, targets, weights)`, as Keras takes them.
+        A dataset of `(images, targets)`: uint8 RGB [batch, image_size, image_size, 3] in 0..255, and a dict of
+        float32 [batch, 1]: "age" in years, "gender" 0 = male and 1 = female. Further labels are float32 or string
+        [batch, 1]. With `shard` and without `training`, `(images, targets, sample_weight)`. With `training`, the
+        dataset has two more attributes, which `train` uses: `steps_per_epoch`, the full batches of one pass, and
+        `from_step(step)`, the same dataset from a later step on.
 
     Raises:
-        ValueError: for arguments out of range, for conditions that no image satisfies, for conditions and labels
-            that look at what an older builder did not prepare, and for fewer images than one training batch.
+        ValueError: if an argument is out of range, no image matches the filters, there are fewer images than one
+            training batch, a shard is damaged, or the data set lacks a feature because an older builder prepared it.
         FileNotFoundError: if the data set is not prepared in `data_dir`.
 
     Example:
@@ -97,153 +108,133 @@ def load_utkface(
     >>> images, targets = next(iter(train))
     >>> tuple(images.shape), tuple(targets["age"].shape)
     ((8, 200, 200, 3), (8, 1))
-    >>> women = load_utkface("all", batch_size=8, genders=("female",), ages=(21, 60))
+    >>> women = load_utkface("all", batch_size=8, genders=["female"], ages=(21, 60))
     >>> sum(len(images) for images, _ in women)
     16
     """
-    _check(batch_size, seed, skip, image_size, heads, labels, cache)
-    rows = _own_rows(shard, batch_size)
-    conditions = LabelFilter(ages=ages, genders=genders, races=races, folds=folds, conflicts=conflicts)
-    builder = find_prepared(data_dir)
-    require(builder, "heads", (IMAGE, *heads), f"heads={heads!r}")
-    require(builder, "labels", labels, f"labels={labels!r}")
-    count = count_images(builder, split, conditions)
-    if training and count < batch_size:
-        left = f" with {conditions}" if conditions else ""
-        raise ValueError(
-            f"`batch_size` must be at most the split's {count} images{left}. Received: batch_size={batch_size}"
-        )
+    batch_size = _check_int("batch_size", batch_size, minimum=1)
+    image_size = _check_int("image_size", image_size, minimum=1)
+    skip, seed = _check_int("skip", skip, minimum=0), _check_int("seed", seed)
+    heads, labels = _check_names("heads", heads, HEADS), _check_names("labels", labels, LABELS)
+    if not heads:
+        raise ValueError(f"`heads` must contain one or both of {HEADS}. Received: heads={heads!r}")
+    if cache not in ("bytes", "pixels", None):
+        raise ValueError(f"`cache` must be 'bytes', 'pixels' or None. Received: cache={cache!r}")
+    rows = _shard_rows(shard, batch_size)
+    label_filter = LabelFilter(ages=ages, genders=genders, races=races, folds=folds, conflicts=conflicts)
 
-    # Pixels are cached as whole batches.
-    early = slice(None) if training and cache == "pixels" else rows
+    builder = find_prepared(data_dir)
+    require_features(builder, "heads", (IMAGE, FILE_NAME, *heads), f"heads={heads!r}")
+    require_features(builder, "labels", labels, f"labels={labels!r}")
+    for name, features in label_filter.features().items():
+        require_features(builder, name, features, str(label_filter))
+    count_images(builder, split)
+    filtered_by = [key for features in label_filter.features().values() for key in features]
+    selected = label_filter.matches(read_labels(builder, split, filtered_by))
+    count = int(selected.sum())
+    _check_count(count, split, label_filter, batch_size=batch_size, training=training, skip=skip)
+
+    examples = read_examples(builder, split, selected)
+    size, stored, keys = len(range(batch_size)[rows]), stored_size(builder), (*heads, *labels)
 
     @tf.autograph.experimental.do_not_convert
-    def decode(examples: tf.Tensor) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
-        size = len(range(batch_size)[early])
-        parsed = parse(builder, (IMAGE, *heads, *labels), examples[early])
-        return _decode(parsed, size, stored_size(builder), image_size)
+    def decode(batch: tf.Tensor) -> _Batch:
+        features = parse_examples(builder, {IMAGE, FILE_NAME, *keys}, batch)
+        images = _decode_images(features[IMAGE], features[FILE_NAME], size, stored, image_size)
+        return images, {key: _to_column(features[key]) for key in keys}
 
-    examples = read_where(builder, split, conditions, count)
-    if not training:
-        if shard is None:
-            return _ahead(_in_order(examples, decode, batch_size, skip, cache))
-        filled = examples.concatenate(examples.take(1).repeat(-count % batch_size))
-        return _ahead(_weigh(_in_order(filled, decode, batch_size, skip, cache), count, batch_size, rows, skip))
-
-    def from_step(steps: int) -> tf.data.Dataset:
-        """Made anew each time: the order of a dataset that shuffles depends on how often it was begun before."""
-        start, window = skip + steps, min(count, _SHUFFLED)
-        dataset = _without_end(examples, decode, batch_size, start, cache, window, seed)
-        if early != rows:
-            dataset = dataset.map(lambda *batch: tf.nest.map_structure(lambda tensor: tensor[rows], batch))
-        dataset = _ahead(dataset)
-        dataset.steps_per_epoch, dataset.from_step = count // batch_size, lambda later: from_step(steps + later)
+    def training_batches(step: int) -> tf.data.Dataset:
+        """Built anew for each step: the order of a shuffled dataset depends on how often it was iterated before."""
+        dataset = examples
+        if cache == "bytes":
+            dataset = dataset.cache()
+        elif cache == "pixels":
+            dataset = dataset.batch(size).map(decode, num_parallel_calls=_PARALLEL).unbatch().cache()
+        dataset = dataset.shuffle(min(count, _SHUFFLE_WINDOW), seed=seed, reshuffle_each_iteration=True).repeat()
+        dataset = dataset.skip((skip + step) * batch_size)
+        dataset = dataset.batch(batch_size, drop_remainder=True, num_parallel_calls=_PARALLEL)
+        if cache == "pixels":
+            dataset = dataset.map(lambda *batch: tf.nest.map_structure(lambda values: values[rows], batch))
+        else:
+            dataset = dataset.map(lambda batch: decode(batch[rows]), num_parallel_calls=_PARALLEL)
+        dataset = _prefetch(dataset)
+        dataset.steps_per_epoch = count // batch_size
+        dataset.from_step = lambda later: training_batches(step + later)
         return dataset
 
-    return from_step(0)
+    def evaluation_batches() -> tf.data.Dataset:
+        padding = 0 if shard is None else -count % batch_size
+        dataset = examples.concatenate(examples.take(1).repeat(padding))
+        dataset = dataset.skip(skip * batch_size).batch(batch_size)
+        if cache == "bytes":
+            dataset = dataset.cache()
+        dataset = dataset.map(lambda batch: decode(batch[rows]), num_parallel_calls=_PARALLEL)
+        if cache == "pixels":
+            dataset = dataset.cache()
+        return _prefetch(dataset if shard is None else _add_weights(dataset, count, batch_size, rows, skip))
+
+    return training_batches(0) if training else evaluation_batches()
 
 
-def _ahead(dataset: tf.data.Dataset) -> tf.data.Dataset:
-    return dataset.prefetch(_AHEAD).with_options(_options())
+def _add_weights(batches: tf.data.Dataset, count: int, batch_size: int, rows: slice, skip: int) -> tf.data.Dataset:
+    """Adds sample weights: equal for the first `count` images, 0 for those that fill the last batch up.
 
-
-def _options() -> tf.data.Options:
-    options = tf.data.Options()
-    options.autotune.enabled = False
-    options.experimental_optimization.apply_default_optimizations = False  # they take longer than they gain here
-    options.experimental_optimization.noop_elimination = True
-    return options
-
-
-def _in_order(
-    examples: tf.data.Dataset, decode: _Decode, batch_size: int, skip: int, cache: str | None
-) -> tf.data.Dataset:
-    """One pass; here whole batches are cached, which has no cost for each image."""
-    batches = examples.skip(skip * batch_size).batch(batch_size)
-    if cache == "bytes":
-        batches = batches.cache()
-    batches = batches.map(decode, num_parallel_calls=_PARALLEL)
-    return batches.cache() if cache == "pixels" else batches
-
-
-def _without_end(
-    examples: tf.data.Dataset, decode: _Decode, batch_size: int, skip: int, cache: str | None, window: int, seed: int
-) -> tf.data.Dataset:
-    """Full batches of pass after pass, each shuffled in another way."""
-    if cache == "bytes":
-        examples = examples.cache()
-    elif cache == "pixels":
-        examples = examples.batch(batch_size).map(decode, num_parallel_calls=_PARALLEL).unbatch().cache()
-    examples = examples.shuffle(window, seed=seed, reshuffle_each_iteration=True).repeat().skip(skip * batch_size)
-    batches = examples.batch(batch_size, drop_remainder=True, num_parallel_calls=_PARALLEL)
-    return batches if cache == "pixels" else batches.map(decode, num_parallel_calls=_PARALLEL)
-
-
-def _own_rows(shard: tuple[int, int] | None, batch_size: int) -> slice:
-    """Those of a batch that a process reads."""
-    if shard is None:
-        return slice(None)
-    index, count = shard
-    if not 0 <= index < count or batch_size % count:
-        raise ValueError(
-            "`shard` must be (k, n) with k in 0..n - 1, and `batch_size` divisible by n. "
-            f"Received: shard={shard}, batch_size={batch_size}"
-        )
-    size = batch_size // count
-    return slice(index * size, (index + 1) * size)
-
-
-def _weigh(batches: tf.data.Dataset, count: int, batch_size: int, rows: slice, skip: int) -> tf.data.Dataset:
-    """Weighs the first `count` images alike, and those that fill up the last batch nothing.
-
-    Keras divides a sum of weighted losses by the number of images, those that weigh nothing included; so the others
-    weigh a little more than 1.
+    Keras divides the sum of weighted losses by the number of images, those of weight 0 included. So that it gives the
+    mean over `count` images, their weights are a little over 1.
     """
     weight = -(-count // batch_size) * batch_size / count
 
-    def weigh(step: tf.Tensor, batch: tuple[tf.Tensor, dict[str, tf.Tensor]]) -> tuple[Any, ...]:
-        places = step * batch_size + tf.range(batch_size, dtype=tf.int64)[rows]
-        return *batch, tf.where(places < count, tf.constant(weight, tf.float32), 0.0)[:, None]
+    def add_weight(step: tf.Tensor, batch: _Batch) -> tuple[Any, ...]:
+        positions = step * batch_size + tf.range(batch_size, dtype=tf.int64)[rows]
+        return *batch, tf.where(positions < count, tf.constant(weight, tf.float32), 0.0)[:, None]
 
-    return batches.enumerate(start=skip).map(weigh)
+    return batches.enumerate(start=skip).map(add_weight)
 
 
-def _decode(
-    examples: dict[str, tf.Tensor], batch_size: int, stored: tuple[int, int] | None, image_size: int
-) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
-    """Decodes up to `batch_size` examples; they are a batch already."""
-    encoded = examples.pop(IMAGE)
+def _prefetch(dataset: tf.data.Dataset) -> tf.data.Dataset:
+    options = tf.data.Options()
+    options.autotune.enabled = False
+    options.experimental_optimization.apply_default_optimizations = False  # they take longer than they save here
+    options.experimental_optimization.noop_elimination = True
+    return dataset.prefetch(_PREFETCH).with_options(options)
+
+
+def _decode_images(
+    encoded: tf.Tensor, names: tf.Tensor, size: int, stored: tuple[int, int] | None, image_size: int
+) -> tf.Tensor:
+    """Decodes and resizes up to `size` images: string [batch] to uint8 [batch, image_size, image_size, 3]."""
     if stored is None:
-        images = tf.map_fn(lambda e: _fit(_decode_jpeg(e), image_size), encoded, fn_output_signature=tf.uint8)
+        images = tf.map_fn(
+            lambda each: _decode_image(each[0], each[1], image_size), (encoded, names), fn_output_signature=tf.uint8
+        )
     else:
-        # As many operations as images: `map_fn` would cost a tenth of the decoding again. The last batch of a pass
-        # may be short; its last image fills it up.
+        # One decoding operation per image: `map_fn` costs a tenth more. The last image fills a short batch up.
         count = tf.shape(encoded)[0]
-        filled = tf.cond(
-            count == batch_size,
-            lambda: encoded,
-            lambda: tf.gather(encoded, tf.minimum(tf.range(batch_size), count - 1)),
-        )
-        decoded = tf.ensure_shape(
-            tf.stack([_decode_jpeg(e) for e in tf.unstack(filled, batch_size)]), (None, *stored, 3)
-        )
-        fits = stored == (image_size, image_size)
-        images = (decoded if fits else _resize(decoded, image_size))[:count]
+        filled = tf.gather(encoded, tf.minimum(tf.range(size), count - 1))
+        separate = tf.unstack(filled, size)
+        shapes = tf.stack([tf.io.extract_jpeg_shape(each) for each in separate])[:count, :2]
+        wrong = tf.reduce_any(shapes != tf.constant(stored), axis=1)
+        with tf.control_dependencies([_require(~wrong, names, f"be {stored[0]} x {stored[1]} pixels as all others")]):
+            decoded = tf.stack([tf.io.decode_jpeg(each, channels=3) for each in separate])
+        decoded = tf.ensure_shape(decoded, (size, *stored, 3))
+        images = (decoded if stored == (image_size, image_size) else _resize(decoded, image_size))[:count]
     images.set_shape([encoded.shape[0], image_size, image_size, 3])
-    return images, {key: _number(label)[:, None] for key, label in examples.items()}
+    return images
 
 
-def _number(label: tf.Tensor) -> tf.Tensor:
-    return label if label.dtype == tf.string else tf.cast(label, tf.float32)
-
-
-def _decode_jpeg(encoded: tf.Tensor) -> tf.Tensor:
-    return tf.io.decode_jpeg(encoded, channels=3)
-
-
-def _fit(image: tf.Tensor, image_size: int) -> tf.Tensor:
+def _decode_image(encoded: tf.Tensor, name: tf.Tensor, image_size: int) -> tf.Tensor:
+    height, width, _ = tf.unstack(tf.cast(tf.io.extract_jpeg_shape(encoded), tf.int64))
+    with tf.control_dependencies([_require(height * width <= MAX_PIXELS, name, f"have at most {MAX_PIXELS:,} pixels")]):
+        image = tf.io.decode_jpeg(encoded, channels=3)
     fits = tf.reduce_all(tf.shape(image)[:2] == image_size)
     return tf.cond(fits, lambda: image, lambda: _resize(image, image_size))
+
+
+def _require(passed: tf.Tensor, names: tf.Tensor, requirement: str) -> tf.Operation:
+    """Returns an operation that raises InvalidArgumentError with the names of the images that did not pass."""
+    failed = tf.boolean_mask(tf.reshape(names, [-1]), ~tf.reshape(passed, [-1]))
+    message = f"An image in the prepared data set must {requirement}. Build the data set again. Received: "
+    return tf.debugging.Assert(tf.reduce_all(passed), [message, failed])
 
 
 def _resize(images: tf.Tensor, image_size: int) -> tf.Tensor:
@@ -251,23 +242,48 @@ def _resize(images: tf.Tensor, image_size: int) -> tf.Tensor:
     return tf.cast(tf.round(tf.clip_by_value(resized, 0, 255)), tf.uint8)
 
 
-def _check(
-    batch_size: int,
-    seed: int,
-    skip: int,
-    image_size: int,
-    heads: Sequence[str],
-    labels: Sequence[str],
-    cache: str | None,
+def _to_column(label: tf.Tensor) -> tf.Tensor:
+    return (label if label.dtype == tf.string else tf.cast(label, tf.float32))[:, None]
+
+
+def _shard_rows(shard: tuple[int, int] | None, batch_size: int) -> slice:
+    """Returns the rows of a batch that belong to a shard."""
+    if shard is None:
+        return slice(None)
+    index, num_shards = shard if isinstance(shard, Sequence) and len(shard) == 2 else (0, 0)
+    if not 0 <= index < num_shards or batch_size % num_shards:
+        raise ValueError(
+            "`shard` must be (index, num_shards) with index in 0..num_shards - 1, and `batch_size` divisible by "
+            f"num_shards. Received: shard={shard}, batch_size={batch_size}"
+        )
+    size = batch_size // num_shards
+    return slice(index * size, (index + 1) * size)
+
+
+def _check_int(name: str, value: Any, minimum: int | None = None) -> int:
+    is_int = isinstance(value, int | np.integer) and not isinstance(value, bool)
+    if not is_int or (minimum is not None and value < minimum):
+        least = "" if minimum is None else f" of at least {minimum}"
+        raise ValueError(f"`{name}` must be an integer{least}. Received: {name}={value!r}")
+    return operator.index(value)
+
+
+def _check_names(name: str, values: Any, allowed: Sequence[str]) -> tuple[str, ...]:
+    if isinstance(values, str) or not all(isinstance(value, str) and value in allowed for value in values):
+        raise ValueError(f"`{name}` must be a sequence of values from {tuple(allowed)}. Received: {name}={values!r}")
+    return tuple(map(str, values))
+
+
+def _check_count(
+    count: int, split: str, label_filter: LabelFilter, *, batch_size: int, training: bool, skip: int
 ) -> None:
-    for name, value, least in (("batch_size", batch_size, 1), ("skip", skip, 0), ("image_size", image_size, 1)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise ValueError(f"`{name}` must be a whole number, {least} or more. Received: {name}={value!r}")
-    if isinstance(seed, bool) or not isinstance(seed, int):
-        raise ValueError(f"`seed` must be a whole number. Received: seed={seed!r}")
-    if isinstance(heads, str) or not heads or not set(heads) <= set(HEADS):
-        raise ValueError(f"`heads` must hold one or both of {HEADS}. Received: heads={heads!r}")
-    if isinstance(labels, str) or not set(labels) <= set(LABELS):
-        raise ValueError(f"`labels` must hold some of {LABELS}, or nothing. Received: labels={labels!r}")
-    if cache not in ("bytes", "pixels", None):
-        raise ValueError(f"`cache` must be 'bytes', 'pixels' or None. Received: cache={cache!r}")
+    if count == 0:
+        raise ValueError(f"No image matches all filters. Received: split={split!r}, {label_filter}")
+    if training and count < batch_size:
+        where = f" with {label_filter}" if label_filter else ""
+        raise ValueError(
+            f"`batch_size` must be at most the {count} images of the split{where}. Received: batch_size={batch_size}"
+        )
+    limit = np.iinfo(np.int64).max // batch_size if training else -(-count // batch_size) - 1
+    if skip > limit:
+        raise ValueError(f"`skip` must leave at least one batch, so be at most {limit}. Received: skip={skip}")

@@ -305,9 +305,9 @@ def test_batches_begin_at_any_step(step: int, expected: list[int]) -> None:
 def test_a_shard_cut_short_ends_a_run_in_one_line(prepared: pathlib.Path, tmp_path: pathlib.Path) -> None:
     data = tmp_path / "data"
     shutil.copytree(prepared, data)
-    shard = sorted(data.rglob("*train.tfrecord*"))[-1]
-    os.truncate(shard, shard.stat().st_size - 5)
     train = ag.load_utkface("train", batch_size=16, training=True, image_size=SIZE, data_dir=data)
+    shard = sorted(data.rglob("*train.tfrecord*"))[-1]
+    os.truncate(shard, shard.stat().st_size - 5)  # once loading has checked it
     with pytest.raises(
         OSError, match=r"^DataLossError: .*truncated record at.*checkpoint in .* is of step 0\. Fix"
     ) as raised:
