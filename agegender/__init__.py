@@ -24,11 +24,11 @@ if TYPE_CHECKING:
     from agegender.inference.predictor import Predictor
     from agegender.inference.results import Face, Photograph
     from agegender.models.augmentation import Augmentation
+    from agegender.models.dtypes import fastest_dtype
     from agegender.models.heads import build_model
     from agegender.models.losses import joint_loss
     from agegender.models.trunk import vggface_trunk
     from agegender.synthetic.faces import draw_face, write_faces
-    from agegender.training.devices import fastest_dtype
     from agegender.training.optimizer import make_optimizer
     from agegender.training.train import train
 
@@ -47,7 +47,7 @@ _MODULES = {
     "draw_face": "synthetic.faces",
     "evaluate": "evaluation.evaluate",
     "export_model": "export.export",
-    "fastest_dtype": "training.devices",
+    "fastest_dtype": "models.dtypes",
     "find_images": "inference.images",
     "joint_loss": "models.losses",
     "load_calibration": "calibration.calibration",

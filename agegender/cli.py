@@ -160,7 +160,7 @@ def info(asked: argparse.Namespace) -> int:
     import keras
 
     import agegender as ag
-    from agegender.training.devices import list_devices
+    from agegender.models.dtypes import list_devices
     from agegender.training.run_record import describe_run, read_record
 
     print(f"agegender {__version__}, Keras {keras.__version__} on {keras.backend.backend()}")

@@ -51,7 +51,8 @@ def train_and_evaluate(
     import keras
 
     import agegender as ag
-    from agegender.training.devices import enable_determinism, list_devices
+    from agegender.models.dtypes import list_devices
+    from agegender.training.determinism import enable_determinism
     from agegender.training.processes import broadcast_from_chief, is_chief
 
     configs.validate(config)

@@ -16,8 +16,9 @@ from typing import Any
 import keras
 
 from agegender.files import sweep
+from agegender.models.dtypes import list_devices
 from agegender.schema import BEST_MODEL
-from agegender.training import devices, run_record
+from agegender.training import run_record
 from agegender.training.callbacks import LAST_MODEL, make_callbacks
 from agegender.training.checkpoints import (
     CHECKPOINTS,
@@ -215,7 +216,7 @@ def _write_record(run: Run, resumed_at: Progress | None) -> None:
             "command": sys.argv,
             "code": run_record.read_git_state(),
             "backend": keras.backend.backend(),
-            "devices": devices.list_devices(),
+            "devices": list_devices(),
             "dtype_policy": keras.config.dtype_policy().name,
             "parameters": run.model.count_params(),
             "versions": versions,
