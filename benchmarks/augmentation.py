@@ -148,8 +148,8 @@ def _one_op(images: Any, settings: Any) -> Any:
 
     from agegender.models import augmentation
 
-    matrices = augmentation.matrices(_noise(images), settings, *images.shape[1:3])
-    eight = ops.pad(ops.reshape(matrices, (-1, 6)), [[0, 0], [0, 2]])
+    transforms = augmentation.compose_transforms(_noise(images), settings, *images.shape[1:3])
+    eight = ops.pad(ops.reshape(transforms, (-1, 6)), [[0, 0], [0, 2]])
     images = ops.cast(images, "float32")
     return ops.image.affine_transform(images, eight, interpolation="bilinear", fill_mode="nearest")
 
