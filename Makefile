@@ -9,7 +9,7 @@ WORKDIR ?= runs/$(RUN)
 BIN := .venv/bin
 CONFIG_FILE := $(if $(filter %.py,$(CONFIG)),$(CONFIG),experiments/configs/$(CONFIG).py)
 
-# Prepared data for each state of a folder of images: names, sizes and dates; TFDS would reuse what has gone stale.
+# One prepared data set for each state of the image folder (names, sizes, dates): TFDS itself would reuse stale data.
 ifeq ($(UTKFACE),)
 IMAGE_SIZE ?= $(if $(filter bench,$(MAKECMDGOALS)),200,64)
 IMAGES := data/synthetic-$(IMAGE_SIZE)
@@ -22,29 +22,29 @@ endif
 .DEFAULT_GOAL := help
 .PHONY: help train bench prepare check-arguments test test-all lint docs clean
 
-help: ## Say what there is to make.
+help: ## List the targets.
 	@echo 'make train                     train, evaluate and predict on faces that the project draws'
 	@echo 'make train UTKFACE=FOLDER      the same on real images: FOLDER holds UTKFace.tar.gz, crop_part1.tar.gz,'
 	@echo '                               or the extracted images'
-	@echo 'make train CONFIG=NAME         with experiments/configs/NAME.py; those there are:'
+	@echo 'make train CONFIG=NAME         with experiments/configs/NAME.py, one of'
 	@echo '                               $(filter-out __init__,$(notdir $(basename $(wildcard experiments/configs/*.py))))'
 	@echo 'make train WORKDIR=FOLDER      where models, numbers and curves go (now: runs/CONFIG-DATE-TIME)'
-	@echo 'make bench                     time the library against what it is to be better than: about ten minutes;'
-	@echo '                               UTKFACE=FOLDER times it on real images, of 200 px if you have them'
+	@echo 'make bench                     time the library against what it replaces: about ten minutes;'
+	@echo '                               UTKFACE=FOLDER times it on real images, best of 200 px'
 	@echo 'make test                      check style, types and imports; run the tests, but for the slow ones'
 	@echo 'make test-all                  the same with the slow ones'
 	@echo 'make lint                      check style, types and imports only'
-	@echo 'make docs                      the reference of the library, from its docstrings: docs/api/index.html'
+	@echo 'make docs                      write the API reference from the docstrings: docs/api/index.html'
 	@echo 'make clean                     remove the environment and the prepared data; runs/ stays'
 	@echo
 	@echo 'PYTHON=python3.12 chooses the Python (3.11 to 3.13) that the environment is made with.'
 
 train: prepare
 	$(BIN)/python -m experiments.train --config=$(CONFIG_FILE) --workdir=$(WORKDIR) --data_dir=$(PREPARED) || { status=$$?; \
-	  [ $$status -ne 75 ] || echo 'To go on: make train WORKDIR=$(WORKDIR) CONFIG=$(CONFIG)$(if $(UTKFACE), UTKFACE=$(UTKFACE))' >&2; exit $$status; }
+	  [ $$status -ne 75 ] || echo 'To resume: make train WORKDIR=$(WORKDIR) CONFIG=$(CONFIG)$(if $(UTKFACE), UTKFACE=$(UTKFACE))' >&2; exit $$status; }
 
-# The benchmarks that fit ten minutes together, one after the other; their numbers as JSON in runs/bench/.
-BENCHMARKS := first_epoch cached_epochs growth augmentation generator augmentation_share feeding dtypes joint_step fine_tuning
+# Benchmarks of a few minutes together, one after the other; numbers as JSON in runs/bench/.
+BENCHMARKS := input_pipeline generator augmentation joint_step
 bench: prepare $(BIN)/.test
 	@for name in $(BENCHMARKS); do echo; echo "== $$name"; \
 	  $(BIN)/python -m benchmarks.$$name --data_dir=$(PREPARED) --out=runs/bench/$$name.json || exit 1; done
@@ -56,11 +56,11 @@ ifeq ($(UTKFACE),)
 endif
 	cd datasets && ../$(BIN)/tfds build utkface --manual_dir="$(abspath $(IMAGES))" --data_dir=../$(PREPARED)
 
-# Before the environment, which takes minutes: what is wrong should be said at once.
+# Before the environment, which takes minutes: a wrong argument should be an error at once.
 check-arguments:
 	@test "$(words $(UTKFACE))" -le 1 -a "$(words $(WORKDIR))" -eq 1 || { echo "make takes no path with a blank in it. Received: UTKFACE=$(UTKFACE) WORKDIR=$(WORKDIR)" >&2; exit 2; }
 	@test -f $(CONFIG_FILE) || { echo "There is no config $(CONFIG_FILE). 'make help' lists them." >&2; exit 2; }
-	@test -z "$(UTKFACE)" -o -e "$(UTKFACE)" || { echo "UTKFACE=$(UTKFACE) is not there. Give the folder of the archive or of the images." >&2; exit 2; }
+	@test -z "$(UTKFACE)" -o -e "$(UTKFACE)" || { echo "UTKFACE=$(UTKFACE) does not exist. Give the folder of the archives or of the images." >&2; exit 2; }
 
 PYTEST := $(BIN)/python -m pytest --numprocesses=auto --maxprocesses=8 --dist=loadfile
 
@@ -80,7 +80,7 @@ docs: $(BIN)/.docs
 	rm -rf docs/api
 	$(BIN)/python -W error -m experiments.reference docs/api
 
-clean: ## Everything that a command makes again.
+clean: ## Remove what a command makes again.
 	rm -rf .venv data build dist docs/api *.egg-info
 
 $(BIN)/python:
@@ -91,14 +91,14 @@ $(BIN)/python:
 # One stamp for each set of extras, made again when setup.cfg changes.
 $(BIN)/.train: setup.cfg | $(BIN)/python
 	@echo 'Installing TensorFlow and more, 3 GB on the disk: one minute to five.'
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[data,train]'
+	$(BIN)/python -m pip install --disable-pip-version-check --editable '.[data,train]'
 	@touch $@
 
 $(BIN)/.test: setup.cfg | $(BIN)/python
 	@echo 'Installing TensorFlow and more, 4 GB on the disk: some minutes.'
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[data,train,test]'
+	$(BIN)/python -m pip install --disable-pip-version-check --editable '.[data,train,test]'
 	@touch $@ $(BIN)/.train
 
 $(BIN)/.docs: setup.cfg | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[docs]'
+	$(BIN)/python -m pip install --disable-pip-version-check --editable '.[docs]'
 	@touch $@

@@ -6,10 +6,10 @@ r"""Finding the faces of photographs one by one, against several of one size tog
 On photographs that the project draws, two faces each; `size` is that of a face, in pixels.
 """
 
-from benchmarks import turns
+from benchmarks import timing
 
 
-def measure(data_dir: str | None, *, rounds: int = 6, size: int = 120, photographs: int = 8) -> turns.Result:
+def measure(data_dir: str | None, *, rounds: int = 6, size: int = 120, photographs: int = 8) -> timing.Result:
     from agegender.inference.detection import FaceDetector
     from agegender.synthetic.faces import draw_people
 
@@ -20,12 +20,12 @@ def measure(data_dir: str | None, *, rounds: int = 6, size: int = 120, photograp
         "one by one": lambda: [detector(each) for each in pixels],
         "together": lambda: detector.find(pixels),
     }
-    seconds = turns.in_turn(contestants, rounds=rounds)
-    claim = turns.Claim("one by one / together", turns.ratios(seconds, "one by one", "together"))
+    seconds = timing.time_in_turn(contestants, rounds=rounds)
+    claim = timing.Ratio("one by one / together", timing.divide(seconds, "one by one", "together"))
     found = sum(map(len, detector.find(pixels)))
     title = f"{photographs} photographs of {pixels[0].shape[1]} x {pixels[0].shape[0]}, {found} faces found"
-    return turns.Result(title, turns.rows(seconds, count=photographs), [claim])
+    return timing.Result(title, timing.make_rows(seconds, count=photographs), [claim])
 
 
 if __name__ == "__main__":
-    turns.main(measure)
+    timing.main(measure)

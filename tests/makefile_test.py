@@ -1,4 +1,4 @@
-"""What `make` says. What it makes is run by CI, and by everyone who follows the README."""
+"""The messages of `make`; CI runs its targets."""
 
 import pathlib
 import subprocess
@@ -13,12 +13,13 @@ def make(*arguments: str) -> subprocess.CompletedProcess:
 
 
 @pytest.mark.parametrize("arguments", [(), ("help",)])
-def test_help_names_the_targets_and_what_can_be_chosen(arguments: tuple[str, ...]) -> None:
+def test_help_lists_targets_and_variables(arguments: tuple[str, ...]) -> None:
     words = make(*arguments).stdout
     for word in (
         "make train",
         "make bench",
         "make test",
+        "make test-all",
         "UTKFACE=",
         "CONFIG=",
         "WORKDIR=",
@@ -34,16 +35,16 @@ def test_help_names_the_targets_and_what_can_be_chosen(arguments: tuple[str, ...
     [
         ("UTKFACE=/a folder", "no path with a blank"),
         ("CONFIG=nothing", "no config experiments/configs/nothing.py"),
-        ("UTKFACE=/nowhere", "UTKFACE=/nowhere is not"),
+        ("UTKFACE=/nowhere", "UTKFACE=/nowhere does not exist"),
     ],
 )
-def test_a_wrong_argument_is_named_before_anything_is_made(argument: str, words: str) -> None:
+def test_wrong_argument_fails_before_anything_is_made(argument: str, words: str) -> None:
     done = make("train", argument)
     assert done.returncode != 0 and words in done.stderr
     assert "pip" not in done.stdout
 
 
-def test_an_unfit_python_is_named(tmp_path: pathlib.Path) -> None:
+def test_unsupported_python_is_named(tmp_path: pathlib.Path) -> None:
     old = tmp_path / "python"
     old.write_text('#!/bin/sh\n[ "$1" = --version ] && echo "Python 3.8.0"\nexit 1\n')
     old.chmod(0o755)
