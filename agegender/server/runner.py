@@ -4,9 +4,12 @@ import asyncio
 import contextlib
 import errno
 import json
+import multiprocessing
 import os
+import signal
 import socket
 import tempfile
+import threading
 import webbrowser
 from collections.abc import Iterator, Sequence
 from typing import Final
@@ -23,6 +26,7 @@ _OPTIONS_VARIABLE: Final = "AGEGENDER_SERVER_OPTIONS"  # how worker processes le
 _MAX_CONNECTIONS: Final = 1000
 _HEADER_SECONDS: Final = 10.0  # in which the header of a request must arrive
 _SHUTDOWN_SECONDS: Final = 10
+_LOADING_SECONDS: Final = 120  # in which a worker must have loaded its model
 
 
 def serve(
@@ -87,14 +91,23 @@ def make_config(app: Starlette | str, *, factory: bool = False, workers: int = 1
         access_log=False,
         server_header=False,
         limit_concurrency=_MAX_CONNECTIONS,
+        timeout_worker_healthcheck=_LOADING_SECONDS,
         timeout_graceful_shutdown=_SHUTDOWN_SECONDS,
     )
 
 
 def create_worker_app() -> Starlette:
     """Builds the application in a worker process."""
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     options = json.loads(os.environ[_OPTIONS_VARIABLE])
     return create_app(Predictor(options.pop("model")), **options)
+
+
+def _end_with_parent() -> None:
+    """Ends a worker whose parent was killed; it would keep the port."""
+    if parent := multiprocessing.parent_process():
+        parent.join()
+        os.kill(os.getpid(), signal.SIGTERM)
 
 
 class _Connection(H11Protocol):

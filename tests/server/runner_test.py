@@ -67,15 +67,15 @@ def served(request: pytest.FixtureRequest) -> Iterator[tuple[subprocess.Popen, s
     command = [sys.executable, "-m", "agegender.cli", "serve", "--port=0", *request.param]
     # Neither variable is for this server: it calls nobody, and says itself how many processes it starts.
     environ = {**os.environ, "http_proxy": "http://127.0.0.1:9", "https_proxy": "nonsense", "WEB_CONCURRENCY": "4"}
-    process = subprocess.Popen(command, cwd=ROOT, env=environ, stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    try:
-        found = re.search(r"http://127\.0\.0\.1:\d+", process.stdout.readline())
-        assert found
-        yield process, found[0]
-    finally:
-        process.kill()
-        process.wait(30)
+    with subprocess.Popen(command, cwd=ROOT, env=environ, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        try:
+            found = re.search(r"http://127\.0\.0\.1:\d+", process.stdout.readline())
+            assert found
+            yield process, found[0]
+        finally:
+            process.terminate()  # its workers end with it
+            process.wait(60)
 
 
 def post(address: str, body: bytes) -> httpx.Response:
@@ -96,10 +96,8 @@ def test_command_serves_until_it_is_interrupted(served: tuple[subprocess.Popen, 
 @pytest.mark.slow
 @pytest.mark.parametrize("served", [["--workers=2"]], indirect=True)
 def test_workers_answer_alike_and_add_up_their_metrics(served: tuple[subprocess.Popen, str]) -> None:
-    process, address = served
+    _, address = served
     ages = {round(post(address, draw_noise(1)).json()["faces"][0]["age"], 3) for _ in range(12)}
     assert len(ages) == 1
     metrics = httpx.get(f"{address}/metrics", trust_env=False).text
     assert 'agegender_images_total{outcome="ok"} 12.0' in metrics
-    process.send_signal(signal.SIGTERM)
-    process.wait(60)
