@@ -17,8 +17,9 @@ if TYPE_CHECKING:
     from agegender.calibration.calibration import Calibration, calibrate, load_calibration
     from agegender.data.pipeline import load_utkface
     from agegender.evaluation.evaluate import evaluate
+    from agegender.evaluation.predictions import read_predictions
     from agegender.evaluation.report import Report, measure
-    from agegender.evaluation.report_files import read_predictions, write_report
+    from agegender.evaluation.report_page import write_report
     from agegender.export.export import export_model
     from agegender.inference.images import ImageError, find_images, read_image
     from agegender.inference.predictor import Predictor
@@ -55,11 +56,11 @@ _MODULES = {
     "make_optimizer": "training.optimizer",
     "measure": "evaluation.report",
     "read_image": "inference.images",
-    "read_predictions": "evaluation.report_files",
+    "read_predictions": "evaluation.predictions",
     "train": "training.train",
     "vggface_trunk": "models.trunk",
     "write_faces": "synthetic.faces",
-    "write_report": "evaluation.report_files",
+    "write_report": "evaluation.report_page",
 }
 
 __all__ = [

@@ -1,53 +1,76 @@
-"""Several models on the same images: one table, and how each differs from the first."""
+"""Compares the predictions of several models for the same images: one table, and the differences to the first."""
 
-import itertools
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from agegender.evaluation import metrics, report_html
-from agegender.evaluation.groups import (
-    ENOUGH_FOR_AN_INTERVAL,
-    MEASURES,
-    P_CALIBRATED,
-    P_FEMALE,
-    PREDICTED_AGE,
-    Measured,
-    Table,
-    measure_some,
-    partition,
-)
+from agegender.evaluation import metrics
+from agegender.evaluation.groups import MEASURES, MIN_INTERVAL_IMAGES, GroupMetrics, find_groups, measure_rows
+from agegender.evaluation.predictions import Table, align, join
 from agegender.evaluation.report import draw_bootstrap
-from agegender.evaluation.report_files import write_json
-from agegender.evaluation.report_sections import (
-    NOT_FOR,
+from agegender.evaluation.report_page import (
     Rows,
     Sections,
-    definitions,
-    show_difference,
-    show_with_interval,
+    format_difference,
+    format_with_interval,
+    list_definitions,
+    render_page,
+    write_json,
 )
-from agegender.schema import AGE, AGE_HIGH, AGE_LOW, FILE_NAME, GENDER, GROUP, RACE
+from experiments.runs import home
 
-_PREDICTIONS = (PREDICTED_AGE, P_FEMALE, AGE_LOW, AGE_HIGH, P_CALIBRATED)
-_GROUPED = ("mae", "bias", "gender_accuracy")  # what the page shows of each group
+_BY_GROUP = ("mae", "bias", "gender_accuracy")  # the measures shown for each group
+
+
+def report_or_compare(
+    runs: Sequence[str], files: Sequence[str], out: pathlib.Path | None, measure_run: Callable[..., Any]
+) -> str:
+    """Writes the report of one model, or the comparison of several.
+
+    Args:
+        runs: folders or .keras files; "A+B" joins two that have one head each.
+        files: of predictions; "A+B" joins two.
+        out: folder to write to.
+        measure_run: `evaluate_run` with all but the run and `out`.
+
+    Returns:
+        What to print.
+    """
+    from agegender import measure, read_predictions, write_report
+
+    if not runs and not files:
+        raise ValueError("Give --workdir or --predictions; --help says more")
+    if len(runs) == 1 and not files and len(_split_pair(runs[0])) == 1:
+        measure_run(pathlib.Path(runs[0]), out=out)
+        return ""
+    if out is None and (not runs or len(runs) + len(files) == 1):
+        raise ValueError("--out must name a folder: this report belongs to no single run")
+    tables = {name: _load(name, read_predictions) for name in files}  # before the slow part
+    tables = {name: _load(name, lambda path: measure_run(path).predictions) for name in runs} | tables
+    folder = out or home(pathlib.Path(_split_pair(runs[0])[0])) / "comparison"
+    if len(tables) == 1:
+        ((name, table),) = tables.items()
+        report = measure(table)
+        return f"\n{report}\n\nReport: {write_report(report, folder, title=name)}"
+    comparison = compare(tables)
+    return f"\n{format_comparison(comparison)}\n\nComparison: {write_comparison(comparison, folder)}"
 
 
 def compare(tables: Mapping[str, Table], *, repetitions: int = 1000, seed: int = 0) -> dict[str, Any]:
-    """Measures several tables of predictions, and their differences to the first on the same resampled images.
+    """Measures several tables of predictions, and their differences to the first on the same bootstrap samples.
 
     Args:
-        tables: at the name of each model its table, as from `read_predictions`; of the same images in any order if
-            they have file names, in the same order if not.
-        repetitions: of the bootstrap.
+        tables: for each model's name its table, as from `read_predictions`, of the same images: in any order if they
+            have file names, in the same order otherwise.
+        repetitions: number of bootstrap samples.
         seed: of the bootstrap.
 
     Returns:
-        `{"baseline", "count", "bootstrap", "all", "groups"}`: "all", and each group at each attribute of "groups",
-        hold at the name of each model "model", "intervals" and, but for the first, "differences" with intervals.
+        `{"baseline", "count", "bootstrap", "all", "groups"}`. "all", and each group at each attribute of "groups", have
+        "metrics", "intervals" and, but for the first model, "differences" with intervals under each model's name.
 
     Raises:
         ValueError: for fewer than two tables, and for tables of other images or with other labels.
@@ -57,134 +80,103 @@ def compare(tables: Mapping[str, Table], *, repetitions: int = 1000, seed: int =
     baseline, *others = tables
     first = tables[baseline]
     aligned = {baseline: first} | {name: align(first, tables[name], baseline, name) for name in others}
-    count = len(first[next(iter(first))])
-    weights, how = draw_bootstrap(first, repetitions=repetitions, seed=seed)
+    weights, bootstrap = draw_bootstrap(first, repetitions=repetitions, seed=seed)
     groups = {
-        attribute: {name: _measure_all(aligned, weights, rows) for name, rows in parts.items()}
-        for attribute, parts in partition(first).items()
+        attribute: {name: _measure_models(aligned, weights, rows) for name, rows in parts.items()}
+        for attribute, parts in find_groups(first).items()
         if " x " not in attribute
     }
     return {
         "baseline": baseline,
-        "count": count,
-        "bootstrap": how,
-        "all": _measure_all(aligned, weights, None),
+        "count": weights.shape[1],
+        "bootstrap": bootstrap,
+        "all": _measure_models(aligned, weights, None),
         "groups": groups,
     }
 
 
-def align(
-    first: Table, second: Table, first_name: str = "first", second_name: str = "second"
-) -> dict[str, NDArray[Any]]:
-    """Brings the second table into the order of the first, by file name, with the labels that both know being equal.
-
-    Raises:
-        ValueError: if they are not of the same images.
-    """
-    both = f"{first_name} and {second_name}"
-    table = dict(second)
-    if FILE_NAME in first and FILE_NAME in second:
-        names, order = np.unique(second[FILE_NAME], return_index=True)
-        if len(names) != len(second[FILE_NAME]) or not np.array_equal(names, np.sort(first[FILE_NAME])):
-            shared = len(np.intersect1d(first[FILE_NAME], names))
-            raise ValueError(
-                f"{both} must be of the same images, once each. Received: {len(first[FILE_NAME]):,} and "
-                f"{len(second[FILE_NAME]):,} images, {shared:,} of the names in both"
-            )
-        table = {key: column[order][np.searchsorted(names, first[FILE_NAME])] for key, column in second.items()}
-    for key in (AGE, GENDER, RACE):
-        if key in first and key in second and not np.array_equal(first[key], table[key]):
-            raise ValueError(f"{both} must be of the same images in the same order, but they differ in {key!r}")
-    return {key: first[key] for key in (FILE_NAME, GROUP, AGE, GENDER, RACE) if key in first} | table
-
-
-def join(
-    first: Table, second: Table, first_name: str = "first", second_name: str = "second"
-) -> dict[str, NDArray[Any]]:
-    """Two models as one: the age of the one and the gender of the other, on the same images.
-
-    Raises:
-        ValueError: if both predict the same, or other images.
-    """
-    twice = [key for key in _PREDICTIONS if key in first and key in second]
-    if twice:
-        raise ValueError(f"{first_name} and {second_name} cannot be joined: both have {twice[0]!r}")
-    return dict(first) | align(first, second, first_name, second_name)
-
-
 def write_comparison(comparison: Mapping[str, Any], folder: pathlib.Path) -> pathlib.Path:
-    """Writes comparison.json, comparison.md and comparison.html, one page, and returns the path of that."""
+    """Writes comparison.json and comparison.html, and returns the path of the page."""
     folder.mkdir(parents=True, exist_ok=True)
     write_json(comparison, folder / "comparison.json")
-    sections = tell(comparison)
-    (folder / "comparison.md").write_text(report_html.markdown("Models compared", sections), encoding="utf-8")
     page = folder / "comparison.html"
-    page.write_text(report_html.html_page("Models compared", sections), encoding="utf-8")
+    page.write_text(render_page("Models compared", build_sections(comparison)), encoding="utf-8")
     return page
 
 
-def tell(comparison: Mapping[str, Any]) -> Sections:
-    """What the comparison says, section by section."""
-    how, baseline = comparison["bootstrap"], comparison["baseline"]
+def build_sections(comparison: Mapping[str, Any]) -> Sections:
+    """Builds the sections of comparison.html."""
+    bootstrap = comparison["bootstrap"]
     opening = (
-        f"{comparison['count']:,} images, the same for all. Differences are to {baseline}; their 95 % intervals come "
-        f"from {how['repetitions']:,} bootstraps over {how['units']:,} {how['resampled']}, the same for both sides. An "
-        "interval without zero says that other images would hardly turn the order round; it does not say that other "
-        "trainings would not."
+        f"{comparison['count']:,} images, the same for all models. Differences are to {comparison['baseline']}; their "
+        f"95 % intervals come from {bootstrap['repetitions']:,} bootstrap samples of {bootstrap['units']:,} "
+        f"{bootstrap['resampled']}, the same for both models. They say nothing about other trainings."
     )
-    grouped = {f"By {attribute}": [_by_group(parts, attribute)] for attribute, parts in comparison["groups"].items()}
-    last: Sections = {"The words": definitions(), "What this is not for": [NOT_FOR]}
-    return {"All images": [opening, _table(comparison)], **grouped, **last}
+    by_group = {f"By {name}": [_tabulate_groups(parts, name)] for name, parts in comparison["groups"].items()}
+    return {"All images": [opening, _tabulate_models(comparison)], **by_group, "Definitions": list_definitions()}
 
 
-def summary(comparison: Mapping[str, Any]) -> str:
-    """The table of all images as plain text."""
-    rows = _table(comparison)
-    lines = [rows.head, *rows.lines]
+def format_comparison(comparison: Mapping[str, Any]) -> str:
+    """Formats the table of all images as plain text."""
+    header, body = _tabulate_models(comparison)
+    lines = [header, *body]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "\n".join("  ".join(f"{cell:<{width}}" for cell, width in zip(line, widths, strict=True)) for line in lines)
 
 
-def _measure_all(tables: Mapping[str, Table], weights: NDArray[Any], rows: NDArray[np.bool_] | None) -> dict[str, Any]:
-    measured = {name: measure_some(table, weights, rows) for name, table in tables.items()}
+def _split_pair(name: str) -> list[str]:
+    return [name] if pathlib.Path(name).exists() else name.split("+")
+
+
+def _load(name: str, load: Callable[[pathlib.Path], Any]) -> Any:
+    first, *others = _split_pair(name)
+    table = load(pathlib.Path(first))
+    for other in others:
+        table = join(table, load(pathlib.Path(other)), first, other)
+    return table
+
+
+def _measure_models(
+    tables: Mapping[str, Table], weights: NDArray[Any], rows: NDArray[np.bool_] | None
+) -> dict[str, Any]:
+    measured = {name: measure_rows(table, weights, rows) for name, table in tables.items()}
     baseline, *others = measured
-    told = {name: part.to_dict() for name, part in measured.items()}
+    results = {name: part.to_dict() for name, part in measured.items()}
     for name in others:
-        told[name]["differences"] = _difference(measured[baseline], measured[name])
-    return told
+        results[name]["differences"] = _subtract(measured[name], measured[baseline])
+    return results
 
 
-def _difference(first: Measured, second: Measured) -> dict[str, Any]:
-    told = {}
-    for key, value in second.model.items():
-        before = first.model.get(key)
+def _subtract(model: GroupMetrics, baseline: GroupMetrics) -> dict[str, Any]:
+    differences = {}
+    for key, value in model.metrics.items():
+        before = baseline.metrics.get(key)
         if value is not None and before is not None:
-            enough = first.count >= ENOUGH_FOR_AN_INTERVAL
-            interval = metrics.interval(second.drawn[key] - first.drawn[key]) if enough else None
-            told[key] = {"value": value - before, "interval": interval}
-    return told
+            samples = model.samples[key] - baseline.samples[key] if model.count >= MIN_INTERVAL_IMAGES else []
+            differences[key] = {"value": value - before, "interval": metrics.interval(samples)}
+    return differences
 
 
-def _table(comparison: Mapping[str, Any]) -> Rows:
-    """A line for each measure and model: long rather than wide, for any number of models and a telephone."""
+def _tabulate_models(comparison: Mapping[str, Any]) -> Rows:
     lines = []
-    for key, (name, part) in itertools.product(MEASURES, comparison["all"].items()):
-        if key in part["model"]:
-            value = show_with_interval(key, part["model"][key], part["intervals"][key])
-            lines.append([MEASURES[key].label, name, value, _shown(part, key)])
+    for key, measure in MEASURES.items():
+        for name, part in comparison["all"].items():
+            if key in part["metrics"]:
+                value = format_with_interval(key, part["metrics"][key], part["intervals"][key])
+                lines.append([measure.label, name, value, _format_difference(part, key)])
     return Rows(["measure", "model", "value (95 % interval)", f"difference to {comparison['baseline']}"], lines)
 
 
-def _by_group(groups: Mapping[str, Mapping[str, Any]], attribute: str) -> Rows:
+def _tabulate_groups(groups: Mapping[str, Mapping[str, Any]], attribute: str) -> Rows:
     lines = [
-        [group, f"{part['count']:,}", name, *(_shown(part, key) for key in _GROUPED)]
+        [group, f"{part['count']:,}", name, *(_format_difference(part, key) for key in _BY_GROUP)]
         for group, models in groups.items()
         for name, part in models.items()
         if "differences" in part
     ]
-    return Rows([attribute, "images", "difference of", *(MEASURES[key].label for key in _GROUPED)], lines)
+    return Rows([attribute, "images", "difference of", *(MEASURES[key].label for key in _BY_GROUP)], lines)
 
 
-def _shown(part: Mapping[str, Any], key: str) -> str:
+def _format_difference(part: Mapping[str, Any], key: str) -> str:
     differences = part.get("differences", {})
-    return show_difference(key, **differences[key]) if key in differences else ""
+    return format_difference(key, **differences[key]) if key in differences else ""

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from absl import app, flags
 
 from experiments.command import in_words
-from experiments.reporting import report_on
+from experiments.compare import report_or_compare
 from experiments.runs import evaluate_run
 
 _WORKDIR = flags.DEFINE_multi_string("workdir", [], "Folder of a run, or a .keras file. May be given several times.")
@@ -46,7 +46,7 @@ def main(_: list[str]) -> None:
         evaluate_run, split=_SPLIT.value, data_dir=_DATA_DIR.value, batch_size=_BATCH_SIZE.value, flip=_FLIP.value
     )
     out = pathlib.Path(_OUT.value) if _OUT.value else None
-    print(report_on(_paths(_WORKDIR.value), _paths(_PREDICTIONS.value), out, measure_run))
+    print(report_or_compare(_paths(_WORKDIR.value), _paths(_PREDICTIONS.value), out, measure_run))
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ validation split; those handed on are then fitted on both: with twice the images
 import dataclasses
 import json
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from absl import app, flags
@@ -34,7 +34,7 @@ _SPLIT = flags.DEFINE_string("split", "test", "What the card's numbers are of; '
 
 _SHOWN: Final = ("All images", "Gaps between groups", "By age", "By gender", "By race")
 _REFITTED: Final = "Those in calibration.json were then fitted on both, so these numbers say nothing of them. "
-_SHOWN_LAST: Final = ("Coverage of the age intervals", "Calibration of the gender", "The words")
+_SHOWN_LAST: Final = ("Coverage of the age intervals", "Calibration of the gender", "Definitions")
 
 
 def release(
@@ -87,12 +87,11 @@ def _commands(name: str, trained: list[str], backend: str, age_head: str) -> str
 
 def _card(name: str, config: Config, commands: str, report: "Report", data_dir: str | None, split: str) -> str:
     from agegender.data.prepared import find_prepared
-    from agegender.evaluation.report_html import markdown
-    from agegender.evaluation.report_sections import NOT_FOR, tell
+    from agegender.evaluation.report_page import NOT_FOR, build_sections
 
     info = find_prepared(data_dir).info
     counts = ", ".join(f"{split} {info.splits[split].num_examples:,}" for split in SPLITS)
-    told: Mapping[str, Any] = tell(report, {})
+    from_report: Mapping[str, Any] = build_sections(report, {})
     sections = {
         "What it is": [
             f"It guesses age and recorded gender from an aligned face of {config.image_size} x {config.image_size} "
@@ -117,9 +116,17 @@ def _card(name: str, config: Config, commands: str, report: "Report", data_dir: 
             "recipe.json holds every number and the versions. In the project, with the data set prepared:",
             f"```sh\n{commands}\n```",
         ],
-        **{title: told[title] for title in (*_SHOWN, *_SHOWN_LAST) if title in told},
+        **{title: from_report[title] for title in (*_SHOWN, *_SHOWN_LAST) if title in from_report},
     }
-    return markdown(name, sections)
+    lines = [f"# {name}"]
+    for title, blocks in sections.items():
+        lines += [f"## {title}", *(block if isinstance(block, str) else _tabulate(*block) for block in blocks)]
+    return "\n\n".join(lines) + "\n"
+
+
+def _tabulate(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    rule = ["---", *["---:"] * (len(header) - 1)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in (header, rule, *lines))
 
 
 def _trunk(config: Config) -> str:

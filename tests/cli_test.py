@@ -239,9 +239,9 @@ def test_evaluate_measures_the_split_that_is_named_with_groups_intervals_and_fli
         assert found[name]["count"] == len(ag.read_predictions(tmp_path / name / "predictions.csv")["age"])
         batches = ag.load_utkface(split, batch_size=8, image_size=24, data_dir=prepared)
         assert found[name]["count"] == sum(len(images) for images, _ in batches)
-    assert found["plain"]["model"]["mae"] != found["mirrored"]["model"]["mae"]
+    assert found["plain"]["metrics"]["mae"] != found["mirrored"]["metrics"]["mae"]
     assert {"race", "age x race"} <= set(found["all"]["groups"])
-    assert found["all"]["coverage"]["promised"] == 0.9 and "after" in found["all"]["calibration"]
+    assert found["all"]["coverage"]["nominal"] == 0.9 and "after" in found["all"]["calibration"]
 
 
 def test_an_interruption_ends_with_130(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import tqdm
 from numpy.typing import NDArray
 
-from agegender.evaluation.groups import COLUMNS, P_CALIBRATED, P_FEMALE, PREDICTED_AGE
+from agegender.evaluation.predictions import COLUMNS, P_CALIBRATED, P_FEMALE, PREDICTED_AGE
 from agegender.evaluation.report import Report, measure
 from agegender.models.prediction import predict_batch
 from agegender.schema import AGE, AGE_HIGH, AGE_LOW, FILE_NAME, GENDER, GROUP, IMAGE, RACE
@@ -51,13 +51,13 @@ def evaluate(
     >>> from agegender import Predictor, load_utkface
     >>> model = Predictor("runs/1").model
     >>> report = evaluate(model, load_utkface("test", batch_size=64))
-    >>> report.count, report.model["mae"]
+    >>> report.count, report.metrics["mae"]
     (8, 9.5)
     """
     table = tabulate(*predict_dataset(model, dataset, flip=flip, verbose=verbose), calibration=calibration)
     if calibration is None:
         return measure(table)
-    return measure(table, promised=calibration.coverage, temperature=calibration.temperature)
+    return measure(table, nominal_coverage=calibration.coverage, temperature=calibration.temperature)
 
 
 def evaluate_run(
@@ -171,12 +171,11 @@ def _write_run_report(
 ) -> None:
     from agegender.data.prepared import find_prepared, read_encoded
     from agegender.evaluation.plots import draw_predictions
-    from agegender.evaluation.report_files import write_report
-    from agegender.evaluation.report_html import largest_errors
+    from agegender.evaluation.report_page import find_largest_errors, write_report
 
     # One more pass over the split for the images with the largest errors.
     names = report.predictions[FILE_NAME]
-    wanted = {str(names[row]) for rows in largest_errors(report.predictions).values() for row in rows}
+    wanted = {str(names[row]) for rows in find_largest_errors(report.predictions).values() for row in rows}
     examples = read_encoded(find_prepared(data_dir), split, (FILE_NAME, IMAGE)).as_numpy_iterator()
     named = ((example[FILE_NAME].decode(), example[IMAGE]) for example in examples)
     write_report(report, out, title=title, images={name: image for name, image in named if name in wanted})

@@ -1,13 +1,10 @@
-"""A table of predictions, measured: all of it, each group of people, and the gaps between groups.
+"""Measures by group of people, and the gaps between groups.
 
-The table holds a column [images] at each name of `COLUMNS`, as far as it is known: what is recorded, at the keys of
-`schema`, and what was predicted.
-
-- Group: the images with one value of age band, gender or race, or of two of these together, as recorded. With fewer
-  than 10 images it has no intervals.
-- Gap: the measure of the worst group minus that of the best one, of the groups with 30 images or more; the best bias
-  is the one nearest to zero. Both are chosen by what was measured, so that a gap is rather too large than too small,
-  and more so among many groups; its interval is that of the difference of these two groups.
+- Group: the images with one recorded value of age band, gender or race, or of two of these. A group of fewer than 10
+  images has no intervals.
+- Gap: the measure of the worst group minus that of the best, among groups of 30 images or more. The best bias is the
+  one nearest to zero. Both groups are chosen by the measured values, so a gap is on average too large, and more so
+  among many groups; its interval is that of the difference of these two groups.
 """
 
 import dataclasses
@@ -19,36 +16,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agegender.evaluation import metrics
-from agegender.schema import AGE, AGE_HIGH, AGE_LOW, FILE_NAME, GENDER, GENDERS, GROUP, RACE, RACES
+from agegender.evaluation.predictions import P_FEMALE, PREDICTED_AGE, Table
+from agegender.schema import AGE, GENDER, GENDERS, RACE, RACES
 
-PREDICTED_AGE: Final = "predicted_age"  # years
-P_FEMALE: Final = "p_female"  # the probability of female, 0 to 1, as the model gives it
-P_CALIBRATED: Final = "p_female_calibrated"  # after temperature scaling
+AGE_BANDS: Final = (*(f"{first}-{first + 9}" for first in range(0, 80, 10)), "80+")  # years
+MIN_INTERVAL_IMAGES: Final = 10
+MIN_GAP_IMAGES: Final = 30
 
-COLUMNS: Final = (FILE_NAME, GROUP, AGE, GENDER, RACE, PREDICTED_AGE, P_FEMALE, AGE_LOW, AGE_HIGH, P_CALIBRATED)
-BANDS: Final = (*(f"{first}-{first + 9}" for first in range(0, 80, 10)), "80+")  # years
-ENOUGH_FOR_AN_INTERVAL: Final = 10  # images: fewer say little, and their bootstrap less
-ENOUGH_FOR_A_GAP: Final = 30  # images
-
-# An age may be guessed below 0, and its interval end there; NaN and infinity are in none of these.
-_RANGES: Final = {
-    AGE: (0, 200),
-    GENDER: (0, 1),
-    RACE: (0, len(RACES) - 1),
-    **dict.fromkeys((PREDICTED_AGE, AGE_LOW, AGE_HIGH), (-1000, 1000)),
-    **dict.fromkeys((P_FEMALE, P_CALIBRATED), (0, 1)),
-}
-
-Table = Mapping[str, NDArray[Any]]
 Interval = tuple[float, float] | None
 
 
 class Measure(NamedTuple):
-    """How a measure is called and written, and what to minimise for the best group."""
+    """Label and number format of a measure; the best group has the smallest `sort_key`."""
 
     label: str
-    form: str
-    badness: Callable[[float], float]
+    number_format: str
+    sort_key: Callable[[float], float]
 
 
 MEASURES: Final = {
@@ -64,29 +47,29 @@ MEASURES: Final = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Measured:
-    """What was measured of some images.
+class GroupMetrics:
+    """The measures of a group of images.
 
     Attributes:
-        count: of them.
-        model: for each of `MEASURES` that there are predictions for, its value; None for the AUC of one gender.
-        intervals: their 95 % intervals; None for fewer than ten images, and where `metrics.interval` has none.
-        drawn: the values over the rows of the bootstrap, [repetitions].
+        count: number of images.
+        metrics: the value of each of `MEASURES` that there are predictions for; None for the AUC of one gender.
+        intervals: their 95 % intervals; None for fewer than 10 images, and where `metrics.interval` has none.
+        samples: the values over the bootstrap samples, [repetitions] each.
     """
 
     count: int
-    model: dict[str, float | None]
+    metrics: dict[str, float | None]
     intervals: dict[str, Interval]
-    drawn: dict[str, NDArray[Any]] = dataclasses.field(repr=False, compare=False)
+    samples: dict[str, NDArray[Any]] = dataclasses.field(repr=False, compare=False)
 
     def to_dict(self) -> dict[str, Any]:
-        """All but what was drawn, as plain Python values."""
-        return {"count": self.count, "model": self.model, "intervals": self.intervals}
+        """All but the samples, as plain Python values."""
+        return {"count": self.count, "metrics": self.metrics, "intervals": self.intervals}
 
 
 @dataclasses.dataclass(frozen=True)
 class Gap:
-    """The best and the worst of the groups with 30 images or more; the best bias is the one nearest to zero.
+    """The best and the worst group of 30 images or more; the best bias is the one nearest to zero.
 
     Attributes:
         best: name of the group.
@@ -101,82 +84,57 @@ class Gap:
     interval: Interval
 
 
-def compute(table: Table, weights: NDArray[Any] | None = None) -> dict[str, Any]:
-    """Computes those of `MEASURES` that there are predictions for; with weights, an array for each."""
-    numbers = {}
+def compute_metrics(table: Table, weights: NDArray[Any] | None = None) -> dict[str, Any]:
+    """Computes each of `MEASURES` that there are predictions for: a float, or with weights an array [samples]."""
+    values = {}
     if PREDICTED_AGE in table:
-        of_age = (table[AGE], table[PREDICTED_AGE])
-        numbers["mae"] = metrics.mean_absolute_error(*of_age, weights=weights)
-        numbers["rmse"] = metrics.root_mean_squared_error(*of_age, weights=weights)
-        numbers["median_error"] = metrics.median_absolute_error(*of_age, weights=weights)
-        numbers["bias"] = metrics.bias(*of_age, weights=weights)
-        numbers["cs5"] = metrics.cumulative_score(*of_age, years=5, weights=weights)
+        ages = (table[AGE], table[PREDICTED_AGE])
+        values["mae"] = metrics.mean_absolute_error(*ages, weights=weights)
+        values["rmse"] = metrics.root_mean_squared_error(*ages, weights=weights)
+        values["median_error"] = metrics.median_absolute_error(*ages, weights=weights)
+        values["bias"] = metrics.bias(*ages, weights=weights)
+        values["cs5"] = metrics.cumulative_score(*ages, years=5, weights=weights)
     if P_FEMALE in table:
-        of_gender = (table[GENDER], table[P_FEMALE])
-        numbers["gender_accuracy"] = metrics.gender_accuracy(*of_gender, weights=weights)
-        numbers["auc"] = metrics.area_under_curve(*of_gender, weights=weights)
-        numbers["log_loss"] = metrics.log_loss(*of_gender, weights=weights)
-    return numbers
+        genders = (table[GENDER], table[P_FEMALE])
+        values["gender_accuracy"] = metrics.gender_accuracy(*genders, weights=weights)
+        values["auc"] = metrics.area_under_curve(*genders, weights=weights)
+        values["log_loss"] = metrics.log_loss(*genders, weights=weights)
+    return values
 
 
-def measure_some(table: Table, weights: NDArray[Any], rows: NDArray[np.bool_] | None = None) -> Measured:
+def measure_rows(table: Table, weights: NDArray[Any], rows: NDArray[np.bool_] | None = None) -> GroupMetrics:
     """Measures the images at `rows`, or all."""
     if rows is not None:
         table, weights = {key: column[rows] for key, column in table.items()}, weights[:, rows]
     count = weights.shape[1]
-    values, drawn = compute(table), compute(table, weights)
-    model = {key: None if np.isnan(value) else value for key, value in values.items()}
-    known = {key: count >= ENOUGH_FOR_AN_INTERVAL and value is not None for key, value in model.items()}
-    intervals = {key: metrics.interval(drawn[key]) if known[key] else None for key in model}
-    return Measured(count, model, intervals, drawn)
+    samples = compute_metrics(table, weights)
+    values = {key: None if np.isnan(value) else value for key, value in compute_metrics(table).items()}
+    intervals: dict[str, Interval] = dict.fromkeys(values)
+    if count >= MIN_INTERVAL_IMAGES:
+        intervals |= {key: metrics.interval(samples[key]) for key, value in values.items() if value is not None}
+    return GroupMetrics(count, values, intervals, samples)
 
 
-def check_table(table: Table) -> None:
-    """Refuses a table that cannot be measured.
+def assign_age_bands(ages: NDArray[Any]) -> NDArray[np.str_]:
+    """The name of the age band of each age.
 
-    Raises:
-        ValueError: for no predictions, missing labels, columns of unequal length and values that are not finite or out
-            of range.
-    """
-    if not {PREDICTED_AGE, P_FEMALE} & set(table):
-        raise ValueError(f"A table must hold {PREDICTED_AGE!r} or {P_FEMALE!r}. Received columns: {sorted(table)}")
-    for prediction, label in ((PREDICTED_AGE, AGE), (P_FEMALE, GENDER), (AGE_LOW, AGE_HIGH), (AGE_LOW, AGE)):
-        if prediction in table and label not in table:
-            raise ValueError(f"{prediction!r} needs {label!r} beside it. Received columns: {sorted(table)}")
-    lengths = {key: len(column) for key, column in table.items()}
-    if len(set(lengths.values())) != 1 or not min(lengths.values()):
-        raise ValueError(f"The columns must hold as many values each, at least one. Received: {lengths}")
-    for key in set(table) & set(_RANGES):
-        low, high = _RANGES[key]
-        wrong = ~((table[key] >= low) & (table[key] <= high))
-        if wrong.any():
-            raise ValueError(f"{key!r} must be in [{low:g}, {high:g}]. Received: {table[key][wrong][0]}")
-    for key in set(table) & {GENDER, RACE}:
-        wrong = table[key] % 1 != 0
-        if wrong.any():
-            raise ValueError(f"{key!r} must hold codes. Received: {table[key][wrong][0]}")
-
-
-def age_band(ages: NDArray[Any]) -> NDArray[np.str_]:
-    """The names of the age bands.
-
-    >>> age_band(np.array([0, 9, 10, 79, 80, 116])).tolist()
+    >>> assign_age_bands(np.array([0, 9, 10, 79, 80, 116])).tolist()
     ['0-9', '0-9', '10-19', '70-79', '80+', '80+']
     """
-    return np.array(BANDS)[np.minimum(ages // 10, len(BANDS) - 1).astype(int)]
+    return np.array(AGE_BANDS)[np.minimum(ages // 10, len(AGE_BANDS) - 1).astype(int)]
 
 
-def partition(table: Table) -> dict[str, dict[str, NDArray[np.bool_]]]:
-    """Which images are in which group, for age band, gender and race and each two of them, as far as recorded.
+def find_groups(table: Table) -> dict[str, dict[str, NDArray[np.bool_]]]:
+    """Finds the rows of each group, by age band, gender, race and each two of them, as far as recorded.
 
-    >>> parts = partition({"age": np.array([5, 85]), "gender": np.array([0, 1])})
-    >>> list(parts), list(parts["age x gender"])
+    >>> groups = find_groups({"age": np.array([5, 85]), "gender": np.array([0, 1])})
+    >>> list(groups), list(groups["age x gender"])
     (['age', 'gender', 'age x gender'], ['0-9, male', '80+, female'])
     """
     single: dict[str, dict[str, NDArray[np.bool_]]] = {}
     if AGE in table:
-        bands = age_band(table[AGE])
-        single[AGE] = {name: bands == name for name in BANDS}
+        bands = assign_age_bands(table[AGE])
+        single[AGE] = {name: bands == name for name in AGE_BANDS}
     for key, names in ((GENDER, GENDERS), (RACE, RACES)):
         if key in table:
             single[key] = {name: table[key] == code for code, name in enumerate(names)}
@@ -187,35 +145,35 @@ def partition(table: Table) -> dict[str, dict[str, NDArray[np.bool_]]]:
         for first, second in itertools.combinations(single, 2)
     }
     return {
-        attribute: {name: rows for name, rows in parts.items() if rows.any()}
-        for attribute, parts in (single | crossed).items()
+        attribute: {name: rows for name, rows in groups.items() if rows.any()}
+        for attribute, groups in (single | crossed).items()
     }
 
 
-def by_group(table: Table, weights: NDArray[Any]) -> dict[str, dict[str, Measured]]:
-    """Measures every group of `partition`."""
+def measure_groups(table: Table, weights: NDArray[Any]) -> dict[str, dict[str, GroupMetrics]]:
+    """Measures every group of `find_groups`."""
     return {
-        attribute: {name: measure_some(table, weights, rows) for name, rows in parts.items()}
-        for attribute, parts in partition(table).items()
+        attribute: {name: measure_rows(table, weights, rows) for name, rows in groups.items()}
+        for attribute, groups in find_groups(table).items()
     }
 
 
-def find_gaps(groups: Mapping[str, Mapping[str, Measured]]) -> dict[str, dict[str, Gap]]:
-    """For each attribute, or two, and each measure the gap; none where fewer than two groups are large enough."""
-    found: dict[str, dict[str, Gap]] = {}
-    for attribute, parts in groups.items():
-        large = {name: part for name, part in parts.items() if part.count >= ENOUGH_FOR_A_GAP}
-        keys = next(iter(large.values())).model if large else ()
-        gaps = {key: _gap(key, large) for key in keys}
-        found[attribute] = {key: gap for key, gap in gaps.items() if gap is not None}
-    return found
+def find_gaps(groups: Mapping[str, Mapping[str, GroupMetrics]]) -> dict[str, dict[str, Gap]]:
+    """Finds the gap of each measure for each attribute that has two groups of 30 images or more."""
+    gaps: dict[str, dict[str, Gap]] = {}
+    for attribute, of_attribute in groups.items():
+        large = {name: group for name, group in of_attribute.items() if group.count >= MIN_GAP_IMAGES}
+        keys = next(iter(large.values())).metrics if large else ()
+        found = {key: _find_gap(key, large) for key in keys}
+        gaps[attribute] = {key: gap for key, gap in found.items() if gap is not None}
+    return gaps
 
 
-def _gap(key: str, parts: Mapping[str, Measured]) -> Gap | None:
-    values = {name: value for name, part in parts.items() if (value := part.model[key]) is not None}
+def _find_gap(key: str, groups: Mapping[str, GroupMetrics]) -> Gap | None:
+    values = {name: value for name, group in groups.items() if (value := group.metrics[key]) is not None}
     if len(values) < 2:
         return None
-    *_, worst = ranked = sorted(values, key=lambda name: MEASURES[key].badness(values[name]))
-    best = ranked[0]
-    drawn = parts[worst].drawn[key] - parts[best].drawn[key]
-    return Gap(best, worst, values[worst] - values[best], metrics.interval(drawn))
+    ranked = sorted(values, key=lambda name: MEASURES[key].sort_key(values[name]))
+    best, worst = ranked[0], ranked[-1]
+    samples = groups[worst].samples[key] - groups[best].samples[key]
+    return Gap(best, worst, values[worst] - values[best], metrics.interval(samples))

@@ -1,6 +1,6 @@
-"""The plots of a report: one idea a figure, narrow enough for a telephone, in colours that everybody can tell apart.
+"""The plots of a report, narrow enough for a phone, in the colour-blind safe palette of Okabe and Ito.
 
-Okabe and Ito's palette (https://jfly.uni-koeln.de/color/), and never colour alone.
+Source of the palette: https://jfly.uni-koeln.de/color/
 """
 
 import pathlib
@@ -10,39 +10,43 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from agegender.evaluation.groups import BANDS, MEASURES, P_FEMALE, PREDICTED_AGE, Measured, Table
-from agegender.evaluation.report import Report, show
+from agegender.evaluation.groups import AGE_BANDS, MEASURES, GroupMetrics
+from agegender.evaluation.predictions import P_FEMALE, PREDICTED_AGE, Table
+from agegender.evaluation.report import Report, format_value
 from agegender.schema import AGE, GENDER, GENDERS, RACE, RACES
 
 BLUE, ORANGE, GREEN, VERMILION = "#0072B2", "#E69F00", "#009E73", "#D55E00"
 _STYLES: Final = {"male": (BLUE, "o"), "female": (ORANGE, "s"), "all": (BLUE, "o")}
-_WIDTH: Final = 6.0  # inches; at 150 dots each the letters stay readable on a telephone
-_CELL: Final = 10  # images: a cell of a map with fewer is left empty
+_WIDTH: Final = 6.0  # inches, at 150 dots per inch
+_MIN_CELL_IMAGES: Final = 10  # a cell of a heat map with fewer stays empty
 
 
 def draw_plots(report: Report, folder: pathlib.Path) -> dict[str, str]:
-    """Writes those plots as PNG files that there are numbers for.
+    """Writes each plot that there are numbers for as a PNG file.
 
     Returns:
-        For each file's name, what it shows, in words for those who do not see it.
+        A description of each file.
     """
     plots: dict[str, tuple[str, Figure]] = {}
     crossed = report.groups.get(f"{AGE} x {RACE}", {})
     if PREDICTED_AGE in report.predictions:
-        plots["ages.png"] = ("Predicted against recorded age", _ages(report))
-        plots["curve.png"] = ("The share of images within k years, for k of 0 to 20", _curve(report))
-        plots["errors.png"] = ("MAE and bias of each age band, by gender where known", _errors(report))
+        plots["ages.png"] = ("Predicted against recorded age", _draw_ages(report))
+        plots["curve.png"] = ("The share of images within k years, for k of 0 to 20", _draw_curve(report))
+        plots["errors.png"] = ("MAE and bias of each age band, by gender where known", _draw_errors(report))
         if crossed:
-            plots["age_error.png"] = ("Age MAE of each age band and race", _map(crossed, "mae", "Oranges"))
+            plots["age_error.png"] = ("Age MAE of each age band and race", _draw_heat_map(crossed, "mae", "Oranges"))
     if report.calibration is not None:
-        plots["reliability.png"] = ("Probability of female against the share that is", _reliability(report.calibration))
+        plots["reliability.png"] = (
+            "Probability of female against the share that is",
+            _draw_reliability(report.calibration),
+        )
         if crossed:
             plots["accuracy.png"] = (
                 "Gender accuracy of each age band and race",
-                _map(crossed, "gender_accuracy", "Blues"),
+                _draw_heat_map(crossed, "gender_accuracy", "Blues"),
             )
     if report.coverage is not None and AGE in report.coverage["groups"]:
-        plots["coverage.png"] = ("Share of ages in the interval, by age band", _coverage(report.coverage))
+        plots["coverage.png"] = ("Share of ages in the interval, by age band", _draw_coverage(report.coverage))
     for name, (_, figure) in plots.items():
         figure.savefig(folder / name, dpi=150)
     return {name: words for name, (words, _) in plots.items()}
@@ -72,8 +76,8 @@ def draw_predictions(images: np.ndarray, table: Table) -> Figure:
     return figure
 
 
-def new_figure(height: float, rows: int = 1, **options: Any) -> tuple[Figure, Any]:
-    """Begins a figure of the common width and `height` inches, with `rows` panels one below the other."""
+def _new_figure(height: float, rows: int = 1, **options: Any) -> tuple[Figure, Any]:
+    """Makes a figure of the common width and `height` inches, with `rows` panels one below the other."""
     figure = Figure(figsize=(_WIDTH, height), layout="constrained")
     panels = figure.subplots(rows, 1, squeeze=False, **options)[:, 0]
     for axes in panels:
@@ -81,14 +85,14 @@ def new_figure(height: float, rows: int = 1, **options: Any) -> tuple[Figure, An
     return figure, panels
 
 
-def _ages(report: Report) -> Figure:
-    figure, (axes,) = new_figure(5.4)
+def _draw_ages(report: Report) -> Figure:
+    figure, (axes,) = _new_figure(5.4)
     ages, predicted = report.predictions[AGE], report.predictions[PREDICTED_AGE]
     visible = min(0.5, 400 / len(ages) + 0.05)
-    axes.scatter(ages, predicted, s=8, color=BLUE, alpha=visible, linewidths=0, label="a image")
+    axes.scatter(ages, predicted, s=8, color=BLUE, alpha=visible, linewidths=0, label="an image")
     end = max(100, float(np.max(ages)), float(np.max(predicted)))
-    axes.plot([0, end], [0, end], color="black", linewidth=1, linestyle="--", label="guessed right")
-    bands = np.minimum(ages // 10, len(BANDS) - 1)
+    axes.plot([0, end], [0, end], color="black", linewidth=1, linestyle="--", label="correct")
+    bands = np.minimum(ages // 10, len(AGE_BANDS) - 1)
     means = [(np.mean(ages[bands == band]), np.mean(predicted[bands == band])) for band in np.unique(bands)]
     axes.plot(*zip(*means, strict=True), color=VERMILION, marker="D", markersize=5, label="mean of an age band")
     axes.set(xlabel="recorded age, years", ylabel="predicted age, years", aspect="equal")
@@ -96,8 +100,8 @@ def _ages(report: Report) -> Figure:
     return figure
 
 
-def _curve(report: Report) -> Figure:
-    figure, (axes,) = new_figure(3.6)
+def _draw_curve(report: Report) -> Figure:
+    figure, (axes,) = _new_figure(3.6)
     years, shares = ([point[key] for point in report.curve] for key in ("years", "value"))
     axes.plot(years, shares, color=BLUE, marker="o", markersize=4)
     known = [(point["years"], *point["interval"]) for point in report.curve if point["interval"]]
@@ -110,13 +114,13 @@ def _curve(report: Report) -> Figure:
     return figure
 
 
-def _errors(report: Report) -> Figure:
-    """MAE above, bias below; the genders side by side where both are recorded."""
-    figure, panels = new_figure(6.0, 2, sharex=True)
+def _draw_errors(report: Report) -> Figure:
+    """Draws MAE above bias, the genders side by side if they are recorded."""
+    figure, panels = _new_figure(6.0, 2, sharex=True)
     crossed = report.groups.get(f"{AGE} x {GENDER}", {})
     series = (
         {
-            gender: {band: crossed[f"{band}, {gender}"] for band in BANDS if f"{band}, {gender}" in crossed}
+            gender: {band: crossed[f"{band}, {gender}"] for band in AGE_BANDS if f"{band}, {gender}" in crossed}
             for gender in GENDERS
         }
         if crossed
@@ -124,25 +128,25 @@ def _errors(report: Report) -> Figure:
     )
     for axes, key in zip(panels, ("mae", "bias"), strict=True):
         for index, (name, parts) in enumerate(series.items()):
-            _series(axes, parts, key, name, (index - (len(series) - 1) / 2) * 0.2)
+            _draw_series(axes, parts, key, name, (index - (len(series) - 1) / 2) * 0.2)
         axes.set(ylabel=MEASURES[key].label)
         axes.grid(alpha=0.3, axis="y")
     panels[0].set_ylim(bottom=0)
     panels[1].axhline(0, color="black", linewidth=1)
-    panels[1].set_xticks(range(len(BANDS)), BANDS)
+    panels[1].set_xticks(range(len(AGE_BANDS)), AGE_BANDS)
     panels[1].set_xlabel("recorded age, years")
-    if panels[0].get_legend_handles_labels()[1]:  # none where no band has images enough for an interval
+    if panels[0].get_legend_handles_labels()[1]:
         panels[0].legend(frameon=False)
     return figure
 
 
-def _series(axes: Axes, parts: dict[str, Measured], key: str, name: str, shift: float) -> None:
-    """Points with bars where there are intervals; hollow where there are too few images for one."""
+def _draw_series(axes: Axes, parts: dict[str, GroupMetrics], key: str, name: str, shift: float) -> None:
+    """Draws points with error bars, hollow points where there are too few images for an interval."""
     colour, marker = _STYLES[name]
     for enough in (True, False):
         some = {band: part for band, part in parts.items() if (part.intervals[key] is not None) == enough}
-        at = [BANDS.index(band) + shift for band in some]
-        values = np.array([part.model[key] for part in some.values()], float)
+        at = [AGE_BANDS.index(band) + shift for band in some]
+        values = np.array([part.metrics[key] for part in some.values()], float)
         bars = None
         if enough and some:
             low, high = np.array([part.intervals[key] for part in some.values()]).T
@@ -152,9 +156,9 @@ def _series(axes: Axes, parts: dict[str, Measured], key: str, name: str, shift: 
         axes.errorbar(at, values, bars, color=colour, fmt=marker, mfc=face, capsize=3, markersize=5, label=label)
 
 
-def _reliability(calibration: dict[str, Any]) -> Figure:
-    figure, (axes, counts) = new_figure(5.6, 2, height_ratios=[3, 1], sharex=True)
-    axes.plot([0, 1], [0, 1], color="black", linewidth=1, linestyle="--", label="means what it says")
+def _draw_reliability(calibration: dict[str, Any]) -> Figure:
+    figure, (axes, counts) = _new_figure(5.6, 2, height_ratios=[3, 1], sharex=True)
+    axes.plot([0, 1], [0, 1], color="black", linewidth=1, linestyle="--", label="perfectly calibrated")
     styles = {"before": (BLUE, "o", "-"), "after": (VERMILION, "s", "-.")}
     for stage, (colour, marker, dashes) in styles.items():
         if stage in calibration:
@@ -173,36 +177,38 @@ def _reliability(calibration: dict[str, Any]) -> Figure:
     return figure
 
 
-def _coverage(coverage: dict[str, Any]) -> Figure:
-    figure, (axes,) = new_figure(3.4)
+def _draw_coverage(coverage: dict[str, Any]) -> Figure:
+    figure, (axes,) = _new_figure(3.4)
     for band, part in coverage["groups"][AGE].items():
-        at, value, interval = BANDS.index(band), part["value"], part["interval"]
+        at, value, interval = AGE_BANDS.index(band), part["value"], part["interval"]
         bars = None if interval is None else [[max(0, value - interval[0])], [max(0, interval[1] - value)]]
         face = "none" if interval is None else GREEN
         axes.errorbar([at], [value], bars, color=GREEN, fmt="o", mfc=face, capsize=3)
-    if coverage["promised"] is not None:
-        label = f"promised: {coverage['promised']:.0%}"
-        axes.axhline(coverage["promised"], color="black", linewidth=1, linestyle="--", label=label)
+    if coverage["nominal"] is not None:
+        label = f"nominal: {coverage['nominal']:.0%}"
+        axes.axhline(coverage["nominal"], color="black", linewidth=1, linestyle="--", label=label)
         axes.legend(frameon=False, loc="lower left")
     axes.set(xlabel="recorded age, years", ylabel="ages in their interval", ylim=(0, 1.03))
-    axes.set_xticks(range(len(BANDS)), BANDS)
+    axes.set_xticks(range(len(AGE_BANDS)), AGE_BANDS)
     axes.yaxis.set_major_formatter("{x:.0%}")
     axes.grid(alpha=0.3, axis="y")
     return figure
 
 
-def _map(crossed: dict[str, Measured], key: str, colours: str) -> Figure:
-    """Age bands down, races across; each cell its value and its count."""
-    figure, (axes,) = new_figure(5.4)
-    values = np.full((len(BANDS), len(RACES)), np.nan)
-    for (row, band), (column, race) in ((r, c) for r in enumerate(BANDS) for c in enumerate(RACES)):
+def _draw_heat_map(crossed: dict[str, GroupMetrics], key: str, colours: str) -> Figure:
+    """Draws age bands down and races across, each cell with its value and its count."""
+    figure, (axes,) = _new_figure(5.4)
+    values = np.full((len(AGE_BANDS), len(RACES)), np.nan)
+    for (row, band), (column, race) in ((r, c) for r in enumerate(AGE_BANDS) for c in enumerate(RACES)):
         part = crossed.get(f"{band}, {race}")
         if part is None:
             continue
-        value = part.model[key]
-        if part.count >= _CELL and value is not None:
+        value = part.metrics[key]
+        if part.count >= _MIN_CELL_IMAGES and value is not None:
             values[row, column] = value
-        text = f"{show(key, value)}\nn = {part.count:,}" if part.count >= _CELL else f"n = {part.count}"
+        text = (
+            f"{format_value(key, value)}\nn = {part.count:,}" if part.count >= _MIN_CELL_IMAGES else f"n = {part.count}"
+        )
         axes.text(column, row, text, ha="center", va="center", fontsize=8, gid=f"{row},{column}")
     image = axes.imshow(np.ma.masked_invalid(values), cmap=colours, aspect="auto")
     for text in axes.texts:  # white on what is dark
@@ -210,7 +216,7 @@ def _map(crossed: dict[str, Measured], key: str, colours: str) -> Figure:
         shade = image.norm(values[row, column])
         text.set_color("white" if np.isfinite(shade) and shade > 0.6 else "black")
     axes.set_xticks(range(len(RACES)), RACES)
-    axes.set_yticks(range(len(BANDS)), BANDS)
+    axes.set_yticks(range(len(AGE_BANDS)), AGE_BANDS)
     axes.set_ylabel("recorded age, years")
     axes.spines[:].set_visible(False)
     axes.tick_params(length=0)

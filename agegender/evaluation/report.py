@@ -1,8 +1,4 @@
-"""The report: a table of predictions, measured beside answering the same for everybody.
-
-A `Report` depends on nothing but the table, which `write_report` dumps as predictions.csv: whoever has such a table,
-of any model, can measure it.
-"""
+"""The report: everything that is measured on a table of predictions, beside a constant baseline."""
 
 import dataclasses
 from typing import Any, Final
@@ -12,59 +8,57 @@ from numpy.typing import NDArray
 
 from agegender.evaluation import metrics
 from agegender.evaluation.groups import (
-    ENOUGH_FOR_AN_INTERVAL,
     MEASURES,
-    P_CALIBRATED,
-    P_FEMALE,
-    PREDICTED_AGE,
+    MIN_INTERVAL_IMAGES,
     Gap,
+    GroupMetrics,
     Interval,
-    Measured,
-    Table,
-    by_group,
-    check_table,
-    compute,
+    compute_metrics,
     find_gaps,
-    measure_some,
-    partition,
+    find_groups,
+    measure_groups,
+    measure_rows,
 )
+from agegender.evaluation.predictions import P_CALIBRATED, P_FEMALE, PREDICTED_AGE, Table, check_table
 from agegender.schema import AGE, AGE_HIGH, AGE_LOW, GENDER, GROUP, RACE
 
-YEARS: Final = range(21)  # of the CS@k curve
+YEARS: Final = range(21)  # k of the CS@k curve
 
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """What was measured; `print(report)` shows a table. The words are defined in `metrics` and `groups`.
+    """The measures of a table of predictions. `print(report)` shows a summary.
+
+    `agegender.evaluation.metrics` and `agegender.evaluation.groups` define the terms.
 
     Attributes:
         count: number of images.
-        model: `{"mae", "rmse", "median_error", "bias"}` in years, `{"cs5", "gender_accuracy", "auc"}` between 0 and 1,
-            "log_loss" in nats; those that there are predictions for, None where there is no value.
-        constant: the same for always answering these images' own median age and share of women.
-        intervals: for each of `model`, the 95 % interval.
-        curve: CS@k and its intervals for k of 0 to 20 years.
-        groups: the same measures at age bands, genders, races and each two of them, for each group.
-        gaps: between the best and the worst group, at the same names, for each measure.
-        calibration: of the gender: log loss, ECE and reliability, before and after temperature scaling.
-        coverage: of the age intervals, promised and measured, for all and for each group.
-        bootstrap: how the intervals came about.
-        predictions: the table that all of this was measured on, a column [images] at each name.
+        metrics: `{"mae", "rmse", "median_error", "bias"}` in years, `{"cs5", "gender_accuracy", "auc"}` between 0 and
+            1, "log_loss" in nats; those that there are predictions for, None where there is no value.
+        baseline: the same for the constant prediction of these images' median age and share of women.
+        intervals: the 95 % interval of each of `metrics`.
+        curve: CS@k with its interval for k from 0 to 20 years.
+        groups: for age bands, genders, races and each two of them, the `GroupMetrics` of each group.
+        gaps: under the same names the `Gap` of each measure.
+        calibration: log loss, ECE and reliability of the gender, before and after temperature scaling.
+        coverage: nominal and measured coverage of the age intervals, for all images and for each group.
+        bootstrap: how the intervals were computed.
+        predictions: the table that was measured, a column [images] for each name.
 
     Example:
 
     >>> import numpy as np
     >>> report = measure({"age": np.arange(20, 40), "predicted_age": np.full(20, 30.0)})
-    >>> report.count, report.model["mae"], report.constant["mae"]
+    >>> report.count, report.metrics["mae"], report.baseline["mae"]
     (20, 5.0, 5.0)
     """
 
     count: int
-    model: dict[str, float | None]
-    constant: dict[str, float | None]
+    metrics: dict[str, float | None]
+    baseline: dict[str, float | None]
     intervals: dict[str, Interval]
     curve: list[dict[str, Any]]
-    groups: dict[str, dict[str, Measured]]
+    groups: dict[str, dict[str, GroupMetrics]]
     gaps: dict[str, dict[str, Gap]]
     calibration: dict[str, Any] | None
     coverage: dict[str, Any] | None
@@ -72,80 +66,81 @@ class Report:
     predictions: Table = dataclasses.field(repr=False, compare=False)
 
     def __str__(self) -> str:
-        head = f"{f'{self.count:,} images':<24}"
-        lines = [f"{head} {'model':>8} {'95 % interval':>19} {'always the median or majority':>31}"]
-        for key, value in self.model.items():
-            label, between = MEASURES[key].label, show_interval(key, self.intervals[key])
-            lines.append(f"{label:<24} {show(key, value):>8} {between:>19} {show(key, self.constant[key]):>31}")
-        return "\n".join([*lines, *self._bands(), *self._gaps()])
+        header = f"{f'{self.count:,} images':<24}"
+        lines = [f"{header} {'model':>8} {'95 % interval':>19} {'always the median or majority':>31}"]
+        for key, value in self.metrics.items():
+            label, between = MEASURES[key].label, format_interval(key, self.intervals[key])
+            baseline = format_value(key, self.baseline[key])
+            lines.append(f"{label:<24} {format_value(key, value):>8} {between:>19} {baseline:>31}")
+        return "\n".join([*lines, *self._list_age_bands(), *self._list_gaps()])
 
     def to_dict(self) -> dict[str, Any]:
         """The report without the predictions as plain Python values, ready for JSON."""
         fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "predictions"}
-        groups = {name: {k: part.to_dict() for k, part in parts.items()} for name, parts in self.groups.items()}
+        groups = {name: {k: group.to_dict() for k, group in parts.items()} for name, parts in self.groups.items()}
         gaps = {name: {k: dataclasses.asdict(gap) for k, gap in found.items()} for name, found in self.gaps.items()}
         return fields | {"groups": groups, "gaps": gaps}
 
-    def _bands(self) -> list[str]:
-        keys = [key for key in ("mae", "bias", "gender_accuracy") if key in self.model]
+    def _list_age_bands(self) -> list[str]:
         if AGE not in self.groups:
             return []
-        labels = [MEASURES[key].label for key in keys]
-        rows = [f"\n{'age':<7} {'images':>8} " + " ".join(f"{label:>16}" for label in labels)]
-        for name, part in self.groups[AGE].items():
-            rows.append(f"{name:<7} {part.count:>8,} " + " ".join(f"{show(key, part.model[key]):>16}" for key in keys))
-        return rows
+        keys = [key for key in ("mae", "bias", "gender_accuracy") if key in self.metrics]
+        lines = [f"\n{'age':<7} {'images':>8} " + " ".join(f"{MEASURES[key].label:>16}" for key in keys)]
+        for name, group in self.groups[AGE].items():
+            values = (f"{format_value(key, group.metrics[key]):>16}" for key in keys)
+            lines.append(f"{name:<7} {group.count:>8,} {' '.join(values)}")
+        return lines
 
-    def _gaps(self) -> list[str]:
-        rows = []
-        for attribute, key in ((a, k) for k in ("mae", "gender_accuracy") for a in (AGE, GENDER, RACE)):
-            if gap := self.gaps.get(attribute, {}).get(key):
-                ends = [
-                    f"{show(key, self.groups[attribute][name].model[key])} ({name})" for name in (gap.best, gap.worst)
-                ]
-                rows.append(f"{MEASURES[key].label} by {attribute}: {' to '.join(ends)}")
-        return ["\nfrom the best group to the worst, of those with 30 images or more", *rows] if rows else []
+    def _list_gaps(self) -> list[str]:
+        lines = []
+        for key in ("mae", "gender_accuracy"):
+            for attribute in (AGE, GENDER, RACE):
+                if gap := self.gaps.get(attribute, {}).get(key):
+                    values = {name: self.groups[attribute][name].metrics[key] for name in (gap.best, gap.worst)}
+                    ends = " to ".join(f"{format_value(key, value)} ({name})" for name, value in values.items())
+                    lines.append(f"{MEASURES[key].label} by {attribute}: {ends}")
+        return ["\nfrom the best group to the worst, of those with 30 images or more", *lines] if lines else []
 
 
-def show(key: str, value: float | None) -> str:
-    """A value as a table shows it.
+def format_value(key: str, value: float | None) -> str:
+    """Formats the value of a measure for a table.
 
-    >>> show("cs5", 0.5), show("auc", None)
+    >>> format_value("cs5", 0.5), format_value("auc", None)
     ('50.0%', 'none')
     """
-    return "none" if value is None else MEASURES[key].form.format(value)
+    return "none" if value is None else MEASURES[key].number_format.format(value)
 
 
-def show_interval(key: str, interval: Interval) -> str:
-    """An interval as a table shows it.
+def format_interval(key: str, interval: Interval) -> str:
+    """Formats the interval of a measure for a table.
 
-    >>> show_interval("mae", (6.5, 7.0))
+    >>> format_interval("mae", (6.5, 7.0))
     '6.50 to 7.00'
     """
-    return "no interval" if interval is None else " to ".join(MEASURES[key].form.format(end) for end in interval)
+    return "no interval" if interval is None else " to ".join(format_value(key, end) for end in interval)
 
 
 def measure(
     predictions: Table,
     *,
-    promised: float | None = None,
+    nominal_coverage: float | None = None,
     temperature: float | None = None,
     repetitions: int = 1000,
     seed: int = 0,
 ) -> Report:
-    """Measures a table of predictions, whoever made them.
+    """Measures a table of predictions of any model.
 
-    The measures are those of `agegender.evaluation.metrics`; the intervals are percentiles of a bootstrap over
-    photographs (Efron and Tibshirani, An Introduction to the Bootstrap, 1993).
+    Source of the intervals: percentiles of a bootstrap over photographs (Efron and Tibshirani, An Introduction to the
+    Bootstrap, 1993).
 
     Args:
-        predictions: columns [images]: at "predicted_age" with "age", both in years, or at "p_female", 0 to 1, with
-            "gender", 0 = male and 1 = female, or all four; where there are any, "race" (a code of `schema.RACES`),
-            "group" (the photograph's name), "file_name", and of a calibration "age_low" and "age_high" in years and
+        predictions: columns [images]: "predicted_age" with "age", both in years, or "p_female", 0 to 1, with "gender",
+            0 = male and 1 = female, or all four. Optionally "race" (a code of `schema.RACES`), "group" (the
+            photograph's name), "file_name", and from a calibration "age_low" and "age_high" in years and
             "p_female_calibrated".
-        promised: the coverage of its intervals, 0 to 1, if anybody promised one.
-        temperature: of its calibrated probabilities, if known.
-        repetitions: of the bootstrap, for every measure.
+        nominal_coverage: the coverage that the age intervals were fitted for, 0 to 1.
+        temperature: the temperature of the calibrated probabilities.
+        repetitions: number of bootstrap samples.
         seed: of the bootstrap.
 
     Returns:
@@ -157,95 +152,97 @@ def measure(
     Example:
 
     >>> import numpy as np
-    >>> measure({"age": np.array([20, 40]), "predicted_age": np.array([25, 39])}).model["mae"]
+    >>> measure({"age": np.array([20, 40]), "predicted_age": np.array([25, 39])}).metrics["mae"]
     3.0
     """
     check_table(predictions)
-    count = len(next(iter(predictions.values())))
-    weights, how = draw_bootstrap(predictions, repetitions=repetitions, seed=seed)
-    whole, groups = measure_some(predictions, weights), by_group(predictions, weights)
+    weights, bootstrap = draw_bootstrap(predictions, repetitions=repetitions, seed=seed)
+    whole, groups = measure_rows(predictions, weights), measure_groups(predictions, weights)
     return Report(
-        count=count,
-        model=whole.model,
-        constant=_constant(predictions),
+        count=whole.count,
+        metrics=whole.metrics,
+        baseline=_measure_baseline(predictions),
         intervals=whole.intervals,
-        curve=_curve(predictions, weights),
+        curve=_measure_curve(predictions, weights),
         groups=groups,
         gaps=find_gaps(groups),
-        calibration=_calibration(predictions, weights, temperature),
-        coverage=_coverage(predictions, weights, promised),
-        bootstrap=how,
+        calibration=_measure_calibration(predictions, weights, temperature),
+        coverage=_measure_coverage(predictions, weights, nominal_coverage),
+        bootstrap=bootstrap,
         predictions=predictions,
     )
 
 
 def draw_bootstrap(table: Table, *, repetitions: int, seed: int) -> tuple[NDArray[Any], dict[str, Any]]:
-    """Resamples the photographs of a table, or its images where nobody knows which share a photograph.
-
-    Args:
-        table: of predictions.
-        repetitions: how often.
-        seed: of the draw.
+    """Resamples the photographs of a table, or its images if it has no groups.
 
     Returns:
-        How often each image counts, [repetitions, images], and in words and numbers how that came about.
+        How often each sample contains each image, [repetitions, images], and a description.
     """
     units = table.get(GROUP, np.arange(len(next(iter(table.values())))))
-    how = {
+    description = {
         "repetitions": repetitions,
         "seed": seed,
         "resampled": "photograph groups" if GROUP in table else "images",
         "units": len(np.unique(units)),
     }
-    return metrics.resample(units, repetitions=repetitions, seed=seed), how
+    return metrics.resample(units, repetitions=repetitions, seed=seed), description
 
 
-def _constant(table: Table) -> dict[str, float | None]:
-    answers = dict(table)
+def _measure_baseline(table: Table) -> dict[str, float | None]:
+    constant = dict(table)
     if PREDICTED_AGE in table:
-        answers[PREDICTED_AGE] = np.full(len(table[AGE]), np.median(table[AGE]))
+        constant[PREDICTED_AGE] = np.full(len(table[AGE]), np.median(table[AGE]))
     if P_FEMALE in table:
-        answers[P_FEMALE] = np.full(len(table[GENDER]), np.mean(table[GENDER], dtype="float64"))
-    return {key: None if np.isnan(value) else value for key, value in compute(answers).items()}
+        constant[P_FEMALE] = np.full(len(table[GENDER]), np.mean(table[GENDER], dtype="float64"))
+    return {key: None if np.isnan(value) else value for key, value in compute_metrics(constant).items()}
 
 
-def _with_interval(function: Any, *arrays: NDArray[Any], weights: NDArray[Any], **options: Any) -> dict[str, Any]:
-    """One measure outside of `MEASURES`, with its interval."""
-    drawn = function(*arrays, weights=weights, **options) if len(arrays[0]) >= ENOUGH_FOR_AN_INTERVAL else []
-    return {"value": function(*arrays, **options), "interval": metrics.interval(drawn)}
+def _measure_with_interval(
+    function: Any, *arrays: NDArray[Any], weights: NDArray[Any], **options: Any
+) -> dict[str, Any]:
+    samples = function(*arrays, weights=weights, **options) if len(arrays[0]) >= MIN_INTERVAL_IMAGES else []
+    return {"value": function(*arrays, **options), "interval": metrics.interval(samples)}
 
 
-def _curve(table: Table, weights: NDArray[Any]) -> list[dict[str, Any]]:
+def _measure_curve(table: Table, weights: NDArray[Any]) -> list[dict[str, Any]]:
     if PREDICTED_AGE not in table:
         return []
     ages = table[AGE], table[PREDICTED_AGE]
-    return [{"years": k, **_with_interval(metrics.cumulative_score, *ages, years=k, weights=weights)} for k in YEARS]
+    return [
+        {"years": k, **_measure_with_interval(metrics.cumulative_score, *ages, years=k, weights=weights)} for k in YEARS
+    ]
 
 
-def _calibration(table: Table, weights: NDArray[Any], temperature: float | None) -> dict[str, Any] | None:
+def _measure_calibration(table: Table, weights: NDArray[Any], temperature: float | None) -> dict[str, Any] | None:
     if P_FEMALE not in table:
         return None
-    stages = {"before": P_FEMALE, "after": P_CALIBRATED}
-    measured = {
+    stages = {
         stage: {
-            "log_loss": _with_interval(metrics.log_loss, table[GENDER], table[key], weights=weights),
-            "ece": _with_interval(metrics.calibration_error, table[GENDER], table[key], weights=weights),
+            "log_loss": _measure_with_interval(metrics.log_loss, table[GENDER], table[key], weights=weights),
+            "ece": _measure_with_interval(metrics.calibration_error, table[GENDER], table[key], weights=weights),
             "reliability": metrics.reliability(table[GENDER], table[key]),
         }
-        for stage, key in stages.items()
+        for stage, key in {"before": P_FEMALE, "after": P_CALIBRATED}.items()
         if key in table
     }
-    return {"temperature": temperature, **measured}
+    return {"temperature": temperature, **stages}
 
 
-def _coverage(table: Table, weights: NDArray[Any], promised: float | None) -> dict[str, Any] | None:
+def _measure_coverage(table: Table, weights: NDArray[Any], nominal: float | None) -> dict[str, Any] | None:
     if AGE_LOW not in table:
         return None
 
-    def measured(rows: NDArray[Any]) -> dict[str, Any]:
+    def measure_part(rows: NDArray[Any]) -> dict[str, Any]:
         ages, low, high = (table[key][rows] for key in (AGE, AGE_LOW, AGE_HIGH))
-        share = _with_interval(metrics.coverage, ages, low, high, weights=weights[:, rows])
+        share = _measure_with_interval(metrics.coverage, ages, low, high, weights=weights[:, rows])
         return {"count": len(ages), **share, "mean_width": float(np.mean(high.astype("float64") - low))}
 
-    groups = {name: {k: measured(rows) for k, rows in parts.items()} for name, parts in partition(table).items()}
-    return {"promised": promised, "all": measured(np.ones(len(table[AGE]), bool)), "groups": groups}
+    return {
+        "nominal": nominal,
+        "all": measure_part(np.ones(len(table[AGE]), bool)),
+        "groups": {
+            attribute: {name: measure_part(rows) for name, rows in groups.items()}
+            for attribute, groups in find_groups(table).items()
+        },
+    }

@@ -29,7 +29,7 @@ def batches(*sizes: int) -> list:
 def test_the_report_by_hand_whatever_the_batches(sizes: tuple) -> None:
     report = ag.evaluate(model_that_reads(), batches(*sizes))
     assert report.count == 4
-    assert report.model == pytest.approx(
+    assert report.metrics == pytest.approx(
         {
             **{"mae": 4.5, "rmse": np.sqrt((25 + 9 + 100) / 4), "median_error": 4.0, "bias": (-5 + 3 + 10 + 0) / 4},
             **{"cs5": 0.75, "gender_accuracy": 0.75, "auc": 2 / 3},
@@ -38,7 +38,7 @@ def test_the_report_by_hand_whatever_the_batches(sizes: tuple) -> None:
         rel=1e-6,
     )
     # The median age is 27.5, three of four are women.
-    assert report.constant == pytest.approx(
+    assert report.baseline == pytest.approx(
         {
             **{"mae": 11.25, "rmse": np.sqrt((2.5**2 * 2 + 22.5**2 + 17.5**2) / 4), "median_error": 10.0},
             **{"bias": (2.5 - 2.5 - 22.5 + 17.5) / 4, "cs5": 0.5, "gender_accuracy": 0.75, "auc": 0.5},
@@ -57,7 +57,7 @@ def test_the_table_names_the_numbers_and_the_count() -> None:
 def test_a_model_with_one_head_is_measured_on_that_head() -> None:
     model = model_that_reads()
     report = ag.evaluate(keras.Model(model.input, {"gender": model.output["gender"]}), batches(4))
-    assert set(report.model) == {"gender_accuracy", "auc", "log_loss"} and "MAE" not in str(report)
+    assert set(report.metrics) == {"gender_accuracy", "auc", "log_loss"} and "MAE" not in str(report)
     assert report.groups["age"]["20-29"].count == 1  # its ages are known all the same
 
 
@@ -72,7 +72,7 @@ def test_further_labels_are_kept_and_names_become_words() -> None:
     report = ag.evaluate(model_that_reads(), [(IMAGES, TARGETS | labels)])
     assert report.predictions["file_name"].tolist() == ["a", "b", "c", "d"]
     assert {name: part.count for name, part in report.groups["race"].items()} == {"White": 1, "Asian": 2, "Others": 1}
-    assert report.groups["gender x race"]["female, Asian"].model["mae"] == 6.5
+    assert report.groups["gender x race"]["female, Asian"].metrics["mae"] == 6.5
 
 
 def test_flip_answers_with_the_mean_over_the_mirror_image() -> None:
@@ -80,7 +80,7 @@ def test_flip_answers_with_the_mean_over_the_mirror_image() -> None:
     model = keras.Model(image, {"age": keras.layers.Flatten()(image)[:, :1]})  # reads the left pixel
     images = np.array([[20, 0, 0, 30, 0, 0]], "uint8").reshape(1, 1, 2, 3)
     data = [(images, {"age": np.array([[25.0]])})]
-    assert ag.evaluate(model, data).model["mae"] == 5 and ag.evaluate(model, data, flip=True).model["mae"] == 0
+    assert ag.evaluate(model, data).metrics["mae"] == 5 and ag.evaluate(model, data, flip=True).metrics["mae"] == 0
 
 
 class Doubtful:
@@ -97,12 +97,12 @@ class Doubtful:
 
 def test_a_calibration_is_measured_beside_the_model_itself() -> None:
     report = ag.evaluate(model_that_reads(), batches(4), calibration=Doubtful())
-    assert report.coverage["promised"] == 0.8 and report.coverage["all"]["value"] == 0.5
+    assert report.coverage["nominal"] == 0.8 and report.coverage["all"]["value"] == 0.5
     assert report.coverage["all"]["mean_width"] == 8
     assert report.coverage["groups"]["age"]["50-59"]["value"] == 0
     assert report.calibration["temperature"] == 2.0
     before, after = (report.calibration[stage]["log_loss"]["value"] for stage in ("before", "after"))
-    assert before == report.model["log_loss"]
+    assert before == report.metrics["log_loss"]
     assert after == pytest.approx(-np.mean(np.log([0.75, 0.25, 0.5 * 200 / 255 + 0.25, 1 - (10 / 255 + 0.5) / 2])))
 
 

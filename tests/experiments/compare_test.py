@@ -1,120 +1,135 @@
+"""Several models compared on the same images."""
+
 import json
 import pathlib
-import re
 
 import numpy as np
 import pytest
-from groups_test import faces
+from prediction_tables import make_table
 
 import agegender as ag
-from agegender.evaluation.report_files import write_predictions
-from experiments import reporting
-from experiments.compare import align, compare, join, summary, write_comparison
+from agegender.evaluation import metrics
+from agegender.evaluation.predictions import write_predictions
+from experiments.compare import build_sections, compare, format_comparison, report_or_compare, write_comparison
 
 COUNT = 300
+Table = dict[str, np.ndarray]
 
 
-def first() -> dict[str, np.ndarray]:
-    return {"file_name": np.array([f"{i:03}.jpg" for i in range(COUNT)]), **faces(COUNT)}
+def make_first() -> Table:
+    return {"file_name": np.array([f"{i:03}.jpg" for i in range(COUNT)]), **make_table(COUNT)}
 
 
-def better() -> dict[str, np.ndarray]:
-    """The same images in another order, each age guessed a quarter nearer."""
-    table = first()
+def make_better() -> Table:
+    """The same images in another order, with age errors a quarter smaller."""
+    table = make_first()
     table["predicted_age"] = table["age"] + 0.75 * (table["predicted_age"] - table["age"])
     order = np.random.default_rng(1).permutation(COUNT)
     return {key: column[order] for key, column in table.items()}
 
 
-def test_a_difference_is_that_of_the_values_and_its_interval_is_paired() -> None:
-    told = compare({"a": first(), "b": better()})
-    a, b = (told["all"][name] for name in "ab")
+def without(table: Table, key: str) -> Table:
+    return {name: column for name, column in table.items() if name != key}
+
+
+def test_difference_is_paired() -> None:
+    result = compare({"a": make_first(), "b": make_better()})
+    a, b = (result["all"][name] for name in "ab")
     difference = b["differences"]["mae"]
-    assert difference["value"] == b["model"]["mae"] - a["model"]["mae"] == pytest.approx(-0.25 * a["model"]["mae"])
-    # Whatever images are drawn, b is a quarter better: far surer than each of the two values.
-    low, high = difference["interval"]
-    assert low < difference["value"] < high < 0
-    assert high - low < 0.3 * (a["intervals"]["mae"][1] - a["intervals"]["mae"][0])
+    assert difference["value"] == b["metrics"]["mae"] - a["metrics"]["mae"]
+    assert difference["value"] == pytest.approx(-0.25 * a["metrics"]["mae"])
+    # In every bootstrap sample, b is a quarter better.
+    assert difference["interval"] == pytest.approx([-0.25 * end for end in reversed(a["intervals"]["mae"])])
     assert "differences" not in a and b["differences"]["gender_accuracy"] == {"value": 0.0, "interval": None}
 
 
-def test_each_side_has_the_numbers_of_its_own_report() -> None:
-    told = compare({"a": first(), "b": better()})
-    report = ag.measure(first())
-    assert told["all"]["a"]["model"] == report.model and told["all"]["a"]["intervals"] == report.intervals
-    group = told["groups"]["race"]["Asian"]
-    assert group["a"]["model"] == report.groups["race"]["Asian"].model
-    assert group["b"]["differences"]["mae"]["value"] < 0
+def test_each_model_has_the_numbers_of_its_own_report() -> None:
+    result, report = compare({"a": make_first(), "b": make_better()}), ag.measure(make_first())
+    assert result["count"] == COUNT and result["baseline"] == "a" and result["bootstrap"] == report.bootstrap
+    assert result["all"]["a"] == {"count": COUNT, "metrics": report.metrics, "intervals": report.intervals}
+    assert list(result["groups"]) == ["age", "gender", "race"]
+    assert result["groups"]["race"]["Asian"]["a"] == report.groups["race"]["Asian"].to_dict()
 
 
-def test_an_age_model_and_a_gender_model_are_joined_into_one() -> None:
-    one, other = first(), better()
-    ages = {key: column for key, column in one.items() if key != "p_female"}
-    genders = {key: column for key, column in other.items() if key != "predicted_age"}
-    joined = join(ages, genders)
-    np.testing.assert_array_equal(joined["p_female"], one["p_female"])  # in the order of the first
-    assert compare({"joint": one, "two": joined})["all"]["two"]["differences"]["log_loss"]["value"] == 0
-    with pytest.raises(ValueError, match="cannot be joined: both have 'predicted_age'"):
-        join(one, ages)
+def test_groups_are_measured_after_the_tables_are_aligned() -> None:
+    result, better = compare({"a": make_first(), "b": make_better()}), make_better()
+    for attribute, parts in ag.measure(better).groups.items():
+        if " x " not in attribute:
+            for name, group in parts.items():
+                assert result["groups"][attribute][name]["b"]["metrics"] == pytest.approx(group.metrics)
+    asian, first = better["race"] == 2, make_first()
+    expected = metrics.bias(better["age"][asian], better["predicted_age"][asian]) - metrics.bias(
+        first["age"][first["race"] == 2], first["predicted_age"][first["race"] == 2]
+    )
+    assert result["groups"]["race"]["Asian"]["b"]["differences"]["bias"]["value"] == pytest.approx(expected)
+    assert expected < -1
+
+
+def test_seed_and_repetitions_act() -> None:
+    tables = {"a": make_first(), "b": make_better()}
+    results = [compare(tables, **options) for options in ({}, {"seed": 1}, {"repetitions": 20})]
+    assert len({result["all"]["b"]["differences"]["mae"]["interval"] for result in results}) == 3
+
+
+def test_fewer_than_ten_images_have_no_interval() -> None:
+    tables = {name: {key: column[:9] for key, column in make_first().items()} for name in "ab"}
+    tables["b"]["predicted_age"] = tables["a"]["predicted_age"] + np.arange(9)
+    assert compare(tables)["all"]["b"]["differences"]["bias"] == {"value": pytest.approx(4), "interval": None}
+
+
+def test_one_model_is_not_compared() -> None:
+    with pytest.raises(ValueError, match=r"two or more models.*\['a'\]"):
+        compare({"a": make_first()})
 
 
 def test_models_with_one_head_are_compared_on_what_they_share() -> None:
-    ages = {key: column for key, column in better().items() if key != "p_female"}
-    told = compare({"a": first(), "b": ages})
-    assert "gender_accuracy" not in told["all"]["b"]["differences"] and "mae" in told["all"]["b"]["differences"]
-    assert summary(told).count("gender accuracy") == 1
+    result = compare({"a": make_first(), "b": without(make_better(), "p_female")})
+    assert set(result["all"]["b"]["differences"]) == {"mae", "rmse", "median_error", "bias", "cs5"}
+    lines = format_comparison(result).splitlines()
+    assert len(lines) == 1 + 2 * 5 + 3
+    (line,) = [line for line in lines if line.startswith("age MAE, years") and " b " in line]
+    difference = result["all"]["b"]["differences"]["mae"]
+    assert line.split()[3:5] == ["b", f"{result['all']['b']['metrics']['mae']:.2f}"]
+    assert f"{difference['value']:+.2f} ({difference['interval'][0]:+.2f} to" in line
 
 
-def changed(**columns: np.ndarray) -> dict[str, np.ndarray]:
-    return {key: columns.get(key, column) for key, column in first().items()}
-
-
-@pytest.mark.parametrize(
-    ("second", "words"),
-    [
-        (changed(file_name=np.array([f"{i:03}.jpg" for i in range(1, COUNT + 1)])), "299 of the names in both"),
-        (changed(file_name=np.array(["000.jpg"] * COUNT)), "once each"),
-        (changed(age=first()["age"] + 1), "they differ in 'age'"),
-        ({key: column[::-1] for key, column in first().items() if key != "file_name"}, "in the same order"),
-    ],
-)
-def test_other_images_are_refused(second: dict, words: str) -> None:
-    with pytest.raises(ValueError, match=f"ours and theirs must be .*{words}"):
-        align(first(), second, "ours", "theirs")
-
-
-def test_the_comparison_is_written_for_programs_and_for_people(tmp_path: pathlib.Path) -> None:
-    page = write_comparison(compare({"runs/a": first(), "runs/b": better()}), tmp_path)
-    words = page.read_text()
-    assert "difference to runs/a" in words and not re.search(r"<script|<link|src=", words)
-    assert json.loads((tmp_path / "comparison.json").read_text())["baseline"] == "runs/a"
-    assert "| age MAE, years | runs/b |" in (tmp_path / "comparison.md").read_text()
+def test_comparison_is_written(tmp_path: pathlib.Path) -> None:
+    result = compare({"runs/a": make_first(), "runs/b": make_better()})
+    page = write_comparison(result, tmp_path).read_text()
+    assert "<th>difference to runs/a</th>" in page and "<script" not in page
+    assert json.loads((tmp_path / "comparison.json").read_text()) == json.loads(json.dumps(result))
+    _, (line, *_) = build_sections(result)["By gender"][0]
+    group = result["groups"]["gender"]["male"]["runs/b"]
+    assert line[:3] == ["male", str(group["count"]), "runs/b"] and len(line) == 6
+    assert line[3].startswith(f"{group['differences']['mae']['value']:+.2f} (")
 
 
 def refuse(*_: object, **__: object) -> None:
     raise AssertionError("a model was run")
 
 
-def test_dumps_are_compared_without_running_a_model(tmp_path: pathlib.Path) -> None:
+def test_tables_are_compared_without_running_a_model(tmp_path: pathlib.Path) -> None:
     ours, theirs, ages, genders = (str(tmp_path / f"{name}.csv") for name in ("ours", "theirs", "ages", "genders"))
-    write_predictions(first(), ours)
-    write_predictions(better(), theirs)
-    write_predictions({key: column for key, column in first().items() if key != "p_female"}, ages)
-    write_predictions({key: column for key, column in first().items() if key != "predicted_age"}, genders)
-    words = reporting.report_on([], [ours, theirs, f"{ages}+{genders}"], tmp_path / "out", refuse)
-    assert "Comparison:" in words and words.count("age MAE, years") == 3
-    told = json.loads((tmp_path / "out" / "comparison.json").read_text())
-    assert told["all"][f"{ages}+{genders}"]["differences"]["auc"]["value"] == 0
-    assert "Report:" in reporting.report_on([], [f"{ages}+{genders}"], tmp_path / "one", refuse)
+    write_predictions(make_first(), ours)
+    write_predictions(make_better(), theirs)
+    write_predictions(without(make_first(), "p_female"), ages)
+    write_predictions(without(make_first(), "predicted_age"), genders)
+    words = report_or_compare([], [ours, theirs, f"{ages}+{genders}"], tmp_path / "out", refuse)
+    assert words.endswith(f"Comparison: {tmp_path / 'out' / 'comparison.html'}") and words.count("age MAE") == 3
+    result = json.loads((tmp_path / "out" / "comparison.json").read_text())
+    assert result["all"][f"{ages}+{genders}"]["differences"]["auc"]["value"] == 0
+    assert "Report:" in report_or_compare([], [f"{ages}+{genders}"], tmp_path / "one", refuse)
     assert (tmp_path / "one" / "report.html").exists()
 
 
-def test_runs_are_evaluated_and_then_compared_beside_the_first(tmp_path: pathlib.Path) -> None:
-    reports = {tmp_path / "a": ag.measure(first()), tmp_path / "b": ag.measure(better())}
-    words = reporting.report_on([str(path) for path in reports], [], None, reports.__getitem__)
-    assert str(tmp_path / "a" / "comparison" / "comparison.html") in words
+def test_runs_are_evaluated_and_compared_beside_the_first(tmp_path: pathlib.Path) -> None:
+    reports = {tmp_path / "a": ag.measure(make_first()), tmp_path / "b": ag.measure(make_better())}
+    words = report_or_compare([str(path) for path in reports], [], None, reports.__getitem__)
+    assert words.endswith(str(tmp_path / "a" / "comparison" / "comparison.html"))
 
 
-def test_a_report_that_belongs_to_no_run_needs_a_place(tmp_path: pathlib.Path) -> None:
-    with pytest.raises(ValueError, match="--out must say"):
-        reporting.report_on([], [str(tmp_path / "a.csv")], None, refuse)
+def test_report_without_a_run_needs_a_folder(tmp_path: pathlib.Path) -> None:
+    with pytest.raises(ValueError, match="--out must"):
+        report_or_compare([], [str(tmp_path / "a.csv")], None, refuse)
+    with pytest.raises(ValueError, match="--workdir or --predictions"):
+        report_or_compare([], [], None, refuse)

@@ -116,9 +116,9 @@ def test_evaluate_gives_the_numbers_that_training_ended_with(run: pathlib.Path, 
     done = script("evaluate", f"--workdir={run}", f"--data_dir={prepared}", f"--out={written}")
     assert done.returncode == 0, done.stderr[-3000:]
     ours, theirs = (json.loads((folder / "report.json").read_text()) for folder in (run / "evaluation-test", written))
-    assert ours["count"] == theirs["count"] and ours["constant"] == theirs["constant"]
-    assert ours["model"] == pytest.approx(theirs["model"], rel=1e-3, abs=1e-3)
-    names = {"report.html", "report.md", "predictions.csv", "errors.html", "predictions.png", "ages.png"}
+    assert ours["count"] == theirs["count"] and ours["baseline"] == theirs["baseline"]
+    assert ours["metrics"] == pytest.approx(theirs["metrics"], rel=1e-3, abs=1e-3)
+    names = {"report.html", "predictions.csv", "errors.html", "predictions.png", "ages.png"}
     assert names <= {path.name for path in written.iterdir()}
     assert {"race", "age x race"} <= set(theirs["groups"]) and theirs["bootstrap"]["resampled"] == "photograph groups"
     assert f"Report: {written / 'report.html'}" in done.stdout and "always the median or majority" in done.stdout
@@ -137,7 +137,7 @@ def test_every_option_trains(options: dict[str, Any], prepared: pathlib.Path, tm
     config = configs.Config(**{**small, "steps_per_epoch": 2, "dtype": "float32", **options})
     train_and_evaluate(config, tmp_path / "run", str(prepared))
     report = json.loads((tmp_path / "run" / "evaluation-test" / "report.json").read_text())
-    assert np.isfinite([report["model"][measure] for measure in ("mae", "log_loss")]).all()
+    assert np.isfinite([report["metrics"][measure] for measure in ("mae", "log_loss")]).all()
 
 
 # ---- what a config says reaches what it is about
@@ -283,7 +283,7 @@ def test_a_release_is_the_run_folded_in_half_precision_calibrated_and_measured_w
     assert "\npython -m experiments.release --workdir=runs/small --out=models/small --age_head=median\n" in card
     for words in ("48 x 48 pixels", "its convolutions 0.0156 times as wide", "train 80, validation 120, test 9"):
         assert words in card
-    for title in ("What it is not for", "All images", "By age", "Coverage of the age intervals", "The words"):
+    for title in ("What it is not for", "All images", "By age", "Coverage of the age intervals", "Definitions"):
         assert f"\n## {title}\n" in card
 
 
