@@ -1,42 +1,44 @@
-"""Where trained models are, and how they are loaded."""
+"""Finds, checks and loads trained models."""
 
-import json
+import contextlib
+import functools
+import math
 import os
 import pathlib
+import threading
 import zipfile
+from collections.abc import Iterator
 from typing import Any, Final
 
+import h5py
 import keras
 import numpy as np
 
-# Registers the layers that a saved model is made of.
-from agegender.models import (
-    augmentation,  # noqa: F401
-    layers,  # noqa: F401
-)
+# Importing these registers the layers of saved models.
+from agegender.models import augmentation, layers  # noqa: F401
+from agegender.models.layers import iterate_layers
 from agegender.schema import BEST_MODEL, HEADS
 
 _RELEASED = pathlib.Path(__file__).parents[2] / "models" / "utkface64"  # at the top of a checkout
 _VARIABLE = "AGEGENDER_MODEL"
-_CONFIG: Final = "config.json"  # in a .keras file
-_RATIO: Final = 100  # to what a part of a file may inflate; Keras packs without compression
-_SLACK: Final = 1_000_000  # bytes for which that does not matter
-_CODE: Final = frozenset({"Lambda", "__lambda__", "TFSMLayer", "TorchModuleWrapper"})
-_SIZES: Final = ("batch_shape", "filters", "units")
-_LARGEST: Final = 16_384  # of these; Keras would ask for the memory before it looks at the weights
+_WEIGHTS: Final = "model.weights.h5"  # in a .keras file
+_MAX_EXPANSION: Final = 4  # Keras packs weights without compression, and floats hardly compress
+_SLACK: Final = 1_000_000  # bytes, for the configuration and small files
+_MAX_ACTIVATION: Final = 2**28  # values per image and layer; VGG16 has 2**24 at 512 pixels
+_LOADING: Final = threading.Lock()
 
 
 def find_released() -> pathlib.Path:
-    """The place of the released model.
+    """Returns the path of the released model.
 
     Raises:
-        FileNotFoundError: if it is not there; the words say how to get it.
+        FileNotFoundError: if it is not there.
     """
-    named = os.environ.get(_VARIABLE)
-    path = pathlib.Path(named) if named else _RELEASED
+    variable = os.environ.get(_VARIABLE)
+    path = pathlib.Path(variable) if variable else _RELEASED
     if not model_file(path).is_file():
         raise FileNotFoundError(
-            f"There is no released model at {path}{f', which {_VARIABLE} names' if named else ''}. It comes with a "
+            f"There is no released model at {path}{f', which {_VARIABLE} names' if variable else ''}. It comes with a "
             "clone of the project, not with an installed package: copy the folder models/utkface64 of a clone, or "
             "train a model with `make train`, and give the folder to `Predictor`, to the command (--model=FOLDER for "
             f"predict, FOLDER for the others) or in the environment variable {_VARIABLE}."
@@ -45,7 +47,7 @@ def find_released() -> pathlib.Path:
 
 
 def model_file(path: str | os.PathLike) -> pathlib.Path:
-    """The `.keras` file that a path stands for: itself, or the best model of a run's folder. It need not be there."""
+    """Returns the `.keras` file of a path: the path itself, or the best model in the folder of a run."""
     path = pathlib.Path(path)
     return path / BEST_MODEL if path.is_dir() else path
 
@@ -53,9 +55,11 @@ def model_file(path: str | os.PathLike) -> pathlib.Path:
 def load_model(path: str | os.PathLike) -> keras.Model:
     """Loads a trained model from a `.keras` file or from the folder of a run.
 
+    The file may come from anywhere: loading runs no code in it, and takes a few times its size in memory at most.
+
     Raises:
         FileNotFoundError: if there is none.
-        ValueError: if the file is damaged, or no model from `build_model`.
+        ValueError: if the file is damaged, or not a model from `build_model`.
     """
     if not isinstance(path, str | os.PathLike):
         raise ValueError(f"`model` must be a model, a .keras file or the folder of a run. Received: {path!r}")
@@ -63,62 +67,95 @@ def load_model(path: str | os.PathLike) -> keras.Model:
     if not file.is_file():
         raise FileNotFoundError(f"There is no trained model at {file}. `train` writes one; give its workdir or file.")
     if not zipfile.is_zipfile(file):
-        raise ValueError(f"{file} is no .keras file, or it is cut short: every .keras file is a zip archive.")
+        raise ValueError(f"{file} is not a .keras file, or it is cut short: every .keras file is a zip archive.")
     try:
-        _check_archive(file)
-        model = keras.saving.load_model(file, compile=False)
-    except Exception as error:  # of a damaged archive Keras lets any kind through
-        raise ValueError(f"{file} cannot be loaded; it is damaged, or not of this library: {_cause(error)}") from error
+        with _limit_weights(_count_weights(file)):
+            model = keras.saving.load_model(file, compile=False, safe_mode=True)
+    except Exception as error:  # Keras raises any kind for a damaged archive
+        reason = _summarize_error(error)
+        raise ValueError(f"{file} cannot be loaded; it is damaged, or not of this library: {reason}") from error
     try:
         return check_model(model)
     except ValueError as error:
         raise ValueError(f"{file}: {error}") from None
 
 
-def _check_archive(file: pathlib.Path) -> None:
-    """Before Keras reads a file: that it does not inflate to much more, holds no code and asks for no huge layer."""
+def _count_weights(file: pathlib.Path) -> int:
+    """Counts the numbers in a `.keras` file, without reading them, and checks that they take the space they claim."""
+    limit = _MAX_EXPANSION * file.stat().st_size + _SLACK
     with zipfile.ZipFile(file) as archive:
-        for part in archive.infolist():
-            if part.filename.startswith("/") or ".." in part.filename.split("/"):
-                raise ValueError(f"its part {part.filename!r} leads out of it")
-            if part.file_size > _RATIO * part.compress_size + _SLACK:
-                raise ValueError(f"its part {part.filename!r} inflates from {part.compress_size} to {part.file_size}")
-        json.loads(archive.read(_CONFIG), object_hook=_check_config)
+        _check_size(sum(part.file_size for part in archive.infolist()), limit)
+        with archive.open(_WEIGHTS) as part, h5py.File(part, "r") as weights:
+            datasets: list[h5py.Dataset] = []
+            weights.visititems(lambda _, item: datasets.append(item) if isinstance(item, h5py.Dataset) else None)
+            _check_size(sum(dataset.nbytes for dataset in datasets), limit)
+            return sum(dataset.size for dataset in datasets)
 
 
-def _check_config(config: dict[str, Any]) -> dict[str, Any]:
-    if (kind := config.get("class_name")) in _CODE:
-        raise ValueError(f"it holds a {kind}, code that would run here, which no model of `build_model` has")
-    for name in _SIZES:
-        sizes = config.get(name)
-        for size in sizes if isinstance(sizes, list) else [sizes]:
-            if isinstance(size, int | float) and not size <= _LARGEST:
-                raise ValueError(f"`{name}` must be {_LARGEST} or less. Received: {name}={size}")
-    return config
+def _check_size(size: int, limit: int) -> None:
+    if size > limit:
+        raise ValueError(f"it unpacks to {size:,} bytes, and {limit:,} is the most for a file of its size")
 
 
-def _cause(error: Exception) -> str:
-    """One line of what Keras says, which repeats the configuration before it comes to the point."""
-    said = str(error).rpartition("Exception encountered: ")[2].strip() or type(error).__name__
-    return said.splitlines()[0][:300]
+@contextlib.contextmanager
+def _limit_weights(limit: int) -> Iterator[None]:
+    """Raises ValueError, before memory is allocated, once layers create more than `limit` weights in this thread."""
+    add_weight = keras.layers.Layer.add_weight
+    thread, count = threading.get_ident(), 0
+
+    @functools.wraps(add_weight)
+    def add_limited_weight(self: keras.layers.Layer, *args: Any, **kwargs: Any) -> Any:
+        nonlocal count
+        if threading.get_ident() == thread:
+            shape = kwargs.get("shape", args[0] if args else None)
+            count += math.prod(shape if isinstance(shape, tuple | list) else (shape or 1,))
+            if count > limit:
+                raise ValueError(f"its configuration asks for more weights than the {limit:,} that it holds")
+        return add_weight(self, *args, **kwargs)
+
+    with _LOADING:
+        keras.layers.Layer.add_weight = add_limited_weight
+        try:
+            yield
+        finally:
+            keras.layers.Layer.add_weight = add_weight
+
+
+def _summarize_error(error: Exception) -> str:
+    """Returns one line of what Keras says, which repeats the configuration before it comes to the point."""
+    message = str(error).rpartition("Exception encountered: ")[2].strip() or type(error).__name__
+    return message.splitlines()[0][:300]
 
 
 def check_model(model: Any) -> keras.Model:
-    """The model itself, if it maps images to ages and genders.
+    """Returns the model if it maps images to ages and genders.
 
     Raises:
-        ValueError: if not, or if some of its weights are not finite.
+        ValueError: if it does not, if some of its weights are not finite, or if a layer needs too much memory.
     """
-    images, answers = getattr(model, "input_shape", None), getattr(model, "output", None)
-    shapes = {head: tuple(answer.shape) for head, answer in answers.items()} if isinstance(answers, dict) else {}
-    sized = isinstance(images, tuple) and len(images) == 4 and None not in images[1:] and images[-1] == 3
-    if not shapes or not sized or any(head not in HEADS or shape != (None, 1) for head, shape in shapes.items()):
+    input_shape, outputs = getattr(model, "input_shape", None), getattr(model, "output", None)
+    shapes = {head: tuple(output.shape) for head, output in outputs.items()} if isinstance(outputs, dict) else {}
+    takes_images = (
+        isinstance(input_shape, tuple)
+        and len(input_shape) == 4
+        and input_shape[-1] == 3
+        and None not in input_shape[1:]
+    )
+    answers_heads = shapes and all(head in HEADS and shape == (None, 1) for head, shape in shapes.items())
+    if not takes_images or not answers_heads:
         raise ValueError(
             "The model must be one from `build_model`, from images [batch, height, width, 3] to 'age', 'gender' or "
-            f"both. Received: {getattr(model, 'name', model)!r}, from {images} to "
+            f"both. Received: {getattr(model, 'name', model)!r}, from {input_shape} to "
             f"{shapes or getattr(model, 'output_shape', None)}"
         )
+    for layer in iterate_layers(model):
+        for output in keras.tree.flatten(getattr(layer, "output", None)):
+            if math.prod(size or 1 for size in output.shape[1:]) > _MAX_ACTIVATION:
+                raise ValueError(
+                    f"The output of each layer must have at most {_MAX_ACTIVATION:,} values per image. "
+                    f"Received: {layer.name!r} with {tuple(output.shape)}"
+                )
     for weight in model.weights:
         if not np.all(np.isfinite(keras.ops.convert_to_numpy(weight))):
-            raise ValueError(f"The model must have finite weights: its guesses would be none. Received: {weight.path}")
+            raise ValueError(f"The model must have finite weights. Received: {weight.path}")
     return model
