@@ -1,18 +1,36 @@
-"""Where the faces of a photograph are: mtcnn (Zhang et al. 2016, arXiv 1604.02878), asked kindly."""
+"""Finds faces and their landmarks with MTCNN (Zhang et al. 2016, arXiv 1604.02878).
 
-import importlib.resources
-import threading
-from collections.abc import Iterator, Sequence
+PNet proposes boxes at every level of an image pyramid, RNet refines them, and ONet refines those that are left and
+adds the landmarks. `experiments/mtcnn_networks.py` writes their ONNX files from the weights of the `mtcnn` package.
+"""
+
+import math
+import pathlib
+from collections.abc import Iterable, Iterator
 from typing import Any, Final, NamedTuple
 
-import keras
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
-MIN_FACE: Final = 20  # pixels: the smallest face that mtcnn looks for
-_MANY_PIXELS: Final = 12_000_000  # larger photographs are reduced to this, for the memory that detection takes
-_TOGETHER: Final = 2_000_000  # pixels that are looked at in one step, where photographs are small and of one size
-_POINTS: Final = ("left_eye", "right_eye", "nose", "mouth_left", "mouth_right")
+from agegender.inference.boxes import Boxes, crop_boxes, make_square, suppress_overlaps
+from agegender.inference.pyramid import Level, build_pyramid
+from agegender.inference.runtime import OnnxModel
+
+MIN_FACE: Final = 40  # pixels, by default: the model has seen no smaller face
+SMALLEST_MIN_FACE: Final = 20  # pixels: what MTCNN was trained to find
+MAX_FACES: Final = 1_000  # of one photograph, those with the highest scores
+_MAX_BOXES: Final = 10_000  # of one level, and of all levels together, those with the highest scores
+_BATCH: Final = 256  # boxes that RNet and ONet see at once
+
+# PNet is convolutional: it sees windows of 12 x 12 pixels, 2 pixels apart.
+_WINDOW, _STRIDE = 12, 2
+_FACTOR: Final = 0.709  # from one level of the pyramid to the next
+_TILE: Final = 131_072  # pixels of a level that PNet sees at once; its activations stay in the cache
+_PNET_SCORE, _RNET_SCORE, _ONET_SCORE = 0.6, 0.7, 0.8
+_LEVEL_OVERLAP, _OVERLAP = 0.5, 0.7
+
+_NETWORKS: Final = pathlib.Path(__file__).parent / "mtcnn"
 
 
 class Detection(NamedTuple):
@@ -22,7 +40,7 @@ class Detection(NamedTuple):
         box: left, top, right and bottom in pixels, within the photograph.
         landmarks: x and y in pixels of the eye on the left of the image, the one on the right, the nose, and the left
             and the right end of the mouth.
-        score: how sure the detector is that this is a face, 0 to 1.
+        score: the detector's confidence that this is a face, 0 to 1.
     """
 
     box: tuple[int, int, int, int]
@@ -34,100 +52,135 @@ class FaceDetector:
     """Finds faces and their landmarks.
 
     Args:
-        min_face: pixels, the side of the smallest face that is looked for, 20 or more; the time it takes falls with its
-            square. In photographs of more than 12 million pixels it is larger, by the root of how many times more.
+        min_face: side in pixels of the smallest face to look for, 20 or more. Time falls with its square.
 
     Raises:
         ValueError: for a smaller one.
 
-    Example: `FaceDetector()(pixels)[0].box`
+    Example:
+
+    >>> [len(faces) for faces in FaceDetector().find([read_image("party.jpg"), np.zeros((90, 60, 3), "uint8")])]
+    [2, 0]
     """
 
     def __init__(self, *, min_face: int = MIN_FACE) -> None:
-        if not isinstance(min_face, int) or min_face < MIN_FACE:
-            raise ValueError(f"`min_face` must be pixels, {MIN_FACE} or more. Received: min_face={min_face!r}")
+        if isinstance(min_face, bool) or not isinstance(min_face, int) or min_face < SMALLEST_MIN_FACE:
+            raise ValueError(f"`min_face` must be pixels, {SMALLEST_MIN_FACE} or more. Received: min_face={min_face!r}")
         self.min_face = min_face
-        self._mtcnn: Any = None
-        self._lock = threading.Lock()
+        self._pnet, self._rnet, self._onet = (OnnxModel(_NETWORKS / f"{name}.onnx") for name in ("pnet", "rnet", "onet"))
 
-    def __call__(self, pixels: np.ndarray) -> list[Detection]:
+    def __call__(self, image: NDArray[np.uint8] | Image.Image, *, scale: float = 1.0) -> list[Detection]:
         """Finds the faces of one photograph.
 
         Args:
-            pixels: uint8 RGB [height, width, 3].
+            image: uint8 RGB [height, width, 3], or a Pillow image of mode "RGB".
+            scale: pixels of the photograph to a pixel of the image, where the image is a reduced copy. Boxes,
+                landmarks and `min_face` are in pixels of the photograph.
 
         Returns:
-            Its faces, from left to right.
+            Its faces from left to right, 1,000 at most.
         """
-        return self.find([pixels])[0]
-
-    def find(self, photographs: Sequence[np.ndarray]) -> list[list[Detection]]:
-        """Finds the faces of several photographs; of small ones of one size three times as fast as one by one.
-
-        Args:
-            photographs: each as above, of any sizes.
-
-        Returns:
-            The faces of each, in the same order.
-        """
-        reduced = [self._reduce(pixels) for pixels in photographs]
-        faces: list[list[Detection]] = [[] for _ in photographs]
-        for together in _batches(reduced):
-            with self._lock:  # the demo asks from several threads
-                found = self._load().detect_faces([reduced[index] for index in together])
-            for index, of_one in zip(together, found, strict=True):
-                height, width = photographs[index].shape[:2]
-                scale = width / reduced[index].shape[1], height / reduced[index].shape[0]
-                detections = (_detection(face, scale, (width, height)) for face in of_one)
-                faces[index] = sorted(filter(None, detections), key=lambda face: face.box)
-        return faces
-
-    def _reduce(self, pixels: np.ndarray) -> np.ndarray:
-        # mtcnn has an argument for the smallest face, with which it finds nothing at all in many a small photograph.
+        pixels = np.asarray(image)
+        boxes = self._propose(pixels, self.min_face / scale)
+        boxes = self._refine(pixels, boxes)
         height, width = pixels.shape[:2]
-        reduction = max(1.0, self.min_face / MIN_FACE, (height * width / _MANY_PIXELS) ** 0.5)
-        if reduction == 1:
-            return pixels
-        size = max(1, round(width / reduction)), max(1, round(height / reduction))
-        return np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BOX))
+        limits = [round(width * scale), round(height * scale)] * 2
+        return sorted(self._find_landmarks(pixels, boxes, scale, limits), key=lambda face: face.box)
 
-    def _load(self) -> Any:
-        if self._mtcnn is None:
-            policy = keras.config.dtype_policy()
-            keras.config.set_dtype_policy("float32")  # its three small networks were not made for less
-            try:
-                self._mtcnn = _load_mtcnn()
-            finally:
-                keras.config.set_dtype_policy(policy)
-        return self._mtcnn
+    def find(self, images: Iterable[NDArray[np.uint8] | Image.Image]) -> list[list[Detection]]:
+        """Finds the faces of several photographs, of any sizes; a list for each, in order."""
+        return [self(image) for image in images]
+
+    def _propose(self, pixels: NDArray[np.uint8], min_face: float) -> Boxes:
+        """PNet at every level of the pyramid."""
+        scales = _pyramid_scales(pixels.shape[0], pixels.shape[1], min_face)
+        sizes = [(int(pixels.shape[0] * scale), int(pixels.shape[1] * scale)) for scale in scales]
+        boxes, scores = [np.empty((0, 4))], [np.empty(0)]
+        for scale, level in zip(scales, build_pyramid(pixels, sizes), strict=True):
+            found, confidence = self._search_level(level)
+            best = suppress_overlaps(found, confidence, _LEVEL_OVERLAP)
+            boxes.append(found[best] / scale)
+            scores.append(confidence[best])
+        every, confidence = _keep_best(np.concatenate(boxes), np.concatenate(scores), _MAX_BOXES)
+        return make_square(every[suppress_overlaps(every, confidence, _OVERLAP)])
+
+    def _search_level(self, level: Level) -> tuple[Boxes, NDArray]:
+        """PNet on one level, in tiles of its rows: the boxes in pixels of the level, and their scores."""
+        boxes, scores = [], []
+        outputs = max(1, _TILE // level.width // _STRIDE)  # rows of PNet's output in a tile
+        for start in range(0, max(1, (level.height - _WINDOW) // _STRIDE + 1), outputs):
+            top = start * _STRIDE
+            stop = min(level.height, (start + outputs - 1) * _STRIDE + _WINDOW)
+            (output,) = self._pnet.run(level.read(top, stop)[None])
+            *offsets, logits = output[0, :, :outputs]
+            y, x = np.nonzero(logits > _logit(_PNET_SCORE))
+            corner = np.column_stack([x, y]) * _STRIDE + (1, 1 + top)
+            side = _WINDOW - 1
+            windows = np.concatenate([corner, corner + side], axis=1)
+            boxes.append(windows + np.stack(offsets)[:, y, x].T.astype("float64") * side)
+            scores.append(_sigmoid(logits[y, x]))
+        return _keep_best(np.concatenate(boxes), np.concatenate(scores), _MAX_BOXES)
+
+    def _refine(self, pixels: NDArray[np.uint8], boxes: Boxes) -> Boxes:
+        """RNet on every box."""
+        output = _run_on_crops(self._rnet, pixels, boxes, 24)
+        scores = _sigmoid(output[:, 4])
+        faces = scores > _RNET_SCORE
+        boxes, scores = _move_boxes(boxes, output[:, :4])[faces], scores[faces]
+        return make_square(boxes[suppress_overlaps(boxes, scores, _OVERLAP)])
+
+    def _find_landmarks(
+        self, pixels: NDArray[np.uint8], boxes: Boxes, scale: float, limits: list[int]
+    ) -> Iterator[Detection]:
+        """ONet on every box that is left."""
+        output = _run_on_crops(self._onet, pixels, boxes, 48)
+        scores = _sigmoid(output[:, 14])
+        sizes = boxes[:, 2:] - boxes[:, :2] + 1
+        # Five x, then five y, as shares of the box.
+        points = output[:, 4:14].reshape(-1, 2, 5).transpose(0, 2, 1) * sizes[:, None] + boxes[:, None, :2] - 1
+        faces = np.flatnonzero(scores > _ONET_SCORE)
+        moved = _move_boxes(boxes, output[:, :4])
+        best = faces[suppress_overlaps(moved[faces], scores[faces], _OVERLAP, over="smaller")][:MAX_FACES]
+        for box, landmarks, score in zip(moved[best], points[best], scores[best], strict=True):
+            # Whole pixels of the image that was searched, as the `mtcnn` package gives them.
+            left, top, right, bottom = np.clip(np.round(np.round(box) * scale), 0, limits).astype(int).tolist()
+            if left < right and top < bottom:
+                places = np.round(landmarks) * scale
+                yield Detection((left, top, right, bottom), tuple(map(tuple, places.tolist())), float(score))
 
 
-def _batches(photographs: Sequence[np.ndarray]) -> Iterator[list[int]]:
-    """Which photographs to look at together: of one size, and not too many pixels. mtcnn fails on the smallest."""
-    sizes: dict[tuple[int, ...], list[int]] = {}
-    for index, pixels in enumerate(photographs):
-        if min(pixels.shape[:2]) >= MIN_FACE:
-            sizes.setdefault(pixels.shape, []).append(index)
-    for (height, width, _), indices in sizes.items():
-        count = max(1, _TOGETHER // (height * width))
-        yield from (indices[start : start + count] for start in range(0, len(indices), count))
+def _pyramid_scales(height: int, width: int, min_face: float) -> list[float]:
+    """The sizes of the levels, as shares of the image's: those of MTCNN whose windows show `min_face` pixels or more."""
+    largest = _WINDOW / SMALLEST_MIN_FACE
+    shortest = min(height, width)
+    if shortest < _WINDOW:
+        return []
+    count = round(math.log(shortest / _WINDOW) / -math.log(_FACTOR) - 1)
+    first = max(0, math.floor(math.log(SMALLEST_MIN_FACE / min_face) / math.log(_FACTOR)))
+    scales = (largest * _FACTOR**level for level in range(first, count))
+    return [scale for scale in scales if int(shortest * scale) >= _WINDOW]
 
 
-def _load_mtcnn() -> Any:
-    from mtcnn import MTCNN, stages
-
-    # By the bare names of its files mtcnn would first look for them in the current folder, and they are pickles.
-    weights = importlib.resources.files("mtcnn.assets.weights")
-    kinds = {"pnet": stages.StagePNet, "rnet": stages.StageRNet, "onet": stages.StageONet}
-    return MTCNN([kind(weights=str(weights / f"{name}.lz4")) for name, kind in kinds.items()])
+def _run_on_crops(network: OnnxModel, pixels: NDArray[np.uint8], boxes: Boxes, side: int) -> NDArray[np.float32]:
+    parts = (boxes[start : start + _BATCH] for start in range(0, max(1, len(boxes)), _BATCH))
+    return np.concatenate([network.run(crop_boxes(pixels, part, side))[0] for part in parts])
 
 
-def _detection(face: dict[str, Any], scale: tuple[float, float], size: tuple[int, int]) -> Detection | None:
-    left, top, wide, high = face["box"]
-    corners = zip((left, top, left + wide, top + high), scale * 2, size * 2, strict=True)
-    box = tuple(int(min(max(round(side * by), 0), limit)) for side, by, limit in corners)
-    points = (face["keypoints"][point] for point in _POINTS)
-    landmarks = tuple((float(x * scale[0]), float(y * scale[1])) for x, y in points)
-    if box[0] >= box[2] or box[1] >= box[3] or len(set(landmarks)) < 2:
-        return None
-    return Detection((box[0], box[1], box[2], box[3]), landmarks, float(face["confidence"]))
+def _move_boxes(boxes: Boxes, offsets: NDArray[np.float32]) -> Boxes:
+    """Moves the sides of boxes by offsets in sizes of the box."""
+    return boxes + offsets * np.tile(boxes[:, 2:] - boxes[:, :2] + 1, 2)
+
+
+def _keep_best(boxes: Boxes, scores: NDArray, count: int) -> tuple[Boxes, NDArray]:
+    if len(boxes) <= count:
+        return boxes, scores
+    best = np.argpartition(-scores, count)[:count]
+    return boxes[best], scores[best]
+
+
+def _sigmoid(logits: Any) -> Any:
+    return (1 / (1 + np.exp(-logits))).astype("float64")
+
+
+def _logit(probability: float) -> float:
+    return math.log(probability / (1 - probability))

@@ -1,39 +1,71 @@
-import pathlib
-import subprocess
-import sys
+import itertools
+from typing import Any
 
-import keras
 import numpy as np
 import pytest
 from PIL import Image
 
 from agegender.inference import detection
 from agegender.inference.alignment import TEMPLATE, similarity
-from agegender.inference.detection import FaceDetector
+from agegender.inference.detection import Detection, FaceDetector
+from agegender.synthetic.faces import draw_people
+
+PEOPLE = [(20 + 7 * n, n % 2, n % 5, n) for n in range(8)]
 
 
-def test_the_faces_of_a_photograph_are_found_from_left_to_right_with_their_landmarks(couple: np.ndarray) -> None:
+@pytest.fixture(scope="module")
+def mtcnn() -> Any:
+    mtcnn = pytest.importorskip("mtcnn")
+    return mtcnn.MTCNN()
+
+
+def crowd(columns: int, rows: int, size: int) -> np.ndarray:
+    """A photograph full of drawn faces."""
+    couple = draw_people(PEOPLE[:2], size=size)
+    return np.tile(couple, (rows, columns, 1))
+
+
+@pytest.mark.parametrize(("people", "size", "scale"), [(2, 120, 1.0), (3, 200, 0.8), (8, 60, 1.0), (4, 90, 1.37)])
+def test_boxes_and_landmarks_are_those_of_mtcnn(mtcnn: Any, people: int, size: int, scale: float) -> None:
+    drawn = Image.fromarray(draw_people(PEOPLE[:people], size=size))
+    image = np.asarray(drawn.resize((round(drawn.width * scale), round(drawn.height * scale))))
+    points = ("left_eye", "right_eye", "nose", "mouth_left", "mouth_right")
+    expected = sorted(mtcnn.detect_faces(image), key=lambda face: face["box"])
+    found = FaceDetector(min_face=20)(image)
+    assert len(found) == len(expected) >= people - 1
+    for face, other in zip(found, expected, strict=True):
+        left, top, width, height = other["box"]
+        assert np.abs(np.subtract(face.box, (left, top, left + width, top + height))).max() <= 1
+        assert np.abs(np.subtract(face.landmarks, [other["keypoints"][point] for point in points])).max() <= 1
+        assert face.score == pytest.approx(other["confidence"], abs=1e-3)
+
+
+def test_faces_are_found_from_left_to_right_with_their_landmarks(couple: np.ndarray) -> None:
     found = FaceDetector()(couple)
     assert len(found) == 2
     for face, left in zip(found, (40, 200), strict=True):
-        drawn = np.array(TEMPLATE) * 120 / 200 + (left, 40)  # the drawings are cut as UTKFace is
+        drawn = np.array(TEMPLATE) * 120 / 200 + (left, 40)  # the drawings are aligned as UTKFace is
         assert np.abs(np.array(face.landmarks) - drawn).max() < 12
         assert 0.8 < face.score <= 1
         x = (face.box[0] + face.box[2]) / 2
         assert left + 40 < x < left + 80 and 0 <= face.box[1] < face.box[3] <= 200
 
 
-def test_photographs_that_are_looked_at_together_have_the_faces_that_they_have_alone(couple: np.ndarray) -> None:
+def test_photographs_of_different_sizes_are_searched_in_one_call(couple: np.ndarray) -> None:
     one, wall = couple[:, :180], np.full_like(couple, 128)
-    photographs = [couple, wall, one, couple[:, ::-1], np.zeros((5, 5, 3), "uint8"), couple]
+    images = [couple, wall, one, couple[:, ::-1], np.zeros((5, 5, 3), "uint8"), Image.fromarray(couple)]
     find = FaceDetector()
-    together = find.find(photographs)
-    assert [len(of_one) for of_one in together] == [2, 0, 1, 2, 0, 2]
-    for of_one, photograph in zip(together, photographs, strict=True):
-        for face, alone in zip(of_one, find(np.ascontiguousarray(photograph)), strict=True):
-            np.testing.assert_allclose(face.landmarks, alone.landmarks, atol=0.01)
-            assert face.score == pytest.approx(alone.score, rel=1e-4)
-    assert find.find([]) == [] and find.find([wall, wall]) == [[], []]
+    together = find.find(images)
+    assert [len(faces) for faces in together] == [2, 0, 1, 2, 0, 2]
+    assert together == [find(image) for image in images] and together[0] == together[-1]
+    assert find.find([]) == []
+
+
+def test_thirty_photographs_of_one_size_all_have_their_faces(couple: np.ndarray) -> None:
+    images = [couple if number % 2 else couple[:, ::-1] for number in range(30)]
+    found = FaceDetector().find(images)
+    assert [len(faces) for faces in found] == [2] * 30
+    assert found[28] == found[0] != found[1] == found[29]
 
 
 def test_a_face_is_found_at_the_size_of_its_image(couple: np.ndarray) -> None:
@@ -44,79 +76,83 @@ def test_a_face_is_found_at_the_size_of_its_image(couple: np.ndarray) -> None:
     assert scale**0.5 == pytest.approx(2, rel=0.05)
 
 
-def test_a_larger_smallest_face_leaves_small_ones_out_and_places_the_others_right(couple: np.ndarray) -> None:
-    large = np.asarray(Image.fromarray(couple).resize((1080, 600)))
-    small, precise = FaceDetector(min_face=60)(large), FaceDetector()(large)
-    assert len(small) == len(precise) == 2
-    for coarse, fine in zip(small, precise, strict=True):
-        assert np.abs(np.subtract(coarse.landmarks, fine.landmarks)).max() < 20  # of a face of 360
-        assert np.abs(np.subtract(coarse.box, fine.box)).max() < 40
+def test_a_reduced_copy_is_answered_in_pixels_of_the_photograph(couple: np.ndarray) -> None:
+    photograph = Image.fromarray(couple).resize((1440, 800))
+    half = photograph.reduce(2)
+    for whole, reduced in zip(FaceDetector()(photograph), FaceDetector()(half, scale=2.0), strict=True):
+        assert np.abs(np.subtract(whole.landmarks, reduced.landmarks)).max() < 12  # of a face of 480
+        assert np.abs(np.subtract(whole.box, reduced.box)).max() < 24
+        assert reduced.box[2] <= 1440 and reduced.box[3] <= 800
+
+
+def test_smaller_faces_than_min_face_are_not_looked_for(couple: np.ndarray) -> None:
+    assert len(FaceDetector(min_face=60)(couple)) == 2
     assert FaceDetector(min_face=200)(couple) == []
 
 
-def test_a_photograph_of_many_pixels_is_reduced_first(couple: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
-    expected = FaceDetector(min_face=30)(couple)
-    monkeypatch.setattr(detection, "_MANY_PIXELS", couple.shape[0] * couple.shape[1] / 1.5**2)
-    assert expected and FaceDetector()(couple) == expected
+@pytest.mark.parametrize(("size", "min_face", "scales"), [
+    # 12 / 20 = 0.6, times 0.709 each time. 100 pixels: log(100 / 12) / log(1 / 0.709) - 1 = 5.17 levels.
+    ((100, 300), 20, [0.6, 0.4254, 0.3016, 0.2138, 0.1516]),
+    # The largest level whose windows, 12 / 0.3016 = 39.8 pixels, show 40 pixels or fewer.
+    ((100, 300), 40, [0.3016, 0.2138, 0.1516]),
+    ((100, 300), 39, [0.4254, 0.3016, 0.2138, 0.1516]),
+    ((300, 11), 20, []),
+])  # fmt: skip
+def test_the_pyramid_is_that_of_mtcnn_from_min_face_on(
+    size: tuple[int, int], min_face: float, scales: list[float]
+) -> None:
+    assert detection._pyramid_scales(*size, min_face) == pytest.approx(scales, abs=1e-4)
 
 
-def test_what_was_found_in_a_reduced_photograph_is_scaled_by_each_side_and_ends_at_the_edges() -> None:
-    points = {
-        "nose": (15, 25),
-        "right_eye": (20, 20),
-        "left_eye": (10, 20),
-        "mouth_right": (19, 30),
-        "mouth_left": (11, 30),
-    }
-    found = {"box": [-3, 5, 50, 100], "keypoints": points, "confidence": 0.9}
-    face = detection._detection(found, (2.0, 3.0), (90, 120))
-    assert face is not None and (face.box, face.score) == ((0, 15, 90, 120), 0.9)
-    assert face.landmarks == ((20, 60), (40, 60), (30, 75), (22, 90), (38, 90))
-    assert detection._detection({**found, "box": [60, 5, 50, 100]}, (2.0, 3.0), (90, 120)) is None  # all of it outside
-    assert detection._detection({**found, "keypoints": dict.fromkeys(points, (1, 1))}, (2.0, 3.0), (90, 120)) is None
+@pytest.mark.parametrize("tile", [4_000, 20_000, 10**9])
+def test_tiles_have_no_effect(couple: np.ndarray, tile: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = FaceDetector(min_face=20)(couple)
+    monkeypatch.setattr(detection, "_TILE", tile)
+    for face, other in zip(FaceDetector(min_face=20)(couple), expected, strict=True):
+        np.testing.assert_allclose(face.landmarks, other.landmarks, atol=1)
+        assert face.score == pytest.approx(other.score, abs=1e-3)
 
 
-def test_a_photograph_is_reduced_to_the_mean_of_its_pixels() -> None:
-    stripes = np.zeros((120, 90, 3), "uint8")
-    stripes[::3] = 240
-    reduced = FaceDetector(min_face=60)._reduce(stripes)
-    assert reduced.shape == (40, 30, 3) and np.all(reduced == 80)
+def test_a_second_batch_of_boxes_is_answered_too(couple: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = FaceDetector()(couple)
+    monkeypatch.setattr(detection, "_BATCH", 3)
+    for face, other in zip(FaceDetector()(couple), expected, strict=True):
+        assert face.landmarks == other.landmarks and face.score == pytest.approx(other.score, abs=1e-5)
+
+
+def test_a_crowd_is_found_and_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    image = crowd(5, 8, 60)
+    assert len(faces := FaceDetector()(image)) == 80
+    monkeypatch.setattr(detection, "MAX_FACES", 30)
+    best = FaceDetector()(image)
+    assert len(best) == 30 and best == sorted(best, key=lambda face: face.box)
+    assert min(face.score for face in best) >= sorted(face.score for face in faces)[50] - 1e-6
+
+
+def test_of_too_many_boxes_the_best_are_kept() -> None:
+    rectangles, scores = np.arange(20.0).reshape(5, 4), np.array([0.3, 0.9, 0.1, 0.8, 0.5])
+    kept, best = detection._keep_best(rectangles, scores, 3)
+    assert sorted(best.tolist()) == [0.5, 0.8, 0.9] and sorted(kept[:, 0].tolist()) == [4, 12, 16]
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (12, 300), (19, 19), (20, 20), (25, 400)])
 @pytest.mark.parametrize("value", [0, 255])
 def test_small_and_empty_images_have_no_faces(shape: tuple[int, int], value: int) -> None:
-    assert FaceDetector()(np.full((*shape, 3), value, "uint8")) == []
+    assert FaceDetector(min_face=20)(np.full((*shape, 3), value, "uint8")) == []
 
 
-def test_a_smallest_face_below_what_the_networks_see_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"`min_face` must be pixels, 20 or more\. Received: min_face=19"):
-        FaceDetector(min_face=19)
+@pytest.mark.parametrize("min_face", [19, 0, 40.5, True, "40"])
+def test_a_min_face_below_what_the_networks_see_is_refused(min_face: Any) -> None:
+    with pytest.raises(ValueError, match=r"`min_face` must be pixels, 20 or more\. Received: min_face="):
+        FaceDetector(min_face=min_face)
 
 
-def test_the_dtype_of_the_model_is_not_that_of_the_detector(couple: np.ndarray) -> None:
-    expected = FaceDetector()(couple)
-    keras.config.set_dtype_policy("mixed_bfloat16")
-    try:
-        assert FaceDetector()(couple) == expected
-        assert keras.config.dtype_policy().name == "mixed_bfloat16"
-    finally:
-        keras.config.set_dtype_policy("float32")
+def test_offsets_move_the_sides_of_a_box() -> None:
+    moved = detection._move_boxes(np.array([[10.0, 20, 19, 39]]), np.array([[0.1, -0.1, 0.0, 0.5]], "float32"))
+    np.testing.assert_allclose(moved, [[11, 18, 19, 49]])  # of 10 x 20 pixels, both ends counted
 
 
-def test_no_weights_are_taken_from_the_folder_that_a_program_is_run_in(tmp_path: pathlib.Path) -> None:
-    for name in ("pnet", "rnet", "onet"):
-        (tmp_path / f"{name}.lz4").write_text("these are pickles: whoever loads them runs them")
-    code = """
-import numpy as np
-from agegender.inference import detection
-print(detection.FaceDetector()(np.zeros((50, 50, 3), "uint8")))
-"""
-    root = str(pathlib.Path(__file__).parents[2])
-    done = subprocess.run(
-        [sys.executable, "-c", f"import sys; sys.path.insert(0, {root!r}); {code}"],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-    )
-    assert done.stdout.strip() == "[]", done.stderr[-1000:]
+def test_detections_are_ordered_by_their_left_edge(couple: np.ndarray) -> None:
+    faces = FaceDetector()(np.concatenate([couple, couple[:, ::-1]], axis=1))
+    assert isinstance(faces[0], Detection) and len(faces) == 4
+    assert all(one.box[0] < other.box[0] for one, other in itertools.pairwise(faces))

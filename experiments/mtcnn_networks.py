@@ -1,0 +1,123 @@
+"""Writes the three networks of MTCNN as ONNX files, from the weights of the installed `mtcnn` package (MIT).
+
+    python -m experiments.mtcnn_networks agegender/inference/mtcnn
+
+The files take grey levels 0..255 as they are: MTCNN's scaling, (x - 127.5) / 128, is folded into the first weights. The
+last layers are joined into one output, and of the two logits of "no face" and "face" only the difference is kept.
+"""
+
+import importlib.resources
+import pathlib
+import sys
+from typing import Any
+
+import joblib  # comes with mtcnn, whose weights are its pickles
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+
+class Graph:
+    """An ONNX graph with one input, built node by node."""
+
+    def __init__(self) -> None:
+        self.nodes: list[Any] = []
+        self.constants: list[Any] = []
+
+    def add(self, kind: str, *inputs: str, output: str | None = None, **attributes: Any) -> str:
+        """Adds a node; its output."""
+        output = output or f"{kind.lower()}_{len(self.nodes)}"
+        self.nodes.append(helper.make_node(kind, list(inputs), [output], **attributes))
+        return output
+
+    def constant(self, values: np.ndarray) -> str:
+        """Adds weights; their name."""
+        name = f"weights_{len(self.constants)}"
+        self.constants.append(numpy_helper.from_array(np.ascontiguousarray(values), name))
+        return name
+
+    def conv(self, x: str, kernel: np.ndarray, bias: np.ndarray) -> str:
+        return self.add("Conv", x, self.constant(kernel.transpose(3, 2, 0, 1)), self.constant(bias))
+
+    def prelu(self, x: str, slopes: np.ndarray) -> str:
+        return self.add("PRelu", x, self.constant(slopes.reshape(-1, 1, 1)))
+
+    def pool(self, x: str, size: int, *, same: bool) -> str:
+        padding = "SAME_UPPER" if same else "VALID"
+        return self.add("MaxPool", x, kernel_shape=[size, size], strides=[2, 2], auto_pad=padding)
+
+    def save(self, path: pathlib.Path, shape: list[Any], output: list[Any]) -> None:
+        """Writes the graph, from "image" of a shape to "output"."""
+        ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, size)
+                for name, size in (("image", shape), ("output", output))]  # fmt: skip
+        graph = helper.make_graph(self.nodes, path.stem, ends[:1], ends[1:], self.constants)
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+        onnx.checker.check_model(model)
+        onnx.save(model, path)
+
+
+def main(folder: pathlib.Path) -> None:
+    """Writes pnet.onnx, rnet.onnx and onet.onnx."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_pnet(folder / "pnet.onnx", load_weights("pnet"))
+    write_refiner(folder / "rnet.onnx", load_weights("rnet"), 24)
+    write_refiner(folder / "onet.onnx", load_weights("onet"), 48)
+
+
+def load_weights(name: str) -> list[np.ndarray]:
+    """The weights of one network, in Keras's order, its input scaling folded in."""
+    weights = joblib.load(importlib.resources.files("mtcnn.assets.weights") / f"{name}.lz4")
+    kernel, bias, *others = (np.asarray(each, "float32") for each in weights)
+    return [kernel / 128, bias - kernel.sum(axis=(0, 1, 2)) * 127.5 / 128, *others]
+
+
+def write_pnet(path: pathlib.Path, weights: list[np.ndarray]) -> None:
+    """From float32 [n, 3, height, width] to offsets and logit of each window, [n, 5, rows, columns]."""
+    graph = Graph()
+    kernel, bias, slopes = weights[0], weights[1], weights[2].ravel()
+    # PReLU before the pooling is half of the time. max(PReLU) = PReLU(max) where a slope is 0 or more; where it is
+    # less, PReLU(x) = max(x, slope x), so that a second copy of the channel, times the slope, is pooled beside it.
+    order = np.argsort(slopes >= 0, kind="stable")
+    kernel, bias, slopes = kernel[..., order], bias[order], slopes[order]
+    falling = int((slopes < 0).sum())
+    kernel = np.concatenate([kernel, kernel[..., :falling] * slopes[:falling]], axis=-1)
+    bias = np.concatenate([bias, bias[:falling] * slopes[:falling]])
+    pooled = graph.pool(graph.conv("image", kernel, bias), 2, same=True)
+    sizes = graph.constant(np.array([falling, len(slopes) - falling, falling]))
+    graph.nodes.append(helper.make_node("Split", [pooled, sizes], ["below", "above", "scaled"], axis=1))
+    x = graph.add("Concat", graph.add("Max", "below", "scaled"), graph.prelu("above", slopes[falling:]), axis=1)
+    x = graph.prelu(graph.conv(x, weights[3][:, :, order], weights[4]), weights[5])
+    x = graph.prelu(graph.conv(x, weights[6], weights[7]), weights[8])
+    offsets, scores = weights[9:11], difference(weights[11:13])
+    kernel, bias = (np.concatenate(pair, axis=-1) for pair in zip(offsets, scores, strict=True))
+    graph.add("Identity", graph.conv(x, kernel, bias), output="output")
+    graph.save(path, ["n", 3, "height", "width"], ["n", 5, "rows", "columns"])
+
+
+def write_refiner(path: pathlib.Path, weights: list[np.ndarray], side: int) -> None:
+    """From float32 [n, side, side, 3] to offsets, for ONet landmarks, and logit: [n, 5] or [n, 15]."""
+    graph = Graph()
+    x = graph.add("Transpose", "image", perm=[0, 3, 1, 2])
+    x = graph.pool(graph.prelu(graph.conv(x, *weights[:2]), weights[2]), 3, same=True)
+    x = graph.pool(graph.prelu(graph.conv(x, *weights[3:5]), weights[5]), 3, same=False)
+    x = graph.prelu(graph.conv(x, *weights[6:8]), weights[8])
+    rest = weights[9:]
+    if side == 48:  # ONet has one convolution more
+        x = graph.prelu(graph.conv(graph.pool(x, 2, same=True), *rest[:2]), rest[2])
+        rest = rest[3:]
+    x = graph.add("Flatten", graph.add("Transpose", x, perm=[0, 3, 2, 1]), axis=1)  # columns, rows, channels
+    x = graph.add("Gemm", x, *map(graph.constant, rest[:2]))
+    x = graph.add("PRelu", x, graph.constant(rest[2]))
+    ends = [*rest[3:-2], *difference(rest[-2:])]
+    kernel, bias = (np.concatenate(ends[part::2], axis=-1) for part in (0, 1))
+    graph.add("Gemm", x, graph.constant(kernel), graph.constant(bias), output="output")
+    graph.save(path, ["n", side, side, 3], ["n", len(bias)])
+
+
+def difference(weights: list[np.ndarray]) -> list[np.ndarray]:
+    """Of a layer with the two logits "no face" and "face": one with the second minus the first."""
+    return [each[..., 1:] - each[..., :1] for each in weights]
+
+
+if __name__ == "__main__":
+    main(pathlib.Path(sys.argv[1]))

@@ -1,0 +1,51 @@
+import numpy as np
+import pytest
+
+from agegender.inference import pyramid
+from agegender.inference.pyramid import Level, build_pyramid
+
+
+def average_with_loops(image: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Each new pixel, from the old ones that it covers, one by one."""
+    means = np.zeros((image.shape[2], height, width))
+    down, across = image.shape[0] / height, image.shape[1] / width
+    for row in range(height):
+        for column in range(width):
+            for y in range(int(row * down), min(image.shape[0], int((row + 1) * down) + 1)):
+                for x in range(int(column * across), min(image.shape[1], int((column + 1) * across) + 1)):
+                    share = min(y + 1, (row + 1) * down) - max(y, row * down)
+                    share *= min(x + 1, (column + 1) * across) - max(x, column * across)
+                    means[:, row, column] += max(0, share) * image[y, x]
+    return means / (down * across)
+
+
+@pytest.mark.parametrize("size", [(31, 47), (30, 20), (13, 29), (1, 1)])
+def test_each_pixel_is_the_mean_of_the_area_that_it_covers(size: tuple[int, int]) -> None:
+    image = np.random.default_rng(0).integers(0, 256, (31, 47, 3), "uint8")
+    means = Level(image, size).read(0, size[0])
+    assert means.dtype == np.float32 and means.flags.c_contiguous
+    np.testing.assert_allclose(means, average_with_loops(image, *size), atol=0.02)
+
+
+def test_rows_that_are_read_apart_are_those_read_together() -> None:
+    image = np.random.default_rng(0).integers(0, 256, (64, 50, 3), "uint8")
+    level = Level(image, (41, 22))
+    parts = [level.read(start, stop) for start, stop in ((0, 5), (5, 30), (30, 41))]
+    np.testing.assert_allclose(np.concatenate(parts, axis=1), level.read(0, 41), atol=1e-4)
+
+
+def test_products_are_split_without_an_effect(monkeypatch: pytest.MonkeyPatch) -> None:
+    image = np.random.default_rng(0).integers(0, 256, (90, 80, 3), "uint8")
+    expected = Level(image, (20, 30)).read(0, 20)
+    monkeypatch.setattr(pyramid, "_PRODUCT", 1_000)
+    np.testing.assert_allclose(Level(image, (20, 30)).read(0, 20), expected, atol=1e-4)
+
+
+def test_small_levels_are_made_from_fewer_rows_and_hardly_differ() -> None:
+    y, x = np.mgrid[:256, :256]
+    image = np.repeat((127 + 90 * np.sin(y / 7) * np.cos(x / 9))[..., None], 3, axis=2).astype("uint8")
+    sizes = [(100, 100), (30, 30), (7, 7)]
+    levels = list(build_pyramid(image, sizes))
+    assert [len(level._source) for level in levels] == [256, 256, 128]
+    for level, size in zip(levels, sizes, strict=True):
+        np.testing.assert_allclose(level.read(0, size[0]), Level(image, size).read(0, size[0]), atol=1.5)
