@@ -284,7 +284,7 @@ def _parser() -> argparse.ArgumentParser:
         "--draw", type=pathlib.Path, metavar="FOLDER", help="also write the photographs with boxes here, NAME-faces.jpg"
     )
     asked.add_argument("--aligned", action="store_true", help="each image is one face, cut as UTKFace cuts them")
-    asked.add_argument("--min-face", type=int, default=20, metavar="PIXELS", help="smallest face to look for (20)")
+    asked.add_argument("--min-face", type=int, default=40, metavar="PIXELS", help="smallest face to look for (40)")
     asked.set_defaults(form="words")
 
     asked = _command(commands, "evaluate", evaluate, "measure a model on a prepared data set")

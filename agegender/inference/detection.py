@@ -59,6 +59,7 @@ class FaceDetector:
 
     Example:
 
+    >>> from agegender import read_image
     >>> [len(faces) for faces in FaceDetector().find([read_image("party.jpg"), np.zeros((90, 60, 3), "uint8")])]
     [2, 0]
     """
@@ -67,7 +68,9 @@ class FaceDetector:
         if isinstance(min_face, bool) or not isinstance(min_face, int) or min_face < SMALLEST_MIN_FACE:
             raise ValueError(f"`min_face` must be pixels, {SMALLEST_MIN_FACE} or more. Received: min_face={min_face!r}")
         self.min_face = min_face
-        self._pnet, self._rnet, self._onet = (OnnxModel(_NETWORKS / f"{name}.onnx") for name in ("pnet", "rnet", "onet"))
+        self._pnet, self._rnet, self._onet = (
+            OnnxModel(_NETWORKS / f"{name}.onnx") for name in ("pnet", "rnet", "onet")
+        )
 
     def __call__(self, image: NDArray[np.uint8] | Image.Image, *, scale: float = 1.0) -> list[Detection]:
         """Finds the faces of one photograph.
@@ -150,7 +153,7 @@ class FaceDetector:
 
 
 def _pyramid_scales(height: int, width: int, min_face: float) -> list[float]:
-    """The sizes of the levels, as shares of the image's: those of MTCNN whose windows show `min_face` pixels or more."""
+    """The levels of MTCNN's pyramid whose windows show `min_face` pixels or more, as shares of the image's size."""
     largest = _WINDOW / SMALLEST_MIN_FACE
     shortest = min(height, width)
     if shortest < _WINDOW:

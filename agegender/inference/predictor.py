@@ -11,7 +11,7 @@ from PIL import Image
 
 from agegender.calibration.calibration import Calibration, load_calibration
 from agegender.inference.alignment import align_face, yaw_ratio
-from agegender.inference.detection import Detection, FaceDetector
+from agegender.inference.detection import MIN_FACE, Detection, FaceDetector
 from agegender.inference.drawing import draw_faces
 from agegender.inference.images import ImageError, each_image, fit_image, is_one, name_of, read_image
 from agegender.inference.results import Face, Photograph
@@ -65,7 +65,7 @@ class Predictor:
         batch_size: int = 64,
         flip: bool | None = None,
         aligned: bool = False,
-        min_face: int = 20,
+        min_face: int = MIN_FACE,
     ) -> None:
         _check(batch_size, flip, aligned)
         self.calibration: Calibration | None = None

@@ -236,7 +236,7 @@ def test_flip_answers_with_the_mean_over_a_image_and_its_mirror_image(predictor:
 def test_by_default_photographs_are_searched_for_every_face_and_answered_once(tiny_trunk: keras.Model) -> None:
     predictor = ag.Predictor(ag.build_model(tiny_trunk))
     assert (predictor.batch_size, predictor.flip, predictor.aligned) == (64, False, False)
-    assert predictor.calibration is None and predictor.detector.min_face == 20
+    assert predictor.calibration is None and predictor.detector.min_face == 40
 
 
 def test_flip_follows_the_calibration_unless_it_is_said(calibrated: ag.Predictor, tmp_path: pathlib.Path) -> None:
@@ -379,7 +379,7 @@ def test_a_stream_without_faces_is_answered_without_waiting_for_one(finder: ag.P
 
 
 def test_faces_smaller_than_asked_for_are_not_looked_for(finder: ag.Predictor, couple: np.ndarray) -> None:
-    assert ag.Predictor(finder.model, min_face=200)(couple) == [] != finder(couple)
+    assert ag.Predictor(finder.model, min_face=300)(couple) == [] != finder(couple)
 
 
 def test_an_answer_is_ready_for_json(finder: ag.Predictor, calibrated: ag.Predictor, couple: np.ndarray) -> None:
