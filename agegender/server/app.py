@@ -48,14 +48,17 @@ EXAMPLES: Final = (
 )
 
 
-def create_app(predictor: Predictor, *, allowed_hosts: Iterable[str] = (), root_path: str = "") -> Starlette:
+def create_app(
+    predictor: Predictor, *, allowed_hosts: Iterable[str] = (), root_path: str = "", threads: int = 1
+) -> Starlette:
     """Builds the server's ASGI application.
 
     Args:
-        predictor: answers the images. It is called from one thread.
+        predictor: answers the images.
         allowed_hosts: further names of this server, as `Protection` takes them.
         root_path: the prefix under which a proxy forwards requests without removing it, such as "/faces". The page
             and the API answer with and without it.
+        threads: how many call the predictor.
 
     Returns:
         An application for uvicorn or another ASGI server.
@@ -67,17 +70,17 @@ def create_app(predictor: Predictor, *, allowed_hosts: Iterable[str] = (), root_
     """
     if root_path and not (root_path.startswith("/") and root_path.strip("/")):
         raise ValueError(f'`root_path` must be a path such as "/faces". Received: root_path={root_path!r}')
-    return _Server(predictor).build(allowed_hosts, root_path.rstrip("/"))
+    return _Server(predictor, threads).build(allowed_hosts, root_path.rstrip("/"))
 
 
 class _Server:
     """The endpoints, and what they share."""
 
-    def __init__(self, predictor: Predictor) -> None:
+    def __init__(self, predictor: Predictor, threads: int) -> None:
         self._predictor = predictor
         self._metrics = Metrics()
         self._memory = MemoryGauge()
-        self._batcher = Batcher(self._predict_images, read_image, self._metrics)
+        self._batcher = Batcher(self._predict_images, read_image, self._metrics, threads=threads)
 
     def build(self, allowed_hosts: Iterable[str], root_path: str) -> Starlette:
         routes: list[BaseRoute] = [

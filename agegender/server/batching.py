@@ -21,7 +21,6 @@ _MAX_BATCH: Final = 16  # images
 _MAX_BATCH_PIXELS: Final = 16_000_000
 _MAX_DECODED_PIXELS: Final = 32_000_000  # decoded and not answered yet; more images wait as files
 _GATHERING_SECONDS: Final = 0.004  # how long a batch waits for images that are still being decoded
-_DECODERS: Final = 2  # threads
 _SMOOTHING: Final = 0.2  # of the seconds per image that `retry_after` expects
 
 
@@ -72,34 +71,38 @@ class Batcher:
     before the next step.
 
     Args:
-        predict: answers decoded images of equal options, in order. Called from one thread.
-        decode: turns the bytes of a file into an image, or raises `ImageError`. Called from several threads.
+        predict: answers decoded images of equal options, in order.
+        decode: turns the bytes of a file into an image, or raises `ImageError`.
         metrics: where batch sizes and waiting images are counted.
+        threads: how many call `predict`, and as many call `decode`.
     """
 
-    def __init__(self, predict: Predict, decode: Callable[[bytes], Image.Image], metrics: Metrics) -> None:
+    def __init__(
+        self, predict: Predict, decode: Callable[[bytes], Image.Image], metrics: Metrics, *, threads: int = 1
+    ) -> None:
         self._predict, self._decode, self._metrics = predict, decode, metrics
-        self._waiting = 0
+        self._threads = self._idle = threads
+        self._waiting = self._predicting = 0
         self._seconds_per_image = 0.1
         self._pixels = 0
         self._encoded: asyncio.Queue[_Item] = asyncio.Queue()
         self._decoded: collections.deque[_Item] = collections.deque()
         self._has_decoded, self._has_room = asyncio.Event(), asyncio.Event()
         self._has_room.set()
-        self._model_thread = concurrent.futures.ThreadPoolExecutor(1, "predict")
-        self._decoder_threads = concurrent.futures.ThreadPoolExecutor(_DECODERS, "decode")
+        self._predict_threads = concurrent.futures.ThreadPoolExecutor(threads, "predict")
+        self._decode_threads = concurrent.futures.ThreadPoolExecutor(threads, "decode")
         self._tasks: list[asyncio.Task] = []
 
     async def __aenter__(self) -> "Batcher":
-        loops = [self._decode_images() for _ in range(_DECODERS)] + [self._answer_batches()]
-        self._tasks = [asyncio.create_task(loop) for loop in loops]
+        loops = [self._decode_images, self._answer_batches] * self._threads
+        self._tasks = [asyncio.create_task(loop()) for loop in loops]
         return self
 
     async def __aexit__(self, *_: object) -> None:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        for threads in (self._model_thread, self._decoder_threads):
+        for threads in (self._predict_threads, self._decode_threads):
             threads.shutdown(wait=True, cancel_futures=True)
 
     @property
@@ -151,7 +154,7 @@ class Batcher:
             if item.future.done():
                 continue
             try:
-                image = await loop.run_in_executor(self._decoder_threads, self._decode, item.data)
+                image = await loop.run_in_executor(self._decode_threads, self._decode, item.data)
             except ImageError as error:
                 _set_result(item.future, error)
             except Exception as error:
@@ -167,13 +170,19 @@ class Batcher:
         loop = asyncio.get_running_loop()
         while True:
             await self._has_decoded.wait()
-            if len(self._decoded) < min(self._waiting, _MAX_BATCH):
+            if len(self._decoded) < min(self._waiting - self._predicting, _MAX_BATCH):
                 await asyncio.sleep(_GATHERING_SECONDS)
             self._has_decoded.clear()
             while batch := self._take_batch():
                 images = [item.image for item in batch if item.image]
+                self._idle -= 1
+                self._predicting += len(batch)
                 started = time.perf_counter()
-                answers = await loop.run_in_executor(self._model_thread, self._predict_batch, images, batch[0].options)
+                answers = await loop.run_in_executor(
+                    self._predict_threads, self._predict_batch, images, batch[0].options
+                )
+                self._idle += 1
+                self._predicting -= len(batch)
                 self._record_batch(len(batch), time.perf_counter() - started)
                 for item, answer in zip(batch, answers, strict=True):
                     if isinstance(answer, Photograph | ImageError):
@@ -182,11 +191,12 @@ class Batcher:
                         _set_exception(item.future, answer)
 
     def _take_batch(self) -> list[_Item]:
-        """The oldest image and those behind it that have its options, within the limits of a batch."""
+        """The oldest image and those behind it that have its options: this thread's share, within the limits."""
+        share = min(_MAX_BATCH, math.ceil(len(self._decoded) / max(1, self._idle)))
         batch: list[_Item] = []
         left: list[_Item] = []
         pixels = 0
-        while self._decoded and len(batch) < _MAX_BATCH:
+        while self._decoded and len(batch) < share:
             item = self._decoded.popleft()
             if item.future.done():
                 continue
@@ -209,7 +219,7 @@ class Batcher:
 
     def _record_batch(self, size: int, seconds: float) -> None:
         self._metrics.batch_size.observe(size)
-        self._seconds_per_image += _SMOOTHING * (seconds / size - self._seconds_per_image)
+        self._seconds_per_image += _SMOOTHING * (seconds / size / self._threads - self._seconds_per_image)
 
 
 def _set_result(future: asyncio.Future, result: Answer) -> None:
