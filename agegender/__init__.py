@@ -16,7 +16,8 @@ from agegender.models.registration import register_layers_with_keras
 if TYPE_CHECKING:
     from agegender.calibration.calibration import Calibration, calibrate, load_calibration
     from agegender.data.pipeline import load_utkface
-    from agegender.evaluation.evaluate import evaluate
+    from agegender.evaluation.evaluate import evaluate, evaluate_run
+    from agegender.evaluation.photographs import evaluate_photographs
     from agegender.evaluation.predictions import read_predictions
     from agegender.evaluation.report import Report, measure
     from agegender.evaluation.report_page import write_report
@@ -47,6 +48,8 @@ _MODULES = {
     "calibrate": "calibration.calibration",
     "draw_face": "synthetic.faces",
     "evaluate": "evaluation.evaluate",
+    "evaluate_photographs": "evaluation.photographs",
+    "evaluate_run": "evaluation.evaluate",
     "export_model": "export.export",
     "fastest_dtype": "models.dtypes",
     "find_images": "inference.images",
@@ -76,6 +79,8 @@ __all__ = [
     "calibrate",
     "draw_face",
     "evaluate",
+    "evaluate_photographs",
+    "evaluate_run",
     "export_model",
     "fastest_dtype",
     "find_images",

@@ -108,7 +108,13 @@ def predict(asked: argparse.Namespace) -> int:
 
 
 def evaluate(asked: argparse.Namespace) -> int:
-    """The report of a model on a split of a prepared data set."""
+    """The report of a model on a split of a prepared data set, or on photographs with a table of labels."""
+    if asked.labels:
+        from agegender.evaluation.photographs import evaluate_photographs
+
+        predictor = _predictor(asked)
+        print(evaluate_photographs(asked.labels, folder=asked.images, predictor=predictor, out=asked.out))
+        return 0
     from agegender.evaluation.evaluate import evaluate_run
 
     report = evaluate_run(
@@ -293,6 +299,10 @@ def _parser() -> argparse.ArgumentParser:
     asked.add_argument(
         "--split", default="test", help="train, validation or test, or a slice such as test[:20%%] (test)"
     )
+    asked.add_argument(
+        "--labels", metavar="CSV", help="measure photographs instead: a table of file, age or age_band, gender"
+    )
+    asked.add_argument("--images", metavar="FOLDER", help="where the photographs of --labels are (beside the table)")
     asked.add_argument("--out", type=pathlib.Path, metavar="FOLDER", help="write the report here, one HTML page")
 
     asked = _command(commands, "export", export, "write a model for other programs")
