@@ -1,6 +1,7 @@
 """What TensorFlow reads from the environment when it is imported, for commands; the library itself sets nothing."""
 
 import contextlib
+import importlib.util
 import os
 import sys
 import tempfile
@@ -14,6 +15,9 @@ def set_environment() -> None:
     # oneDNN's convolutions, which TensorFlow takes by itself on chips with AVX512-VNNI or newer only: 1.7 times as fast
     # on one with AVX2 (BENCHMARKS.md).
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
+    backend = os.environ.get("KERAS_BACKEND")
+    if backend in ("jax", "torch") and importlib.util.find_spec(backend) is None:
+        raise ImportError(f"KERAS_BACKEND={backend}, but {backend} is not installed: `pip install {backend}`")
 
 
 def load_backend() -> None:

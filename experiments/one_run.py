@@ -12,7 +12,7 @@ from agegender.schema import BEST_MODEL
 from agegender.training.checkpoints import CheckpointPolicy
 from agegender.training.run_record import FINISHED, read_record, record_seconds, to_json
 from experiments import config as configs
-from experiments.runs import build, calibrate_run, evaluate_run, renew_run
+from experiments.runs import build, calibrate_run, evaluate_run
 
 TRACED = 4  # steps: a trace of one on two cores has 10,000 events and more
 
@@ -69,8 +69,6 @@ def train_and_evaluate(
     if not chief:
         return
     began = time.monotonic()
-    if config.batch_norm:
-        renew_run(workdir, config, data_dir)
     try:
         calibrate_run(workdir, data_dir, flip=config.flip, batch_size=config.batch_size)
     except ValueError as error:  # a run on a handful of images still has an answer

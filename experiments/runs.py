@@ -1,7 +1,7 @@
 """The model of a run: built, and once trained calibrated and reported on. Without flags, for the scripts to share."""
 
 import pathlib
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from agegender.environment import set_environment
 from agegender.schema import BEST_MODEL
@@ -12,8 +12,6 @@ if TYPE_CHECKING:
     import keras
 
     from agegender import Calibration, Report
-
-_STATISTICS: Final = 64  # batches of 128, about half of the train split: more would only take longer
 
 
 def build(config: configs.Config) -> "keras.Model":
@@ -39,23 +37,6 @@ def build(config: configs.Config) -> "keras.Model":
     if config.start:
         model.set_weights(load_model(pathlib.Path(config.start) / LAST_MODEL).get_weights())
     return model
-
-
-def renew_run(workdir: pathlib.Path, config: configs.Config, data_dir: str | None = None) -> None:
-    """Measures the statistics of a run's batch normalisations anew, in its best model; twice is as good as once."""
-    from agegender import load_utkface
-    from agegender.files import replacing
-    from agegender.models.batch_norm import renew_statistics
-    from agegender.models.saving import load_model
-
-    model = load_model(workdir)
-    seen = load_utkface(
-        f"train[:{config.limit}%]", batch_size=128, image_size=config.image_size, data_dir=data_dir,
-        conflicts=config.conflicts,
-    )  # fmt: skip
-    renew_statistics(model, (images for images, _ in seen.take(_STATISTICS)))
-    with replacing(workdir / BEST_MODEL) as aside:
-        model.save(aside)
 
 
 @explain_errors(lambda: "The model is as it was, and not calibrated.")

@@ -64,7 +64,7 @@ def main(_: list[str]) -> None:
     except KeyboardInterrupt:
         print(f"Interrupted. What was saved before is in {workdir}; the same command goes on.", file=sys.stderr)
         _leave(130)
-    except (OSError, ValueError, FloatingPointError) as error:
+    except (OSError, ValueError, FloatingPointError, ImportError) as error:
         print(f"train: {error}", file=sys.stderr)  # the words say it all; a traceback would hide them
         _leave(1)
 

@@ -31,6 +31,7 @@ def make_callbacks(
     monitor: str,
     progress: Progress,
     first_best_epoch: int = 0,
+    find_bad_batch: Callable[[int | None], None],
     profile: tuple[int, int] | None = None,
 ) -> list[keras.callbacks.Callback]:
     """Makes the callbacks that every run has.
@@ -41,12 +42,14 @@ def make_callbacks(
         monitor: metric that the best epoch minimises, such as "val_loss".
         progress: position of the run.
         first_best_epoch: first epoch that may become the best one.
+        find_bad_batch: called with a step (from 0), or None for the validation, if a loss is not finite; raises an
+            error that explains it if the data are the cause.
         profile: first and last step to trace.
     """
     history = _RunHistory()
     callbacks: list[keras.callbacks.Callback] = [
         history,
-        _StopAtNonFiniteLoss(progress),
+        _StopAtNonFiniteLoss(progress, find_bad_batch),
         _SaveModel(model, workdir and workdir / LAST_MODEL),
         _SaveModel(model, workdir and workdir / BEST_MODEL, first_epoch=first_best_epoch, monitor=monitor),
         *([_WriteCurves(history, workdir)] if workdir else []),
@@ -92,9 +95,9 @@ class _SaveModel(StatefulCallback):
 
 
 class _StopAtNonFiniteLoss(keras.callbacks.Callback):
-    def __init__(self, progress: Progress) -> None:
+    def __init__(self, progress: Progress, find_bad_batch: Callable[[int | None], None]) -> None:
         super().__init__()
-        self._progress = progress
+        self._progress, self._find_bad_batch = progress, find_bad_batch
 
     def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
         self._first_step = self._progress.step
@@ -102,10 +105,21 @@ class _StopAtNonFiniteLoss(keras.callbacks.Callback):
     def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
         loss = (logs or {}).get("loss", 0.0)
         if not math.isfinite(loss):
-            step = Progress(self._progress.epoch, self._first_step + batch + 1, self._progress.steps_per_epoch)
+            progress = self._progress
+            position = Progress(progress.epoch, self._first_step + batch + 1, progress.steps_per_epoch)
+            self._find_bad_batch(position.total_steps - 1)
             raise FloatingPointError(
-                f"The loss is {loss} at {step}. Training has stopped; the workdir has the models of the epochs "
+                f"The loss is {loss} at {position}. Training has stopped; the workdir has the models of the epochs "
                 "before. Try a lower learning rate or a longer warm-up, in another workdir."
+            )
+
+    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
+        loss = (logs or {}).get("val_loss", 0.0)
+        if not math.isfinite(loss):
+            self._find_bad_batch(None)
+            raise FloatingPointError(
+                f"The validation loss is {loss} after epoch {epoch + 1}. Training has stopped; the workdir has the "
+                "models of the epochs before. Try a lower learning rate or a longer warm-up, in another workdir."
             )
 
 

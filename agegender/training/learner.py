@@ -4,7 +4,9 @@ from collections.abc import Mapping
 from typing import Any
 
 import keras
+from keras import ops
 
+from agegender.models.contract import is_valid, name_targets
 from agegender.models.losses import compile_losses
 from agegender.schema import AGE, AGE_DISTRIBUTION, GENDER, IMAGE
 
@@ -18,9 +20,34 @@ def expose_distribution(model: keras.Model) -> keras.Model:
     return keras.Model(model.inputs[0], {**model.output, AGE: age})
 
 
+class Learner(keras.Model):
+    """The model that `fit` is called on.
+
+    Targets may be a dict or a tuple in the order of the heads. For a batch that breaks the data contract, the loss is
+    NaN, at which training stops.
+    """
+
+    def compute_loss(
+        self, x: Any = None, y: Any = None, y_pred: Any = None, sample_weight: Any = None, training: bool = True
+    ) -> Any:
+        """As in Keras."""
+        targets = name_targets(y, list(y_pred))
+        loss = super().compute_loss(x, targets, y_pred, _name_weights(sample_weight, y_pred), training)
+        return ops.where(is_valid(x, targets), loss, float("nan"))
+
+    def compute_metrics(self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None) -> Any:
+        """As in Keras."""
+        weights = _name_weights(sample_weight, y_pred)
+        return super().compute_metrics(x, name_targets(y, list(y_pred)), y_pred, weights)
+
+
+def _name_weights(sample_weight: Any, outputs: Mapping[str, Any]) -> Any:
+    return name_targets(sample_weight, list(outputs)) if isinstance(sample_weight, tuple | list) else sample_weight
+
+
 def make_learner(
     model: keras.Model, *, augmentation: keras.layers.Layer | None = None, image_size: int | None = None
-) -> keras.Model:
+) -> Learner:
     """Puts augmentation and resizing in front of a model.
 
     Args:
@@ -29,14 +56,23 @@ def make_learner(
         image_size: size in pixels to which images are resized after the augmentation; None keeps their size.
 
     Returns:
-        A model from uint8 images [batch, size, size, 3] to the outputs of `model`.
+        A learner from uint8 images [batch, size, size, 3] to the outputs of `model`.
+
+    Raises:
+        ValueError: if the trunk does not take images of `image_size`.
     """
     images = keras.Input(model.input_shape[1:], dtype="uint8", name=IMAGE)
     tensor = images if augmentation is None else augmentation(images)
     if image_size not in (None, model.input_shape[1]):
         tensor = keras.layers.Resizing(image_size, image_size, antialias=True, dtype="float32", name="resized")(tensor)
-        model = _rebuild_at_size(model, image_size)
-    return keras.Model(images, model(tensor), name="learner")
+        try:
+            model = _rebuild_at_size(model, image_size)
+        except ValueError as error:
+            raise ValueError(
+                f"`image_sizes` must be large enough for the trunk: its layers leave nothing of {image_size} pixels. "
+                f"Received: image_size={image_size}"
+            ) from error
+    return Learner(images, model(tensor), name="learner")
 
 
 def _rebuild_at_size(model: keras.Model, size: int) -> keras.Model:
@@ -53,14 +89,14 @@ def _rebuild_at_size(model: keras.Model, size: int) -> keras.Model:
 
 
 def compile_learner(
-    learner: keras.Model,
+    learner: Learner,
     optimizer: keras.optimizers.Optimizer,
     loss_weights: Mapping[str, float] | None = None,
-) -> keras.Model:
+) -> Learner:
     """Compiles a learner with the joint loss and one metric per head; both honour `sample_weight`.
 
     Args:
-        learner: from `make_learner`, or the part of a model behind cached trunk features.
+        learner: from `make_learner`, or around the part of a model behind cached trunk features.
         optimizer: as in Keras.
         loss_weights: as in `losses.compile_losses`.
     """

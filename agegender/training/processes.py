@@ -151,8 +151,5 @@ def all_reduce_max(number: int) -> int:
 
 def is_peer_failure(error: BaseException) -> bool:
     """Whether an error of JAX, in one of several processes, is most likely due to another one that ended."""
-    if process_count() == 1:
-        return False
-    import jax
-
-    return isinstance(error, jax.errors.JaxRuntimeError)
+    jax = sys.modules.get("jax")  # an error of JAX comes after its import
+    return jax is not None and isinstance(error, jax.errors.JaxRuntimeError) and process_count() > 1

@@ -5,12 +5,15 @@ Keras's `fit` is the training loop. It is called once per stage, and once for th
 
 import contextlib
 import dataclasses
+import functools
+import itertools
 import json
 import pathlib
 import shutil
 import sys
 import time
-from collections.abc import Iterable, Mapping
+import types
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import keras
@@ -27,11 +30,12 @@ from agegender.training.checkpoints import (
     load_checkpoint_from_chief,
     load_newest_checkpoint,
 )
+from agegender.training.data import find_invalid_batch, iterate_batches, skip_batches
 from agegender.training.processes import broadcast_from_chief, is_chief
+from agegender.training.renew import has_trainable_batch_norm, renew_saved_models
 from agegender.training.resume import CheckpointCallback, Progress, StatefulCallback, TrainingState
 from agegender.training.run_record import list_differences
 from agegender.training.signals import StopSignals, explain_errors, lock_workdir
-from agegender.training.skip_batches import skip_batches
 from agegender.training.stages import Stage
 
 
@@ -41,24 +45,26 @@ class Run:
 
     Attributes:
         model: the model that is trained and saved.
+        data: training data, from the first step.
+        validation: validation data, or None.
         stages: all epochs of the run.
         learners: the compiled model of each stage; all share one optimizer.
         steps_per_epoch: batches per epoch.
         workdir: folder of the run.
         settings: what must not change when the run is resumed.
         run_info: further entries of run.json.
-        monitor: metric that the best epoch minimises.
         checkpoints: when to write checkpoints.
     """
 
     model: keras.Model
+    data: Any
+    validation: Any
     stages: list[Stage]
     learners: list[keras.Model]
     steps_per_epoch: int
     workdir: pathlib.Path
     settings: Mapping[str, Any]
     run_info: Mapping[str, Any]
-    monitor: str
     checkpoints: CheckpointPolicy
 
     @property
@@ -92,7 +98,7 @@ def check_workdir(workdir: pathlib.Path) -> None:
 
 def run_training(
     run: Run,
-    data: contextlib.AbstractContextManager[tuple[Any, Any]],
+    inputs: contextlib.AbstractContextManager[tuple[Any, Any]],
     *,
     started: float,
     callbacks: Iterable[keras.callbacks.Callback] = (),
@@ -103,7 +109,7 @@ def run_training(
 
     Args:
         run: what to train.
-        data: yields training and validation data once the weights are restored.
+        inputs: yields training and validation data for the learners, once the weights are restored.
         started: `time.monotonic()` when `train` was called.
         callbacks: further callbacks.
         profile: first and last step of the first epoch to trace.
@@ -128,9 +134,10 @@ def run_training(
         ours = make_callbacks(
             run.model,
             run.workdir if is_chief() else None,
-            monitor=run.monitor,
+            monitor="loss" if run.validation is None else "val_loss",
             progress=progress,
             first_best_epoch=run.stages[-1].first_epoch,
+            find_bad_batch=functools.partial(_find_bad_batch, run),
             profile=None if resumed else profile,
         )
         saver = CheckpointCallback(
@@ -155,19 +162,20 @@ def run_training(
                     sweep(folder)
             if not resumed:
                 saver.save()  # a run that is started again then begins with the same random weights
-            with data as (training_data, validation_data):
+            with inputs as (data, validation):
                 if is_chief():
                     run_record.record_seconds(run.workdir, "set_up", time.monotonic() - started)
                 with signals:
                     _fit_stages(
                         run,
-                        training_data,
+                        data,
                         progress,
-                        validation_data=validation_data,
+                        validation_data=validation,
                         callbacks=[*ours, *callbacks, saver],
                         verbose=verbose if is_chief() else 0,
                     )
         if is_chief():
+            _renew_batch_norm(run)
             run_record.mark_finished(run.workdir)
             shutil.rmtree(run.folder)
     return next(callback for callback in ours if isinstance(callback, keras.callbacks.History))
@@ -240,3 +248,29 @@ def _fit_stages(run: Run, data: Any, progress: Progress, **options: Any) -> None
                 shuffle=False,  # the dataset is shuffled already
                 **options,
             )
+
+
+def _find_bad_batch(run: Run, step: int | None) -> None:
+    """Raises ContractError if the batch of a step, or a batch of the validation data, breaks the data contract."""
+    check = functools.partial(find_invalid_batch, heads=list(run.model.output), image_size=run.model.input_shape[1])
+    if step is None:
+        check(iterate_batches(run.validation), where="Batch {} of `validation`")
+    elif not isinstance(run.data, types.GeneratorType):  # its batch is gone
+        position = Progress(*divmod(step, run.steps_per_epoch), run.steps_per_epoch)
+        position.step += 1
+        batches = iterate_batches(skip_batches(run.data, step, run.steps_per_epoch))
+        check(itertools.islice(batches, 1), where=f"The batch of {position}")
+
+
+def _renew_batch_norm(run: Run) -> None:
+    if not has_trainable_batch_norm(run.model):
+        return
+    if isinstance(run.data, types.GeneratorType):
+        print("Statistics of batch normalisation are not renewed: a generator cannot be read again.", file=sys.stderr)
+        return
+
+    def read_images() -> Iterator[Any]:
+        batches = iterate_batches(skip_batches(run.data, 0, run.steps_per_epoch))
+        return (images for images, *_ in itertools.islice(batches, run.steps_per_epoch))
+
+    renew_saved_models(run.workdir, run.model, read_images)

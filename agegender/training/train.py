@@ -15,20 +15,22 @@ import pathlib
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 import keras
 
 from agegender.models.losses import complete_loss_weights
 from agegender.training import trunk_cache
 from agegender.training.checkpoints import CheckpointPolicy
-from agegender.training.learner import compile_learner, expose_distribution, make_learner
+from agegender.training.data import check_data, repeat_checked_batches, skip_batches
+from agegender.training.learner import Learner, compile_learner, expose_distribution, make_learner
 from agegender.training.optimizer import make_optimizer
 from agegender.training.processes import device_count, process_count
 from agegender.training.run import Run, check_workdir, run_training
 from agegender.training.run_record import to_json
-from agegender.training.skip_batches import skip_batches
 from agegender.training.stages import list_stages
+
+_SET_LEARNING_RATE: Final = (keras.callbacks.ReduceLROnPlateau, keras.callbacks.LearningRateScheduler)
 
 
 def train(
@@ -57,9 +59,11 @@ def train(
     only `verbose`, `profile`, `checkpoints` and `callbacks` may change; your own callbacks start anew.
 
     Args:
-        model: from `build_model`. Trained in place; ends with the weights of the last epoch.
+        model: from `build_model`. Trained in place; ends with the weights of the last epoch. The statistics of batch
+            normalisation in the trunk are renewed at the end, on images without augmentation.
         data: batches of (images, targets) or (images, targets, sample_weight), as from
-            `load_utkface(..., training=True)`: a `tf.data.Dataset`, a `keras.utils.PyDataset` or a generator.
+            `load_utkface(..., training=True)`: a `tf.data.Dataset`, a `keras.utils.PyDataset` or a generator. Images
+            are uint8 in 0..255, targets a dict or a tuple in the order of the heads; see `agegender.models.contract`.
         validation: the same, finite. Without it, the training loss decides which epoch is the best.
         workdir: folder of the run; created if it does not exist.
         epochs: number of epochs, 1 or more.
@@ -84,6 +88,7 @@ def train(
         Keras's History of all epochs, such as `history.history["val_age_mae"][-1]`.
 
     Raises:
+        ContractError: a ValueError, for data that break the contract; names the batch.
         ValueError: for arguments out of range, `cache_trunk` without a frozen layer, and other settings than those of
             the run in the folder; names them.
         OSError: if the disk is full or data are lost; the last checkpoint is kept.
@@ -109,24 +114,33 @@ def train(
     stages = list_stages(image_sizes, epochs, model.input_shape[1], cache_trunk)
     _check_cache_trunk(cache_trunk, epochs)
     _check_profile(profile, steps_per_epoch)
-    _check_data(data, model)
     _check_batch_size(data)
     optimizer = optimizer or make_optimizer(steps=epochs * steps_per_epoch)
-    _check_optimizer(optimizer)
+    callbacks = list(callbacks)
+    _check_optimizer(optimizer, callbacks)
     if process_count() == 1:  # otherwise process 0 checks and tells the others
         check_workdir(workdir)
+    data = check_data(data, list(model.output), model.input_shape[1], "data")
+    if validation is not None:
+        validation = check_data(validation, list(model.output), model.input_shape[1], "validation")
 
     # Build and compile one learner per stage; all share their weights and the optimizer.
     full_model = expose_distribution(model)
     frozen, rest = trunk_cache.split_model(full_model) if cache_trunk else (None, None)
     learners: list[keras.Model] = []
     for stage in stages:
-        learner = rest or make_learner(full_model, augmentation=augmentation, image_size=stage.image_size)
+        learner = (
+            Learner(rest.input, rest.output)
+            if rest
+            else make_learner(full_model, augmentation=augmentation, image_size=stage.image_size)
+        )
         # `compile` may wrap the optimizer for loss scaling; the other stages need the wrapped one.
         learners.append(compile_learner(learner, learners[0].optimizer if learners else optimizer, loss_weights))
 
     run = Run(
         model=model,
+        data=data,
+        validation=validation,
         stages=stages,
         learners=learners,
         steps_per_epoch=steps_per_epoch,
@@ -150,12 +164,11 @@ def train(
             }
         ),
         run_info=run_info or {},
-        monitor="loss" if validation is None else "val_loss",
         checkpoints=checkpoints or CheckpointPolicy(),
     )
     inputs: contextlib.AbstractContextManager[tuple[Any, Any]] = contextlib.nullcontext((data, validation))
     if frozen is not None:
-        inputs = _cache_features(run, frozen, data, validation, augmentation, cache_trunk, verbosity)
+        inputs = _cache_features(run, frozen, augmentation, cache_trunk, verbosity)
     return run_training(run, inputs, started=started, callbacks=callbacks, profile=profile, verbose=verbosity)
 
 
@@ -163,18 +176,16 @@ def train(
 def _cache_features(
     run: Run,
     frozen: keras.Model,
-    data: Any,
-    validation: Any,
     augmentation: keras.layers.Layer | None,
     cached_epochs: int,
     verbose: int,
 ) -> Iterator[tuple[Any, Any]]:
     """Yields training and validation data as features, from a folder that exists while training runs."""
-    steps = run.steps_per_epoch
+    steps, heads, size = run.steps_per_epoch, list(run.model.output), run.model.input_shape[1]
     with trunk_cache.temporary_folder(run.workdir) as folder:
         features = trunk_cache.cache_features(
             frozen,
-            skip_batches(data, 0, steps),
+            repeat_checked_batches(skip_batches(run.data, 0, steps), heads, size, "data"),
             folder / "train",
             steps_per_epoch=steps,
             cached_epochs=cached_epochs,
@@ -182,9 +193,14 @@ def _cache_features(
             augmentation=augmentation,
             verbose=verbose,
         )
+        validation = run.validation
         if validation is not None:
             validation = trunk_cache.cache_features(
-                frozen, validation, folder / "validation", steps_per_epoch=len(validation), verbose=verbose
+                frozen,
+                repeat_checked_batches(validation, heads, size, "validation"),
+                folder / "validation",
+                steps_per_epoch=len(validation),
+                verbose=verbose,
             )
         yield features, validation
 
@@ -230,27 +246,20 @@ def _check_profile(profile: tuple[int, int] | None, steps_per_epoch: int) -> Non
         raise ValueError(f"`profile` works on TensorFlow and JAX. Received: the backend {keras.backend.backend()!r}")
 
 
-def _check_optimizer(optimizer: keras.optimizers.Optimizer) -> None:
+def _check_optimizer(optimizer: keras.optimizers.Optimizer, callbacks: Sequence[keras.callbacks.Callback]) -> None:
     if optimizer.use_ema:
         raise ValueError(
             "`optimizer` must not average the weights: Keras would overwrite them at the end of each stage. "
             "Received: use_ema=True"
         )
-
-
-def _check_data(data: Any, model: keras.Model) -> None:
-    spec = getattr(data, "element_spec", None)  # of a tf.data.Dataset
-    if spec is not None and set(spec[1]) != set(model.output):
-        raise ValueError(
-            f"`data` must have targets for the heads of the model, {sorted(model.output)}; `load_utkface` takes "
-            f"them as `heads`. Received targets: {sorted(spec[1])}"
-        )
-    size, received = model.input_shape[1], spec and spec[0].shape[1]
-    if received not in (None, size):
-        raise ValueError(
-            f"`data` must have images of {size} pixels a side, as the model: `load_utkface(..., image_size={size})`. "
-            f"Received: {received} pixels"
-        )
+    has_schedule = isinstance(optimizer.get_config()["learning_rate"], dict)
+    for callback in callbacks:
+        if has_schedule and isinstance(callback, _SET_LEARNING_RATE):
+            raise ValueError(
+                f"{type(callback).__name__} sets the learning rate, which needs an optimizer with a constant one: "
+                "`optimizer=keras.optimizers.AdamW(3e-4)`. Received: an optimizer with a learning rate schedule, as "
+                "`make_optimizer` makes by default"
+            )
 
 
 def _check_batch_size(data: Any) -> None:

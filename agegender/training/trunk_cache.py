@@ -13,10 +13,11 @@ Before its last block, VGG16 has 147 KB of features per image of 200 px in bfloa
 """
 
 import contextlib
+import itertools
 import os
 import pathlib
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, Final
 
 import keras
@@ -136,7 +137,7 @@ def temporary_folder(workdir: pathlib.Path) -> Iterator[pathlib.Path]:
 
 def cache_features(
     frozen: keras.Model,
-    batches: Any,
+    batches: Iterable[tuple[Any, ...]],
     folder: str | os.PathLike,
     *,
     steps_per_epoch: int,
@@ -149,7 +150,7 @@ def cache_features(
 
     Args:
         frozen: from `split_model`.
-        batches: (images, targets) or (images, targets, sample_weight); iterated again when they end.
+        batches: `cached_epochs` times `steps_per_epoch` of (images, targets) or (images, targets, sample_weight).
         folder: one file per tensor is written to it; created if it does not exist.
         steps_per_epoch: batches per epoch.
         cached_epochs: number of epochs to compute, K.
@@ -164,13 +165,11 @@ def cache_features(
         OSError: if the disk has too little free space; nothing is written then.
     """
     folder = pathlib.Path(folder)
-    batches = _repeat_batches(batches)
     arrays: list[np.ndarray] = []
     steps = cached_epochs * steps_per_epoch
     progress_bar = keras.utils.Progbar(steps, verbose=verbose, unit_name="batch")
     written = 0
-    for step in range(steps):
-        images, *labels = next(batches)
+    for step, (images, *labels) in enumerate(itertools.islice(batches, steps)):
         inputs = images if augmentation is None else augmentation(images, training=True)
         features = keras.tree.flatten(frozen.predict_on_batch(inputs))
         count = len(features[0])
@@ -190,14 +189,6 @@ def cache_features(
         batch_size=batch_size,
         epochs=epochs,
     )
-
-
-def _repeat_batches(batches: Any) -> Iterator[tuple[Any, ...]]:
-    while True:
-        if isinstance(batches, keras.utils.PyDataset):
-            yield from (batches[index] for index in range(len(batches)))
-        else:
-            yield from batches
 
 
 def _create_files(folder: pathlib.Path, features: list[np.ndarray], count: int) -> list[np.ndarray]:

@@ -25,8 +25,8 @@ import agegender as ag
 from agegender.models.batch_norm import add_batch_norm
 from agegender.training import run_record
 from agegender.training.checkpoints import CheckpointPolicy
+from agegender.training.data import skip_batches
 from agegender.training.run import check_workdir
-from agegender.training.skip_batches import skip_batches
 
 ROOT = pathlib.Path(__file__).parents[2]
 STEPS = 4

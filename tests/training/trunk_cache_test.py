@@ -104,7 +104,7 @@ def test_recorded_epochs_are_those_of_a_run_without_a_cache(tmp_path: pathlib.Pa
 def test_weights_of_images_are_recorded_with_them(tmp_path: pathlib.Path) -> None:
     frozen, _ = trunk_cache.split_model(build())
     weighed = [(*batch, np.full((4, 1), step, "float32")) for step, batch in enumerate(batches())]
-    replayed = trunk_cache.cache_features(frozen, Listed(weighed), tmp_path, steps_per_epoch=3)
+    replayed = trunk_cache.cache_features(frozen, weighed, tmp_path, steps_per_epoch=3)
     assert len(replayed) == 3
     for step, (_, targets, weights) in enumerate(weighed):
         _, again, given = replayed[step]
@@ -116,7 +116,7 @@ def test_later_epochs_replay_the_same_images_in_another_order(tmp_path: pathlib.
     frozen, _ = trunk_cache.split_model(build())
     replayed = trunk_cache.cache_features(
         frozen,
-        Listed(batches()),
+        batches() * 2,
         tmp_path,
         steps_per_epoch=3,
         cached_epochs=2,
