@@ -24,7 +24,7 @@ matplotlib.use("Agg")
 from matplotlib import pyplot
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent.parent / "datasets"))  # `datasets` is somebody else's package
-from utkface import intake, near_duplicates, sources
+from utkface import collect, near_duplicates, sources
 
 _MANUAL_DIR = flags.DEFINE_string("manual_dir", None, "The folder of the images, as for `tfds build`.", required=True)
 _PLOT = flags.DEFINE_string("plot", None, "Where to draw the distances, a PNG; nothing is drawn without it.")
@@ -94,7 +94,7 @@ def fitted(images: Sequence[Image.Image]) -> NDArray[np.floating]:
 def share_found(originals: NDArray[np.uint8], altered: NDArray[np.uint8]) -> float:
     """Returns how many of the altered thumbnails are paired with their own original, as a share."""
     count = len(originals)
-    pairs = near_duplicates.same_photograph(np.concatenate([originals, altered]))
+    pairs = near_duplicates.find_matches(np.concatenate([originals, altered]))
     return float(np.mean(np.isin(np.arange(count), pairs[pairs[:, 1] - pairs[:, 0] == count, 0])))
 
 
@@ -104,7 +104,7 @@ def likeness(all_thumbnails: NDArray[np.uint8], pairs: NDArray[np.intp], mirrore
     for chunk in range(0, len(pairs), 512):
         (first, second), turn = all_thumbnails[pairs[chunk : chunk + 512].T], mirrored[chunk : chunk + 512]
         first = np.where(turn[:, None, None], first[:, :, ::-1], first)
-        found.append(near_duplicates.likeness(first.astype(np.float32), second.astype(np.float32)))
+        found.append(near_duplicates.correlations(first.astype(np.float32), second.astype(np.float32)))
     return np.concatenate(found)
 
 
@@ -112,7 +112,7 @@ def draw(path: str, pairs: NDArray, altered: dict[str, NDArray]) -> None:
     """Draws how many pairs of the data set have which likeness, and where altered copies lie."""
     figure, axes = pyplot.subplots(1, 2, figsize=(11, 4), layout="constrained", sharey=True)
     titles = ("as they lie, 16 x 16 pixels", "one registered on the other, 32 x 32 pixels")
-    bounds = (near_duplicates.SAME_AS_THEY_LIE, near_duplicates.SAME_REGISTERED)
+    bounds = (near_duplicates.MIN_CORRELATION, near_duplicates.MIN_REGISTERED)
     for column, (axis, title, bound) in enumerate(zip(axes, titles, bounds, strict=True)):
         bins = np.linspace(0.94, 1.0001, 61)
         axis.hist(pairs[:, column], bins, color="0.75", label="pairs of the data set")
@@ -129,14 +129,14 @@ def main(argv: Sequence[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"No arguments beside flags. Received: {argv[1:]}")
     with tempfile.TemporaryDirectory() as scratch:
-        forms = sources.find_forms(pathlib.Path(_MANUAL_DIR.value), "aligned_cropped")
-        taken = intake.take_in(forms, pathlib.Path(scratch))
+        forms = sources.find_sources(pathlib.Path(_MANUAL_DIR.value), "aligned_cropped")
+        taken = collect.collect_images(forms, pathlib.Path(scratch))
         chosen = np.random.default_rng(0).permutation(len(taken.paths))[: _SAMPLE.value]
         images = []
-        with taken.images.open("rb") as file:
+        with taken.data_file.open("rb") as file:
             for start, end in taken.spans[chosen]:
                 file.seek(start)
-                images.append(Image.fromarray(intake.decode(file.read(end - start))))
+                images.append(Image.fromarray(collect.decode_jpeg(file.read(end - start))))
         if _FIT.value:
             target = pathlib.Path(near_duplicates.__file__).with_name("projection.csv")
             np.savetxt(target, fitted(images) + 0.0, fmt="%.3f", delimiter=",")
@@ -159,7 +159,7 @@ def report(all_thumbnails: NDArray[np.uint8], images: Sequence[Image.Image]) -> 
             f"{name:40} {share_found(originals, copies):7.1%} {np.quantile(altered[name][:, 1], 0.01):27.4f}",
             flush=True,
         )
-    pairs, mirrored = near_duplicates.candidates(all_thumbnails, np.arange(len(all_thumbnails)))
+    pairs, mirrored = near_duplicates.find_candidates(all_thumbnails, np.arange(len(all_thumbnails)))
     found = likeness(all_thumbnails, pairs, mirrored)
     edges = [-1, 0.9, 0.95, 0.96, 0.97, 0.975, 0.98, 0.985, 0.988, 0.99, 0.992, 0.995, 0.998, 1.001]
     print(f"\n{len(all_thumbnails):,} images, {len(pairs):,} candidate pairs")

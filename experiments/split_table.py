@@ -49,7 +49,7 @@ def rows(data_dirs: Sequence[str]) -> list[dict[str, str]]:
         for form, built in enumerate(forms)
         for name, group in sorted(built.items())
     ]
-    groups = splits.groups([labels.parse_name(name).stem for name in names], np.array(pairs), {})
+    groups = splits.assign_groups([labels.parse_name(name).stem for name in names], np.array(pairs), {})
     return [
         {"file_name": name, "split": splits.split_of(group), "fold": str(splits.fold_of(group)), "group": group}
         for name, group in zip(names, groups, strict=True)

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from . import intake, sources
+from . import collect, sources
 
 
 def jpeg(seed: int, *, side: int = 16, mode: str = "RGB", kind: str = "JPEG", **options: Any) -> bytes:
@@ -103,8 +103,11 @@ SKIPPED: dict[str, tuple[Callable[[pathlib.Path], None], str]] = {
     "member-of-a-tar-that-inflates": (archive("UTKFace.tar.gz", lambda: tarred(NAME, BOMB)), "larger than 100 MB"),
     "file-of-fifty-gigabytes-of-nothing": (sparse, "larger than 100 MB"),
     "archive-in-an-archive": (archive("UTKFace.zip", lambda: zipped("more.zip", zipped(NAME, b"x"))), "not named .jpg"),
-    "archive-that-is-named-as-a-image": (file(lambda: zipped("a", b"b")), "not JPEG inside"),
-    "tar-named-as-a-image-in-a-zip": (archive("x.zip", lambda: zipped(NAME, tarred("a", b"b"))), "not JPEG inside"),
+    "archive-that-is-named-as-a-image": (file(lambda: zipped("a", b"b")), "zip inside, not JPEG"),
+    "tar-named-as-a-image-in-a-zip": (
+        archive("x.zip", lambda: zipped(NAME, tarred("a", b"b"))),
+        "gzip inside, not JPEG",
+    ),
     "age-of-five-thousand-digits": (
         archive("UTKFace.zip", lambda: zipped("9" * 5000 + "_0_0_1.jpg", jpeg(9))),
         "the name is not [age]_[gender]_[race]_[timestamp]",
@@ -116,7 +119,9 @@ SKIPPED: dict[str, tuple[Callable[[pathlib.Path], None], str]] = {
     "name-written-backwards": (file(jpeg(9), "20_0_0_1\u202egpj.exe"), "not named .jpg"),
     "name-that-is-no-text": (file(jpeg(9), os.fsdecode(b"\xff\xfe.jpg")), "the name is not"),
     "jpeg-of-five-hundred-scans": (file(scans), "more than 100 scans"),
-    "jpeg-that-says-65500-squared": (file(lambda: says(65_500, 65_500)), "does not decode"),
+    "jpeg-that-says-65500-squared": (file(lambda: says(65_500, 65_500)), "more than 100 million pixels"),
+    "jpeg-of-a-kilobyte-that-says-13000-squared": (file(lambda: says(13_000, 13_000)), "more than 100 million pixels"),
+    "jpeg-one-pixel-beyond-the-limit": (file(lambda: says(10_000, 10_001)), "more than 100 million pixels"),
     "jpeg-of-no-width": (file(lambda: says(0, 16)), "does not decode"),
     "gif-with-a-script": (file(jpeg(9, kind="GIF") + b"*/alert(1)"), "GIF inside, not JPEG"),
     "svg": (file(b"<svg><script>alert(1)</script></svg>"), "not JPEG inside"),
@@ -139,10 +144,10 @@ def manual_dir(tmp_path: pathlib.Path) -> pathlib.Path:
     return tmp_path / "manual"
 
 
-def take_in(manual_dir: pathlib.Path) -> intake.Intake:
+def collect_from(manual_dir: pathlib.Path) -> collect.Collection:
     scratch = manual_dir.with_name("scratch")
     scratch.mkdir(exist_ok=True)
-    return intake.take_in(sources.find_forms(manual_dir, "aligned_cropped"), scratch)
+    return collect.collect_images(sources.find_sources(manual_dir, "aligned_cropped"), scratch)
 
 
 @pytest.mark.parametrize("name", SKIPPED)
@@ -152,9 +157,9 @@ def test_the_builder_skips_what_is_hostile_with_a_reason_and_keeps_the_good(
     make, reason = SKIPPED[name]
     make(manual_dir)
     before = {path: path.stat() for path in manual_dir.parent.rglob("*")}
-    taken = take_in(manual_dir)
-    assert sorted(map(intake.file_name, taken.paths)) == sorted(GOOD)
-    (refused,) = taken.skipped
+    collected = collect_from(manual_dir)
+    assert sorted(map(os.path.basename, collected.paths)) == sorted(GOOD)
+    (refused,) = collected.skipped
     assert reason in refused.reason and refused.reason.isprintable()
     assert {path for path in manual_dir.parent.rglob("*") if "scratch" not in path.parts} == set(before)
 
@@ -179,7 +184,7 @@ REFUSED: dict[str, tuple[Callable[[pathlib.Path], None], str]] = {
         instead(lambda at: (at / "UTKFace").symlink_to("UTKFace")),
         "Found there: UTKFace. Looked for",
     ),
-    "another-form-with-other-faces": (
+    "another-source-with-other-faces": (
         lambda at: written(at, "crop_part1.zip", zipped("3_0_0_20173.jpg", jpeg(99))),
         "are different images",
     ),
@@ -193,6 +198,6 @@ def test_the_builder_refuses_a_hostile_source_and_leaves_it_as_it_was(manual_dir
     make(manual_dir)
     before = sorted(manual_dir.rglob("*"))
     with pytest.raises((ValueError, FileNotFoundError)) as error:
-        take_in(manual_dir)
+        collect_from(manual_dir)
     assert words in str(error.value) and len(str(error.value).splitlines()) == 1
     assert sorted(manual_dir.rglob("*")) == before

@@ -1,7 +1,7 @@
-"""The labels of a image, read from its file name.
+"""Reads the labels of an image from its file name.
 
-UTKFace has no table of labels: `[age]_[gender]_[race]_[timestamp].jpg`, or `.jpg.chip.jpg` once aligned and cropped, is
-all there is. A name that does not say all four is never guessed at; the image is skipped and the reason is told.
+UTKFace has no table of labels, only names: `[age]_[gender]_[race]_[timestamp].jpg`, or `.jpg.chip.jpg` once aligned and
+cropped. An image whose name lacks one of the four is skipped.
 """
 
 import re
@@ -13,18 +13,18 @@ RACES: Final = ("White", "Black", "Asian", "Indian", "Others")
 MIN_AGE: Final = 0
 MAX_AGE: Final = 116
 
-# Some images of the published set have a blank before, or no full stop in front of, the first "jpg":
+# Some images of the published set have a blank before the first "jpg", or no full stop:
 # `24_0_1_20170116220224657 .jpg.chip.jpg`, `55_0_0_20170116232725357jpg.chip.jpg`. Their labels are complete.
 _JPEG_NAME: Final = re.compile(r"(?P<stem>.*?) ?\.?jpe?g(\.chip\.jpe?g)?", re.IGNORECASE | re.DOTALL)
 _STEM: Final = re.compile(r"([0-9]{1,9})_([0-9]{1,9})_([0-9]{1,9})_([0-9]+)")  # Python reads no number of 5,000 digits
 
 
 class Skipped(Exception):
-    """A file that cannot become an example; the message is the reason, worded alike for every such file."""
+    """A file that cannot become an example. The message is the reason, the same for all such files."""
 
 
 class Labels(NamedTuple):
-    """What a file name says: age in years, the codes of gender and race, and the time of collection as written."""
+    """Age in years, indices of gender and race, and the time of collection as written."""
 
     age: int
     gender: int
@@ -33,15 +33,14 @@ class Labels(NamedTuple):
 
     @property
     def stem(self) -> str:
-        """The name without its extensions: the same in whichever form a image is handed around."""
+        """The name without its extensions."""
         return f"{self.age}_{self.gender}_{self.race}_{self.timestamp}"
 
 
 def parse_name(name: str) -> Labels:
-    """Returns the labels that a file name carries.
+    """Parses the labels in a file name.
 
-    A blank before the extension and a missing full stop before "jpg" are forgiven, for both occur in the published set
-    beside complete labels.
+    A blank before the extension and a missing full stop before "jpg" are accepted: both occur in the published set.
 
     Args:
         name: the file's name without its folders.
@@ -50,7 +49,7 @@ def parse_name(name: str) -> Labels:
         Its labels: age 0 to 116 years, gender 0 or 1, race 0 to 4, timestamp of digits.
 
     Raises:
-        Skipped: if the name is not that of a JPEG image or does not carry all four labels.
+        Skipped: if the name is not that of a JPEG image with all four labels.
 
     >>> parse_name("26_1_2_20170116174525125.jpg.chip.jpg")
     Labels(age=26, gender=1, race=2, timestamp='20170116174525125')

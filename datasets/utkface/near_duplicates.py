@@ -1,17 +1,16 @@
-"""Which images are the same photograph, whatever was done to it: recompressed, resized, mirrored, slightly cropped.
+"""Finds images of the same photograph, also if recompressed, resized, mirrored or slightly cropped.
 
-From coarse to fine, and without comparing all pairs:
+From coarse to fine, without comparing all pairs:
 
-1. every image becomes a grey thumbnail of 32 x 32 pixels;
-2. its lowest frequencies, of unit length, are projected to 16 numbers that a slight crop hardly changes (a linear
-   discriminant analysis of cropped faces, kept in `projection.csv`; `experiments/near_duplicates.py` fits it);
-3. locality-sensitive hashing (Datar et al., SCG 2004) finds the pairs that are close there, also with one of the two
-   mirrored: candidates;
-4. a pair is the same photograph if the thumbnails correlate as they lie at 16 x 16 pixels, or once one is registered
-   on the other at 32 x 32, by shift and scale (Lucas and Kanade, IJCAI 1981).
+1. Each image becomes a grey thumbnail of 32 x 32 pixels.
+2. Its lowest frequencies, of unit length, are projected to 16 numbers that a slight crop hardly changes (a linear
+   discriminant analysis of cropped faces in `projection.csv`; `experiments/near_duplicates.py` fits it).
+3. Locality-sensitive hashing (Datar et al., SCG 2004) finds candidates: pairs that are close there, one of the two
+   mirrored or not.
+4. A candidate is a match if the thumbnails correlate at 16 x 16 pixels, or at 32 x 32 after one is registered on the
+   other by shift and scale (Lucas and Kanade, IJCAI 1981).
 
-Correlation is that of grey values about their mean (Pearson's), so brightness and contrast do not count. The card of
-the data set, README.md, shows the distances that justify the thresholds.
+Correlation is Pearson's, so brightness and contrast do not count. README.md explains the thresholds.
 """
 
 import functools
@@ -28,18 +27,18 @@ Floats = NDArray[np.floating]  # float32 throughout
 Pairs = NDArray[np.intp]  # [pairs, 2], indices, the smaller first
 
 SIDE: Final = 32  # pixels of a thumbnail
-SAME_AS_THEY_LIE: Final = 0.975  # correlation at 16 x 16
-SAME_REGISTERED: Final = 0.988  # correlation at 32 x 32
+MIN_CORRELATION: Final = 0.975  # correlation at 16 x 16
+MIN_REGISTERED: Final = 0.988  # correlation at 32 x 32
 RADIUS: Final = 6.0  # in the projection; its unit is the change that cropping by 4 % makes
 _TABLES, _LEADING, _AXES, _CELL = 16, 14, 8, 5.0  # of the hashing: random grids, each over 8 of the 14 leading axes
-_CROWD: Final = 256  # images in one cell that are compared with each other; more are linked in chains
-_WORTH_REGISTERING: Final = 0.97  # correlation at 16 x 16, registered: what lies below never passes at 32 x 32
-_BLUR: Final = 0.6  # pixels; without it, the correlation would judge the resampling
+_MAX_CELL: Final = 256  # images in a cell that are all compared; of more, each only with the next ones
+_MIN_COARSE: Final = 0.97  # registered correlation at 16 x 16; lower ones never pass at 32 x 32
+_BLUR: Final = 0.6  # pixels; hides differences of resampling
 _FREQUENCIES: Final = 8  # in each direction
-_FLAT: Final = 1.0  # grey levels of standard deviation, below which a thumbnail shows nothing to compare
+_MIN_CONTRAST: Final = 1.0  # standard deviation in grey levels; flatter thumbnails are not compared
 _CHUNK: Final = 512  # pairs or images at a time: memory does not grow with their number
 _STEPS: Final = 3  # of registration
-_MIN_SCALE, _MAX_SCALE, _MAX_SHIFT = 0.86, 1.14, 0.08  # of it; shift as a share of the side
+_MIN_SCALE, _MAX_SCALE, _MAX_SHIFT = 0.86, 1.14, 0.08  # of registration; shift in sides
 
 
 def thumbnail(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -48,44 +47,43 @@ def thumbnail(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return np.asarray(grey.resize((SIDE, SIDE), Image.Resampling.BOX))
 
 
-def same_photograph(thumbnails: NDArray[np.uint8]) -> Pairs:
-    """Returns the pairs of images that show the same photograph.
+def find_matches(thumbnails: NDArray[np.uint8]) -> Pairs:
+    """Returns pairs of images of the same photograph.
 
     Args:
         thumbnails: uint8 [images, 32, 32], of `thumbnail`.
 
     Returns:
-        Enough pairs to connect all that are the same: of images whose thumbnails are equal only the chain from one to
-        the next. Time is close to linear, up to the pairs that are close by chance and have to be compared: a tenth of
-        a build's time for 20,000 images, a third for 200,000.
+        Enough pairs to connect each group; images with equal thumbnails are connected to the first only. Time is
+        nearly linear: a tenth of a build's time for 20,000 images, a third for 200,000.
     """
     first_with: dict[bytes, int] = {}
     last = [first_with.setdefault(_digest(each), index) for index, each in enumerate(thumbnails)]
     copies = np.array([(first, index) for index, first in enumerate(last) if first != index], np.intp).reshape(-1, 2)
-    telling = np.array([index for index in first_with.values() if thumbnails[index].std() >= _FLAT], np.intp)
-    return np.concatenate([copies, np.sort(_similar(thumbnails, telling), axis=1)])
+    distinct = np.array([index for index in first_with.values() if thumbnails[index].std() >= _MIN_CONTRAST], np.intp)
+    return np.concatenate([copies, np.sort(_match_pairs(thumbnails, distinct), axis=1)])
 
 
 def _digest(thumbnail: NDArray[np.uint8]) -> bytes:
     return hashlib.blake2b(thumbnail.tobytes(), digest_size=16).digest()
 
 
-def _similar(thumbnails: NDArray[np.uint8], telling: NDArray[np.intp]) -> Pairs:
-    """Returns the pairs among the images at `telling` that pass one of the two comparisons."""
-    if len(telling) < 2:
+def _match_pairs(thumbnails: NDArray[np.uint8], distinct: NDArray[np.intp]) -> Pairs:
+    """Returns the pairs of the images at `distinct` that pass one of the two comparisons."""
+    if len(distinct) < 2:
         return np.empty((0, 2), np.intp)
-    pairs, mirrored = candidates(thumbnails, telling)
+    pairs, mirrored = find_candidates(thumbnails, distinct)
     passed = np.zeros(len(pairs), bool)
     for chunk in range(0, len(pairs), _CHUNK):
         part = slice(chunk, chunk + _CHUNK)
         first, second = thumbnails[pairs[part, 0]], thumbnails[pairs[part, 1]]
         first = np.where(mirrored[part, None, None], first[:, :, ::-1], first)
-        passed[part] = _same(first.astype(np.float32), second.astype(np.float32))
+        passed[part] = _is_match(first.astype(np.float32), second.astype(np.float32))
     return pairs[passed]
 
 
-def candidates(thumbnails: NDArray[np.uint8], among: NDArray[np.intp]) -> tuple[Pairs, NDArray[np.bool_]]:
-    """Returns the pairs among some that are close in the projection, and whether one of the two has to be mirrored."""
+def find_candidates(thumbnails: NDArray[np.uint8], among: NDArray[np.intp]) -> tuple[Pairs, NDArray[np.bool_]]:
+    """Returns pairs of images that are close in the projection, and whether the first has to be mirrored."""
     count = len(among)
     points = np.empty((2 * count, len(projection())), np.float32)  # those of the mirrored images after the others
     for chunk in range(0, count, _CHUNK):
@@ -95,14 +93,14 @@ def candidates(thumbnails: NDArray[np.uint8], among: NDArray[np.intp]) -> tuple[
     random = np.random.default_rng(0)
     found = np.empty(0, np.intp)
     for _ in range(_TABLES):
-        first, second = _in_one_cell(points, count, random).T
+        first, second = _pairs_in_cells(points, count, random).T
         found = np.union1d(found, first * 2 * count + second)
     first, second = np.divmod(found, 2 * count)
     return among[np.stack([first, second % count], 1)], second >= count
 
 
-def _in_one_cell(points: Floats, count: int, random: np.random.Generator) -> Pairs:
-    """Returns the close pairs among those in one cell of a random grid over some of the leading axes."""
+def _pairs_in_cells(points: Floats, count: int, random: np.random.Generator) -> Pairs:
+    """Returns the close pairs in the cells of a random grid over some of the leading axes."""
     axes = random.choice(_LEADING, _AXES, replace=False)
     key = np.zeros(len(points), np.int64)
     for axis, offset in zip(axes, random.random(_AXES, np.float32), strict=True):
@@ -112,7 +110,7 @@ def _in_one_cell(points: Floats, count: int, random: np.random.Generator) -> Pai
     key = key[order]
     left = np.arange(len(key) - 1)
     found = []
-    for step in range(1, min(_CROWD, len(key))):
+    for step in range(1, min(_MAX_CELL, len(key))):
         left = left[: np.searchsorted(left, len(key) - step)]
         left = left[key[left + step] == key[left]]
         if not len(left):
@@ -127,20 +125,20 @@ def _in_one_cell(points: Floats, count: int, random: np.random.Generator) -> Pai
 
 def spectrum(thumbnails: NDArray[np.uint8]) -> Floats:
     """Returns the 63 lowest frequencies (DCT-II) of thumbnails [images, 32, 32], without their mean, of length 1."""
-    waves = _waves()
+    waves = _cosines()
     frequencies = waves @ thumbnails.astype(np.float32) @ waves.T
     frequencies = frequencies.reshape(len(thumbnails), -1)[:, 1:]
     return frequencies / np.maximum(np.linalg.norm(frequencies, axis=1, keepdims=True), 1e-6)
 
 
 @functools.cache
-def _waves() -> Floats:
+def _cosines() -> Floats:
     at, frequency = np.arange(SIDE) + 0.5, np.arange(_FREQUENCIES)[:, None]
     waves = np.cos(np.pi * frequency * at / SIDE)
     return (waves / np.linalg.norm(waves, axis=1, keepdims=True)).astype(np.float32)
 
 
-MIRROR: Final = np.tile([1, -1], _FREQUENCIES**2 // 2)[1:].astype(np.float32)  # the odd waves turn their sign
+MIRROR: Final = np.tile([1, -1], _FREQUENCIES**2 // 2)[1:].astype(np.float32)  # odd waves change sign
 
 
 @functools.cache
@@ -149,22 +147,22 @@ def projection() -> Floats:
     return np.loadtxt(Path(__file__).with_name("projection.csv"), np.float32, delimiter=",")
 
 
-def _same(first: Floats, second: Floats) -> NDArray[np.bool_]:
-    """Says for pairs of thumbnails, float32 [pairs, 32, 32], whether they are the same photograph."""
-    first_half, second_half = _halved(first), _halved(second)
-    same = _correlation(first_half, second_half) >= SAME_AS_THEY_LIE
-    left = np.flatnonzero(~same)
-    left = left[registered(first_half[left], second_half[left]) >= _WORTH_REGISTERING]
-    same[left] = registered(first[left], second[left]) >= SAME_REGISTERED
+def _is_match(first: Floats, second: Floats) -> NDArray[np.bool_]:
+    """Returns which pairs of thumbnails, float32 [pairs, 32, 32], are the same photograph."""
+    first_half, second_half = _halve(first), _halve(second)
+    same = _correlation(first_half, second_half) >= MIN_CORRELATION
+    rest = np.flatnonzero(~same)
+    rest = rest[registered_correlation(first_half[rest], second_half[rest]) >= _MIN_COARSE]
+    same[rest] = registered_correlation(first[rest], second[rest]) >= MIN_REGISTERED
     return same
 
 
-def likeness(first: Floats, second: Floats) -> Floats:
-    """Returns both correlations, as they lie and registered, of pairs of thumbnails: [pairs, 32, 32] to [pairs, 2]."""
-    return np.stack([_correlation(_halved(first), _halved(second)), registered(first, second)], 1)
+def correlations(first: Floats, second: Floats) -> Floats:
+    """Returns both correlations, plain and registered, of pairs of thumbnails: [pairs, 32, 32] to [pairs, 2]."""
+    return np.stack([_correlation(_halve(first), _halve(second)), registered_correlation(first, second)], 1)
 
 
-def _halved(thumbnails: Floats) -> Floats:
+def _halve(thumbnails: Floats) -> Floats:
     return thumbnails.reshape(len(thumbnails), SIDE // 2, 2, SIDE // 2, 2).mean((2, 4))
 
 
@@ -180,14 +178,14 @@ def _cosine(first: Floats, second: Floats) -> Floats:
     return product / (np.sqrt(first_square * second_square) + 1e-6)
 
 
-def registered(first: Floats, second: Floats) -> Floats:
-    """Returns the correlation of pairs [pairs, side, side] once one is laid on the other, whichever way fits better."""
+def registered_correlation(first: Floats, second: Floats) -> Floats:
+    """Returns the better correlation of pairs [pairs, side, side] with one registered on the other."""
     first, second = (ndimage.gaussian_filter(each, (0, _BLUR, _BLUR), mode="nearest") for each in (first, second))
-    return np.maximum(_lay_on(first, second), _lay_on(second, first))
+    return np.maximum(_register(first, second), _register(second, first))
 
 
-def _lay_on(moving: Floats, fixed: Floats) -> Floats:
-    """Returns the best correlation on the way of a few Gauss-Newton steps in scale and shift, for both directions."""
+def _register(moving: Floats, fixed: Floats) -> Floats:
+    """Returns the best correlation in a few Gauss-Newton steps of scale and shift, vertical and horizontal."""
     side = fixed.shape[-1]
     at = np.arange(side, dtype=np.float32) - (side - 1) / 2
     scale, shift = np.ones((len(fixed), 2), np.float32), np.zeros((len(fixed), 2), np.float32)  # down, across
@@ -196,8 +194,8 @@ def _lay_on(moving: Floats, fixed: Floats) -> Floats:
         position = at * scale[..., None] + shift[..., None]  # of each fixed row and column in the moving image
         inside = np.abs(position) <= side / 2
         mask = (inside[:, 0, :, None] & inside[:, 1, None, :]).astype(np.float32)
-        moved = _between(position[:, 0]) @ moving @ _between(position[:, 1]).transpose(0, 2, 1)
-        best = np.maximum(best, _cosine(_centred(moved, mask), _centred(fixed, mask)))
+        moved = _interpolation(position[:, 0]) @ moving @ _interpolation(position[:, 1]).transpose(0, 2, 1)
+        best = np.maximum(best, _cosine(_subtract_mean(moved, mask), _subtract_mean(fixed, mask)))
         if step < _STEPS:
             change = _gauss_newton(moved, fixed, mask, at)
             scale = np.clip(scale + change[:, :2], _MIN_SCALE, _MAX_SCALE)
@@ -205,8 +203,8 @@ def _lay_on(moving: Floats, fixed: Floats) -> Floats:
     return best
 
 
-def _between(position: Floats) -> Floats:
-    """Returns the weights of linear interpolation, [pairs, side, side], at positions told from the middle."""
+def _interpolation(position: Floats) -> Floats:
+    """Returns weights of linear interpolation, [pairs, side, side], at positions relative to the middle."""
     side = position.shape[-1]
     pixel = np.clip(position + (side - 1) / 2, 0, side - 1)
     return np.maximum(0, 1 - np.abs(pixel[:, :, None] - np.arange(side, dtype=np.float32)))
@@ -216,16 +214,16 @@ def _gauss_newton(moved: Floats, fixed: Floats, mask: Floats, at: Floats) -> Flo
     """Returns the change of (scale down, scale across, shift down, shift across) that makes `moved` like `fixed`."""
     down, across = np.gradient(moved, axis=(1, 2))
     slopes = np.stack([down * at[:, None], across * at, down, across], 1)
-    moved, fixed = _centred(moved, mask), _centred(fixed, mask)
+    moved, fixed = _subtract_mean(moved, mask), _subtract_mean(fixed, mask)
     gain = (moved * fixed).sum((1, 2)) / ((moved**2).sum((1, 2)) + 1e-6)
     left = (fixed - gain[:, None, None] * moved).reshape(len(fixed), at.size**2, 1)
-    slopes = (_centred(slopes, mask[:, None]) * gain[:, None, None, None]).reshape(len(fixed), 4, at.size**2)
+    slopes = (_subtract_mean(slopes, mask[:, None]) * gain[:, None, None, None]).reshape(len(fixed), 4, at.size**2)
     normal = slopes @ slopes.transpose(0, 2, 1)
     damping = 1e-3 * (np.trace(normal, axis1=1, axis2=2) / 4 + 1)
     normal += damping[:, None, None] * np.eye(4, dtype=np.float32)
     return np.linalg.solve(normal, slopes @ left)[:, :, 0]
 
 
-def _centred(values: Floats, mask: Floats) -> Floats:
+def _subtract_mean(values: Floats, mask: Floats) -> Floats:
     count = np.broadcast_to(mask, values.shape).sum((-2, -1), keepdims=True)
     return (values - (values * mask).sum((-2, -1), keepdims=True) / count) * mask

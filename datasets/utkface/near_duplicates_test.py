@@ -51,7 +51,7 @@ def thumbnails(images):
 
 
 def pairs(images):
-    return sorted(tuple(map(int, pair)) for pair in nd.same_photograph(thumbnails(images)))
+    return sorted(tuple(map(int, pair)) for pair in nd.find_matches(thumbnails(images)))
 
 
 @pytest.mark.parametrize("alteration", ALTERED.values(), ids=ALTERED)
@@ -77,7 +77,7 @@ def test_how_many_are_compared_at_a_time_changes_nothing(monkeypatch):
 
 
 def mixed(seed, share, shift):
-    """Thumbnails of a image, and of one that has `share` of it and is moved by so many of 200 pixels."""
+    """Thumbnails of an image, and of one that has `share` of it and is moved by so many of 200 pixels."""
     first, second = (np.asarray(field(each, 220).convert("L"), float) - 128 for each in (seed, seed + 1000))
     second -= first * (first * second).mean() / first.var()
     second = share * first / first.std() + (1 - share**2) ** 0.5 * second / second.std()
@@ -89,15 +89,15 @@ def mixed(seed, share, shift):
 def test_the_same_photograph_correlates_by_so_much_as_it_lies_or_once_registered():
     cases = [(share, shift) for share in (0.95, 0.96, 0.97, 0.98, 0.99, 0.995) for shift in (0, 3, 8)]
     first, second = np.array([mixed(5, *case) for case in cases], np.float32).swapaxes(0, 1)
-    as_they_lie, registered = nd.likeness(first, second).T
-    same = nd._same(first, second)
+    as_they_lie, registered = nd.correlations(first, second).T
+    same = nd._is_match(first, second)
     np.testing.assert_array_equal(same, (as_they_lie >= 0.975) | (registered >= 0.988))
     assert as_they_lie[~same].max() > 0.96 and registered[~same].max() > 0.98 > as_they_lie[same].min()
 
 
 def test_it_does_not_matter_which_of_the_two_is_registered_on_the_other():
     first, second = np.array([mixed(seed, 0.98, 6) for seed in range(4)], np.float32).swapaxes(0, 1)
-    np.testing.assert_array_equal(nd.registered(first, second), nd.registered(second, first))
+    np.testing.assert_array_equal(nd.registered_correlation(first, second), nd.registered_correlation(second, first))
 
 
 def test_equal_thumbnails_are_linked_even_where_there_is_nothing_to_compare():
@@ -109,24 +109,24 @@ def test_a_faint_image_is_compared_and_one_that_shows_nothing_is_not():
     slope = np.linspace(0, 1, 32) * np.linspace(0, 1, 32)[:, None]
     levels = [np.round(level + contrast * slope).astype(np.uint8) for level in (50, 150) for contrast in (1, 30)]
     assert [each.std() < 1 for each in levels] == [True, False, True, False]
-    assert nd.same_photograph(np.stack(levels)).tolist() == [[1, 3]]
+    assert nd.find_matches(np.stack(levels)).tolist() == [[1, 3]]
 
 
 @pytest.mark.parametrize("count", [0, 1])
 def test_fewer_than_two_images_have_no_pairs(count):
-    assert nd.same_photograph(thumbnails([field(1)])[:count]).shape == (0, 2)
+    assert nd.find_matches(thumbnails([field(1)])[:count]).shape == (0, 2)
 
 
 def test_ten_thousand_equal_images_make_no_more_pairs_than_images():
     many = np.repeat(thumbnails([field(1), field(2)]), 5_000, axis=0)
-    assert len(nd.same_photograph(many)) == 9_998
+    assert len(nd.find_matches(many)) == 9_998
 
 
 def test_a_crowd_of_near_copies_stays_one_photograph():
     random = np.random.default_rng(0)
     crowd = np.clip(thumbnails([field(1)]).astype(int) + random.integers(-3, 4, (400, 32, 32)), 0, 255).astype(np.uint8)
     linked = {0}
-    for first, second in sorted(map(tuple, nd.same_photograph(crowd).tolist())):
+    for first, second in sorted(map(tuple, nd.find_matches(crowd).tolist())):
         if linked & {first, second}:
             linked |= {first, second}
     assert len(linked) == 400
@@ -158,4 +158,4 @@ def test_registration_undoes_a_shift_and_a_scale():
     image = field(4)
     first, second = thumbnails([image, cropped(image, 0.05, 0, 0.05, 0.05)]).astype(np.float32)[:, None]
     as_they_lie = np.corrcoef(first.ravel(), second.ravel())[0, 1]
-    assert as_they_lie < 0.98 < 0.99 < nd.registered(first, second)[0]
+    assert as_they_lie < 0.98 < 0.99 < nd.registered_correlation(first, second)[0]

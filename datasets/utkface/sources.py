@@ -1,7 +1,7 @@
-"""Where the images lie: every form of UTKFace in the manual directory, and the files in each.
+"""Finds the archives and folders of UTKFace in the manual directory, and lists the files in each.
 
-Whether several forms say the same is for whoever reads them. Reading goes through a form from one end to the other and
-holds one file at a time: nothing is unpacked to the disk, and only a zip's table of contents grows with the images.
+Each is read from one end to the other, one file at a time: nothing is unpacked to disk, and only a zip's table of
+contents grows with the images.
 """
 
 import contextlib
@@ -16,30 +16,31 @@ import zlib
 from collections.abc import Callable, Iterator
 from gzip import BadGzipFile
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from .labels import Skipped, parse_name
 
 HOMEPAGE: Final = "https://susanqq.github.io/UTKFace/"
 
-_MOST_TOLD: Final = 10  # how many names of what lies in a manual directory without UTKFace an error lists
-_MAX_BYTES: Final = 100_000_000  # of a image; an archive of a kilobyte may hold any number of zeros
+_MAX_LISTED: Final = 10  # names in an error
+_MAX_BYTES: Final = 100_000_000  # of a file
+_STEP: Final = 4096  # compressed bytes read at a time: they may hold 80 MB of zeros
 _TOO_LARGE: Final = f"larger than {_MAX_BYTES // 1_000_000} MB"
 _NOT_A_FILE: Final = "a link or a device, not a file"
 _FOLDER_LINK: Final = "a link to a folder, which is not followed"
 _BAD_TAR: Final = (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError, BadGzipFile)
 _BAD_ZIP: Final = (zipfile.BadZipFile, EOFError, zlib.error, lzma.LZMAError, NotImplementedError, UnicodeDecodeError)
 
-File = tuple[str, Callable[[], bytes]]  # a path inside the form, and what reads it, to be called at once or never
+File = tuple[str, Callable[[], bytes]]  # a path inside the source, and its reader, to be called at once or never
 
 
-class _Names(NamedTuple):
-    """What one configuration is handed around as."""
+class _Layout(NamedTuple):
+    """The names that the sources of one configuration have."""
 
-    meaning: str
+    description: str
     folders: tuple[str, ...]
     archives: tuple[str, ...]
-    by_content: bool  # whether a zip of any other name counts if it holds images, and images beside another form
+    by_content: bool  # whether any zip with images is a source, and images directly in the directory beside others
 
 
 def _archives(*stems: str) -> tuple[str, ...]:
@@ -49,84 +50,86 @@ def _archives(*stems: str) -> tuple[str, ...]:
 _FACES: Final = ("UTKFace", "crop_part1")
 _PARTS: Final = ("part1", "part2", "part3")
 _CONFIGS: Final = {
-    "aligned_cropped": _Names(
+    "aligned_cropped": _Layout(
         "aligned and cropped faces", (*_FACES, "utkface_aligned_cropped"), _archives(*_FACES), by_content=True
     ),
-    "in_the_wild": _Names("in-the-wild images", _PARTS, _archives(*_PARTS), by_content=False),
+    "in_the_wild": _Layout("in-the-wild images", _PARTS, _archives(*_PARTS), by_content=False),
 }
 
 
-class Form(NamedTuple):
-    """One form of the data set on the disk."""
+class Source(NamedTuple):
+    """An archive or a folder with images."""
 
-    name: str  # as people are told: "UTKFace/", "UTKFace.tar.gz" or "images directly in it"
-    path: Path  # the folder or the archive
-    prefix: str = ""  # what the paths in a folder begin with, so that they read as in the archive that it came from
-    left_out: frozenset[str] = frozenset()  # names of entries directly in the folder that belong to other forms
+    name: str  # for messages: "UTKFace/", "UTKFace.tar.gz" or "images directly in it"
+    path: Path
+    prefix: str = ""  # of the paths in a folder, so that they equal those in the archive that it came from
+    excluded: frozenset[str] = frozenset()  # names directly in the folder that belong to other sources
 
     def files(self) -> Iterator[File]:
         """Yields every file as `(path, read)`, in whatever order the disk or the archive has them.
 
-        A name that an archive holds twice comes twice. In a folder, a link to a file is read as that file; a link to a
-        folder is not followed, but comes as a file that is none. `read` raises `Skipped` for what is not a file, and
-        for a member of a zip that is encrypted, damaged or of a compression that Python does not know.
+        A name that occurs twice in an archive is yielded twice. In a folder, links to files are read; links to folders
+        are not followed, but yielded with a "/" at their end. `read` raises `Skipped` for anything but a file, for one
+        of more than 100 MB, and for a member of a zip that is encrypted, damaged or compressed in an unknown way.
 
         Raises:
-            ValueError: (`read` too) if the archive is damaged, was cut short or holds no file.
-            OSError: (`read` too) if a folder or a file may not be read, for leaving it out would pass in silence.
+            ValueError: (`read` too) if the archive is damaged, incomplete or empty.
+            OSError: (`read` too) if a folder or a file may not be read.
         """
         if self.path.is_dir():
-            return _folder_files(self.path, self.prefix, self.left_out)
+            return _folder_files(self.path, self.prefix, self.excluded)
         return _archive_files(self.path)
 
 
-def find_forms(manual_dir: Path, config: str) -> list[Form]:
-    """Returns every form of UTKFace that lies in the manual directory, sorted by name; at least one.
+def find_sources(manual_dir: Path, config: str) -> list[Source]:
+    """Returns the sources in the manual directory, sorted by name; at least one.
 
-    An empty folder is no form. Archives are not read yet, but for the table of contents of a zip of another name.
+    Empty folders are ignored. Of archives, only the table of contents of a zip of another name is read.
 
     Args:
         manual_dir: the folder to look in.
-        config: "aligned_cropped" or "in_the_wild"; neither looks at what bears the names of the other.
+        config: "aligned_cropped" or "in_the_wild"; each ignores the names of the other.
 
     Raises:
-        FileNotFoundError: if there is no form, or no manual directory.
-        OSError: if something there may not be read, so that nobody knows what it is.
+        FileNotFoundError: if there is no source, or no manual directory.
+        OSError: if a file or folder there may not be read.
         ValueError: if there is no such configuration.
     """
     if config not in _CONFIGS:
         raise ValueError(f"`config` must be one of {', '.join(_CONFIGS)}. Received: config={config!r}")
-    names = _CONFIGS[config]
+    layout = _CONFIGS[config]
     if not manual_dir.is_dir():
-        raise _nothing_found(manual_dir, names, "It is not a folder." if manual_dir.exists() else "It does not exist.")
-    others = [other for other in _CONFIGS.values() if other is not names]
+        raise _not_found_error(
+            manual_dir, layout, "It is not a folder." if manual_dir.exists() else "It does not exist."
+        )
+    others = [other for other in _CONFIGS.values() if other is not layout]
     foreign = frozenset(name for other in others for name in other.folders + other.archives)
     entries = [path for path in manual_dir.iterdir() if path.name not in foreign]
-    paths = [path for path in entries if path.name in names.folders and path.is_dir()]
-    folders = [Form(f"{path.name}/", path, prefix=path.name) for path in paths]
-    forms = [folder for folder in folders if any(folder.files())]
-    forms += [Form(path.name, path) for path in entries if _is_archive(path, names)]
-    if (names.by_content or not forms) and any(map(_is_image, entries)):
-        left_out = foreign.union(form.path.name for form in forms)
-        forms.append(Form("images directly in it", manual_dir, left_out=left_out))
-    if not forms:
+    paths = [path for path in entries if path.name in layout.folders and path.is_dir()]
+    folders = [Source(f"{path.name}/", path, prefix=path.name) for path in paths]
+    sources = [folder for folder in folders if any(folder.files())]
+    sources += [Source(path.name, path) for path in entries if _is_archive(path, layout)]
+    if (layout.by_content or not sources) and any(map(_is_image, entries)):
+        excluded = foreign.union(source.path.name for source in sources)
+        sources.append(Source("images directly in it", manual_dir, excluded=excluded))
+    if not sources:
         empty = "".join(f" {folder.name} is empty." for folder in folders)
-        raise _nothing_found(manual_dir, names, f"Found there: {_listing(manual_dir)}.{empty}")
-    return sorted(forms, key=lambda form: form.name)
+        raise _not_found_error(manual_dir, layout, f"Found there: {_list_folder(manual_dir)}.{empty}")
+    return sorted(sources, key=lambda source: source.name)
 
 
-def _is_archive(path: Path, names: _Names) -> bool:
-    if path.name in names.archives:
+def _is_archive(path: Path, layout: _Layout) -> bool:
+    if path.name in layout.archives:
         return path.is_file()
-    return names.by_content and path.suffix.lower() == ".zip" and path.is_file() and _holds_images(path)
+    return layout.by_content and path.suffix.lower() == ".zip" and path.is_file() and _has_images(path)
 
 
-def _holds_images(path: Path) -> bool:
-    """Whether a zip is one with images named as in UTKFace; one that is damaged may be anything, so it is not."""
+def _has_images(path: Path) -> bool:
+    """Returns whether a zip has a member named as in UTKFace; False if it is damaged."""
     with contextlib.suppress(*_BAD_ZIP), zipfile.ZipFile(path) as archive:
         for name in archive.namelist():
             with contextlib.suppress(Skipped):
-                parse_name(posixpath.basename(_tame(name.replace("\\", "/"))))
+                parse_name(posixpath.basename(_clean_path(name.replace("\\", "/"))))
                 return True
     return False
 
@@ -135,27 +138,27 @@ def _is_image(path: Path) -> bool:
     return path.suffix.lower() in (".jpg", ".jpeg") and not path.name.startswith(".") and path.is_file()
 
 
-def _nothing_found(manual_dir: Path, names: _Names, instead: str) -> FileNotFoundError:
-    looked_for = [f"{folder}/" for folder in names.folders] + list(names.archives)
-    looked_for += ["any other undamaged .zip with such images"] if names.by_content else []
+def _not_found_error(manual_dir: Path, layout: _Layout, found: str) -> FileNotFoundError:
+    looked_for = [f"{folder}/" for folder in layout.folders] + list(layout.archives)
+    looked_for += ["any other undamaged .zip with such images"] if layout.by_content else []
     return FileNotFoundError(
-        f"No UTKFace in {manual_dir}. {instead} Looked for {', '.join(looked_for)} and for .jpg files directly in it. "
-        f"Get the {names.meaning} from {HOMEPAGE} and put them there, or say another --manual_dir."
+        f"No UTKFace in {manual_dir}. {found} Looked for {', '.join(looked_for)} and for .jpg files directly in it. "
+        f"Get the {layout.description} from {HOMEPAGE} and put them there, or pass another --manual_dir."
     )
 
 
-def _listing(folder: Path) -> str:
+def _list_folder(folder: Path) -> str:
     paths = sorted(folder.iterdir())
-    told = [path.name + ("/" if path.is_dir() else "") for path in paths[:_MOST_TOLD]]
-    more = [f"{len(paths) - _MOST_TOLD} more"] if len(paths) > _MOST_TOLD else []
-    return ", ".join(told + more) or "nothing"
+    names = [path.name + ("/" if path.is_dir() else "") for path in paths[:_MAX_LISTED]]
+    more = [f"{len(paths) - _MAX_LISTED} more"] if len(paths) > _MAX_LISTED else []
+    return ", ".join(names + more) or "nothing"
 
 
-def _folder_files(folder: Path | str, prefix: str, left_out: frozenset[str] = frozenset()) -> Iterator[File]:
+def _folder_files(folder: Path | str, prefix: str, excluded: frozenset[str] = frozenset()) -> Iterator[File]:
     with os.scandir(folder) as entries:  # not os.walk, which passes over links to folders and unreadable ones
         for entry in entries:
             path = posixpath.join(prefix, entry.name)
-            if entry.name in left_out:
+            if entry.name in excluded:
                 continue
             if entry.is_dir(follow_symlinks=False):
                 yield from _folder_files(entry.path, path)
@@ -179,7 +182,7 @@ def _check_size(size: int) -> None:
 
 def _archive_files(path: Path) -> Iterator[File]:
     files = (_zip_files if path.suffix.lower() == ".zip" else _tar_files)(path)
-    with _damage_told(path):
+    with _explain_damage(path):
         if (first := next(files, None)) is None:
             raise tarfile.ReadError("there is no file in it")
         yield first
@@ -187,16 +190,37 @@ def _archive_files(path: Path) -> Iterator[File]:
 
 
 def _tar_files(path: Path) -> Iterator[File]:
-    with tarfile.open(path) as archive:
+    with path.open("rb") as file, _BoundedTar.open(fileobj=file) as archive:
         while (member := archive.next()) is not None:
-            archive.members.clear()  # type: ignore[attr-defined]  # tarfile remembers each, a kilobyte a image
+            archive.members.clear()  # type: ignore[attr-defined]  # or tarfile keeps a kilobyte for each
             if not member.isdir():
-                yield _tame(member.name), functools.partial(_read_tar_member, archive, member, path)
+                yield _clean_path(member.name), functools.partial(_read_tar_member, archive, member, path)
         _check_end(archive)
 
 
+class _BoundedTar(tarfile.TarFile):
+    """A tar whose headers are not trusted: one may claim a name of gigabytes, which tarfile would read at once."""
+
+    def __init__(self, name: Any, mode: Any, fileobj: Any, **options: Any) -> None:
+        super().__init__(name, mode, _BoundedFile(fileobj), **options)
+
+
+class _BoundedFile:
+    def __init__(self, file: Any) -> None:
+        self._file = file
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
+
+    def read(self, size: int) -> bytes:
+        if not 0 <= size <= _MAX_BYTES + tarfile.BLOCKSIZE:
+            raise tarfile.ReadError(f"a header claims {size:,} bytes")
+        content: bytes = self._file.read(size)
+        return content
+
+
 def _check_end(archive: tarfile.TarFile) -> None:
-    """Makes sure that the archive ends where tarfile stopped, which also stops at a damaged header without a word."""
+    """Raises ReadError unless the archive ends where tarfile stopped: it also stops at a damaged header."""
     rest = archive.fileobj
     rest.seek(archive.offset)
     end = rest.read(tarfile.BLOCKSIZE)
@@ -212,7 +236,7 @@ def _read_tar_member(archive: tarfile.TarFile, member: tarfile.TarInfo, path: Pa
     if not member.isreg():
         raise Skipped(_NOT_A_FILE)
     _check_size(member.size)
-    with _damage_told(path):
+    with _explain_damage(path):
         content = archive.extractfile(member)
         return content.read() if content else b""
 
@@ -224,7 +248,7 @@ def _zip_files(path: Path) -> Iterator[File]:
                 raise zipfile.BadZipFile("its beginning is missing")
             name = member.filename.replace("\\", "/")  # some programs of Windows write the one for the other
             if not name.endswith("/"):
-                yield _tame(name), functools.partial(_read_zip_member, archive, member)
+                yield _clean_path(name), functools.partial(_read_zip_member, archive, member)
 
 
 def _read_zip_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> bytes:
@@ -234,23 +258,29 @@ def _read_zip_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> bytes
     if member.flag_bits & 1:
         raise Skipped("encrypted")
     try:
-        return archive.read(member)
+        with archive.open(member) as file:
+            content = bytearray()
+            while chunk := file.read(_STEP):
+                content += chunk
+                _check_size(len(content))
+            return bytes(content)
     except NotImplementedError:
         raise Skipped("of a compression that Python does not know") from None
     except _BAD_ZIP:
         raise Skipped("damaged in the archive") from None
 
 
-def _tame(name: str) -> str:
-    """Returns the path of a member without `./`, and without a root or `..` that would lead out of the archive."""
+def _clean_path(name: str) -> str:
+    """Returns the path of a member without `./`, a root, or a `..` that leads out of the archive."""
     return posixpath.normpath(f"/{name}").lstrip("/")
 
 
 @contextlib.contextmanager
-def _damage_told(path: Path) -> Iterator[None]:
+def _explain_damage(path: Path) -> Iterator[None]:
     try:
         yield
     except (*_BAD_TAR, *_BAD_ZIP) as error:
         reason = str(error).partition(":\n")[0]  # without tarfile's list of all the compressions that it tried
-        what = f"{path} is damaged or was not downloaded to its end: {reason}"
-        raise ValueError(f"{what}. Get it again from {HOMEPAGE}.") from error
+        raise ValueError(
+            f"{path} is damaged or was not downloaded to its end: {reason}. Get it again from {HOMEPAGE}."
+        ) from error

@@ -1,4 +1,4 @@
-"""Every form in which UTKFace is handed around, made of a few bytes under UTKFace names; nothing here decodes them."""
+"""Archives and folders of every kind, made of a few bytes under UTKFace names; nothing here decodes them."""
 
 # mypy: allow-untyped-defs
 
@@ -52,18 +52,18 @@ def write_tar(path: Path, members: list[tuple[tarfile.TarInfo, bytes]]) -> Path:
     return path
 
 
-def names_of_forms(manual_dir: Path, config: str = "aligned_cropped") -> list[str]:
-    return [form.name for form in sources.find_forms(manual_dir, config)]
+def source_names(manual_dir: Path, config: str = "aligned_cropped") -> list[str]:
+    return [source.name for source in sources.find_sources(manual_dir, config)]
 
 
-def only_form(manual_dir: Path, config: str = "aligned_cropped") -> sources.Form:
-    [form] = sources.find_forms(manual_dir, config)
-    return form
+def only_source(manual_dir: Path, config: str = "aligned_cropped") -> sources.Source:
+    [source] = sources.find_sources(manual_dir, config)
+    return source
 
 
-def contents(form: sources.Form) -> dict[str, bytes | str]:
-    """What each file of a form holds, or why it is skipped."""
-    listed = [(path, content_or_reason(read)) for path, read in form.files()]
+def contents(source: sources.Source) -> dict[str, bytes | str]:
+    """What each file of a source holds, or why it is skipped."""
+    listed = [(path, content_or_reason(read)) for path, read in source.files()]
     assert len(listed) == len(dict(listed)), "a file came twice"
     return dict(listed)
 
@@ -88,31 +88,31 @@ ARCHIVES = [
 @pytest.mark.parametrize(("config", "name"), FOLDERS)
 def test_a_folder_is_found_and_its_paths_begin_with_its_name(tmp_path, config, name):
     write_folder(tmp_path / name, FACES | inside("deeper/still"))
-    form = only_form(tmp_path, config)
-    assert (form.name, form.path) == (f"{name}/", tmp_path / name)
-    assert contents(form) == inside(name) | inside(f"{name}/deeper/still")
+    source = only_source(tmp_path, config)
+    assert (source.name, source.path) == (f"{name}/", tmp_path / name)
+    assert contents(source) == inside(name) | inside(f"{name}/deeper/still")
 
 
 @pytest.mark.parametrize(("config", "stem", "suffix"), ARCHIVES)
 def test_an_archive_is_found_and_reads_as_the_folder_that_it_holds(tmp_path, config, stem, suffix):
     path = write_archive(tmp_path / f"{stem}{suffix}", inside(stem))
-    form = only_form(tmp_path, config)
-    assert (form.name, form.path) == (path.name, path)
+    source = only_source(tmp_path, config)
+    assert (source.name, source.path) == (path.name, path)
     write_folder(tmp_path / "extracted" / stem)
-    assert contents(form) == contents(only_form(tmp_path / "extracted", config)) == inside(stem)
+    assert contents(source) == contents(only_source(tmp_path / "extracted", config)) == inside(stem)
 
 
 def test_kaggles_archive_zip_is_found_by_what_it_holds(tmp_path):
     files = inside("UTKFace") | inside("crop_part1") | inside("utkface_aligned_cropped/UTKFace")
     write_archive(tmp_path / "archive.zip", files)
-    assert contents(only_form(tmp_path)) == files
+    assert contents(only_source(tmp_path)) == files
 
 
 @pytest.mark.parametrize("name", ["my own.zip", "UTKFACE.ZIP"])
 def test_a_zip_of_any_name_is_found_if_one_member_is_named_as_a_image(tmp_path, name):
     files = {"read me.txt": b"hello", "any/26_1_2_20170116174525125.jpg": b"image"}
     write_archive(tmp_path / "own.zip", files).rename(tmp_path / name)
-    assert contents(only_form(tmp_path)) == files
+    assert contents(only_source(tmp_path)) == files
 
 
 @pytest.mark.parametrize(
@@ -121,7 +121,7 @@ def test_a_zip_of_any_name_is_found_if_one_member_is_named_as_a_image(tmp_path, 
 def test_a_zip_without_such_a_member_is_not_ours(tmp_path, member):
     write_archive(tmp_path / "archive.zip", {member: b"?"})
     write_folder(tmp_path / "UTKFace")
-    assert names_of_forms(tmp_path) == ["UTKFace/"]
+    assert source_names(tmp_path) == ["UTKFace/"]
 
 
 @pytest.mark.parametrize("content", [b"", b"not a zip", "cut short"])
@@ -129,24 +129,24 @@ def test_a_broken_zip_of_another_name_is_ignored_beside_a_form_and_listed_where_
     archive = write_archive(tmp_path / "archive.zip", inside("UTKFace"))
     archive.write_bytes(archive.read_bytes()[:-30] if content == "cut short" else content)
     with pytest.raises(FileNotFoundError, match=r"Found there: archive\.zip\..*any other undamaged \.zip"):
-        sources.find_forms(tmp_path, "aligned_cropped")
+        sources.find_sources(tmp_path, "aligned_cropped")
     write_folder(tmp_path / "UTKFace")
-    assert names_of_forms(tmp_path) == ["UTKFace/"]
+    assert source_names(tmp_path) == ["UTKFace/"]
 
 
 @pytest.mark.parametrize("name", ["1_0_0_1.jpg", "1_0_0_1.JPG", "1_0_0_1.jpeg", "1_0_0_1.JpEg", "any name.jpg"])
 def test_images_directly_in_the_manual_directory_are_a_form_with_its_sub_folders(tmp_path, name):
     files = {name: b"image", "sub/2_0_0_2.jpg": b"another", "notes.txt": b"notes"}
-    form = only_form(write_folder(tmp_path, files))
-    assert (form.name, form.path) == ("images directly in it", tmp_path)
-    assert contents(form) == files
+    source = only_source(write_folder(tmp_path, files))
+    assert (source.name, source.path) == ("images directly in it", tmp_path)
+    assert contents(source) == files
 
 
 @pytest.mark.parametrize("name", ["1_0_0_1.png", "jpg", "._1_0_0_1.jpg", "deeper/1_0_0_1.jpg"])
 def test_a_directory_without_a_image_directly_in_it_is_no_form(tmp_path, name):
     write_folder(tmp_path, {name: b"?"})
     with pytest.raises(FileNotFoundError):
-        sources.find_forms(tmp_path, "aligned_cropped")
+        sources.find_sources(tmp_path, "aligned_cropped")
 
 
 def test_images_directly_in_it_do_not_take_in_the_other_forms_or_the_parts(tmp_path):
@@ -157,9 +157,9 @@ def test_images_directly_in_it_do_not_take_in_the_other_forms_or_the_parts(tmp_p
     for _, stem, suffix in ARCHIVES:
         write_archive(tmp_path / f"{stem}{suffix}", inside(stem))
     write_archive(tmp_path / "archive.zip", inside("UTKFace"))
-    forms = {form.name: form for form in sources.find_forms(tmp_path, "aligned_cropped")}
-    assert contents(forms["images directly in it"]) == direct
-    assert "archive.zip" in forms and "UTKFace/" in forms
+    sources_found = {source.name: source for source in sources.find_sources(tmp_path, "aligned_cropped")}
+    assert contents(sources_found["images directly in it"]) == direct
+    assert "archive.zip" in sources_found and "UTKFace/" in sources_found
 
 
 def test_all_forms_are_told_sorted_by_name(tmp_path):
@@ -169,23 +169,23 @@ def test_all_forms_are_told_sorted_by_name(tmp_path):
         write_archive(tmp_path / name, inside("UTKFace"))
     write_folder(tmp_path)
     expected = ["UTKFace.tar.gz", "UTKFace.tgz", "UTKFace/", "archive.zip", "crop_part1.zip", "crop_part1/"]
-    assert names_of_forms(tmp_path) == [*expected, "images directly in it", "utkface_aligned_cropped/"]
-    assert names_of_forms(tmp_path, "in_the_wild") == ["part1/", "part2.zip"]
+    assert source_names(tmp_path) == [*expected, "images directly in it", "utkface_aligned_cropped/"]
+    assert source_names(tmp_path, "in_the_wild") == ["part1/", "part2.zip"]
 
 
 def test_parts_are_found_in_any_number_as_folder_and_archive_alike(tmp_path):
     write_archive(tmp_path / "part3.tgz", inside("part3"))
-    assert names_of_forms(tmp_path, "in_the_wild") == ["part3.tgz"]
+    assert source_names(tmp_path, "in_the_wild") == ["part3.tgz"]
     write_folder(tmp_path / "part3")
     write_folder(tmp_path / "part1")
-    assert names_of_forms(tmp_path, "in_the_wild") == ["part1/", "part3.tgz", "part3/"]
+    assert source_names(tmp_path, "in_the_wild") == ["part1/", "part3.tgz", "part3/"]
 
 
 @pytest.mark.parametrize("name", ["part1.zip", "part2.tar.gz", "part3"])
 def test_aligned_faces_are_not_looked_for_in_the_parts(tmp_path, name):
     write_archive(tmp_path / name, inside("part1")) if "." in name else write_folder(tmp_path / name)
     with pytest.raises(FileNotFoundError, match="aligned and cropped"):
-        sources.find_forms(tmp_path, "aligned_cropped")
+        sources.find_sources(tmp_path, "aligned_cropped")
 
 
 def test_in_the_wild_images_are_not_looked_for_in_aligned_ones_or_a_zip_of_another_name(tmp_path):
@@ -193,23 +193,23 @@ def test_in_the_wild_images_are_not_looked_for_in_aligned_ones_or_a_zip_of_anoth
     write_archive(tmp_path / "crop_part1.zip", inside("crop_part1"))
     write_archive(tmp_path / "archive.zip", inside("part1"))
     with pytest.raises(FileNotFoundError, match="Get the in-the-wild images"):
-        sources.find_forms(tmp_path, "in_the_wild")
+        sources.find_sources(tmp_path, "in_the_wild")
 
 
 def test_in_the_wild_takes_images_directly_in_the_directory_only_if_there_is_no_part(tmp_path):
     write_folder(tmp_path)
     write_folder(tmp_path / "UTKFace")
     (tmp_path / "part1").mkdir()
-    form = only_form(tmp_path, "in_the_wild")
-    assert form.name == "images directly in it"
-    assert contents(form) == FACES
+    source = only_source(tmp_path, "in_the_wild")
+    assert source.name == "images directly in it"
+    assert contents(source) == FACES
     write_folder(tmp_path / "part1")
-    assert names_of_forms(tmp_path, "in_the_wild") == ["part1/"]
+    assert source_names(tmp_path, "in_the_wild") == ["part1/"]
 
 
 def test_an_unknown_configuration_is_told_with_those_that_there_are(tmp_path):
     with pytest.raises(ValueError, match=r"aligned_cropped, in_the_wild\. Received: config='wild'"):
-        sources.find_forms(tmp_path, "wild")
+        sources.find_sources(tmp_path, "wild")
 
 
 @pytest.mark.parametrize(
@@ -221,7 +221,7 @@ def test_an_unknown_configuration_is_told_with_those_that_there_are(tmp_path):
 )
 def test_nothing_found_tells_where_it_looked_for_what_and_where_to_get_it(tmp_path, config, looked_for):
     with pytest.raises(FileNotFoundError) as error:
-        sources.find_forms(tmp_path, config)
+        sources.find_sources(tmp_path, config)
     archives = [stem + suffix for of_config, stem, suffix in ARCHIVES if of_config == config]
     told = [*looked_for, *archives, str(tmp_path), "Found there: nothing.", sources.HOMEPAGE, "another --manual_dir"]
     assert [words for words in told if words not in str(error.value)] == []
@@ -232,7 +232,7 @@ def test_nothing_found_tells_what_is_there_so_that_a_typo_is_seen(tmp_path):
     (tmp_path / "UTKFace.tar.xz").touch()
     (tmp_path / "UTKFace.zip").mkdir()
     with pytest.raises(FileNotFoundError, match=r"Found there: UTKFace\.tar\.xz, UTKFace\.zip/, UTKface/\. Looked"):
-        sources.find_forms(tmp_path, "aligned_cropped")
+        sources.find_sources(tmp_path, "aligned_cropped")
 
 
 def test_a_file_named_as_a_folder_and_folders_named_as_archives_are_no_forms(tmp_path):
@@ -240,30 +240,30 @@ def test_a_file_named_as_a_folder_and_folders_named_as_archives_are_no_forms(tmp
     write_folder(tmp_path / "UTKFace.zip")
     write_folder(tmp_path / "archive.zip")
     write_folder(tmp_path / "crop_part1")
-    assert names_of_forms(tmp_path) == ["crop_part1/"]
+    assert source_names(tmp_path) == ["crop_part1/"]
 
 
 def test_nothing_found_tells_at_most_ten_names(tmp_path):
     for i in range(13):
         (tmp_path / f"file{i:02d}").touch()
     with pytest.raises(FileNotFoundError, match=r"Found there: file00, .*, file09, 3 more\. Looked"):
-        sources.find_forms(tmp_path, "aligned_cropped")
+        sources.find_sources(tmp_path, "aligned_cropped")
 
 
 def test_a_manual_directory_that_is_not_there_or_is_a_file_is_told(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"missing\. It does not exist\..*susanqq.*another --manual_dir"):
-        sources.find_forms(tmp_path / "missing", "aligned_cropped")
+        sources.find_sources(tmp_path / "missing", "aligned_cropped")
     archive = write_archive(tmp_path / "UTKFace.zip", FACES)
     with pytest.raises(FileNotFoundError, match=r"UTKFace\.zip\. It is not a folder\..*another --manual_dir"):
-        sources.find_forms(archive, "aligned_cropped")
+        sources.find_sources(archive, "aligned_cropped")
 
 
 def test_an_empty_folder_is_told_alone_and_ignored_beside_another_form(tmp_path):
     (tmp_path / "UTKFace" / "empty too").mkdir(parents=True)
     with pytest.raises(FileNotFoundError, match=r"UTKFace/ is empty\."):
-        sources.find_forms(tmp_path, "aligned_cropped")
+        sources.find_sources(tmp_path, "aligned_cropped")
     write_folder(tmp_path / "crop_part1")
-    assert names_of_forms(tmp_path) == ["crop_part1/"]
+    assert source_names(tmp_path) == ["crop_part1/"]
 
 
 @pytest.mark.parametrize("name", ["UTKFace", "UTKFace.tar.gz", "archive.zip"])
@@ -273,7 +273,7 @@ def test_a_form_may_be_a_link(tmp_path, name):
     write_archive(tmp_path / "elsewhere" / "archive.zip", inside("UTKFace"))
     (tmp_path / "manual").mkdir()
     (tmp_path / "manual" / name).symlink_to(tmp_path / "elsewhere" / name)
-    assert contents(only_form(tmp_path / "manual")) == inside("UTKFace")
+    assert contents(only_source(tmp_path / "manual")) == inside("UTKFace")
 
 
 def test_in_a_folder_links_to_files_are_read_and_what_is_no_file_is_skipped_without_waiting_for_it(tmp_path):
@@ -283,7 +283,7 @@ def test_in_a_folder_links_to_files_are_read_and_what_is_no_file_is_skipped_with
     (folder / "itself.jpg").symlink_to(folder / "itself.jpg")
     (folder / "null.jpg").symlink_to("/dev/null")
     os.mkfifo(folder / "pipe.jpg")
-    listed = contents(only_form(tmp_path))
+    listed = contents(only_source(tmp_path))
     assert listed.pop("UTKFace/linked.jpg") == FACES[NAMES[0]]
     assert [listed.pop(f"UTKFace/{name}.jpg") for name in ("broken", "itself", "null", "pipe")] == [NOT_A_FILE] * 4
     assert listed == inside("UTKFace")
@@ -292,14 +292,14 @@ def test_in_a_folder_links_to_files_are_read_and_what_is_no_file_is_skipped_with
 def test_a_link_to_a_folder_is_not_followed_but_told(tmp_path):
     folder = write_folder(tmp_path / "UTKFace")
     (folder / "loop").symlink_to(tmp_path)
-    assert contents(only_form(tmp_path)) == inside("UTKFace") | {
+    assert contents(only_source(tmp_path)) == inside("UTKFace") | {
         "UTKFace/loop/": "a link to a folder, which is not followed"
     }
 
 
 def test_a_file_that_vanished_is_an_error_and_not_called_a_link(tmp_path):
     folder = write_folder(tmp_path / "UTKFace", {NAMES[0]: b"image"})
-    [(_, read)] = only_form(tmp_path).files()
+    [(_, read)] = only_source(tmp_path).files()
     (folder / NAMES[0]).unlink()
     with pytest.raises(FileNotFoundError):
         read()
@@ -310,7 +310,7 @@ def test_a_folder_or_file_that_may_not_be_read_is_an_error(tmp_path, monkeypatch
     folder = write_folder(tmp_path / "UTKFace", FACES | {"deeper/1_0_0_1.jpg": b"image"})
     forbid(monkeypatch, folder / unreadable)
     with pytest.raises(PermissionError):
-        contents(only_form(tmp_path))
+        contents(only_source(tmp_path))
 
 
 def forbid(monkeypatch, path: Path) -> None:
@@ -330,9 +330,9 @@ def test_leftovers_of_macos_are_yielded_like_every_file(tmp_path):
     files = inside("UTKFace") | {"__MACOSX/UTKFace/._1_0_0_1.jpg": b"fork", "UTKFace/.DS_Store": b"store"}
     for name in ("UTKFace.tar.gz", "UTKFace.zip"):
         write_archive(tmp_path / name, files)
-    assert [contents(form) for form in sources.find_forms(tmp_path, "aligned_cropped")] == [files, files]
+    assert [contents(source) for source in sources.find_sources(tmp_path, "aligned_cropped")] == [files, files]
     write_folder(tmp_path / "direct", {"__MACOSX/._1_0_0_1.jpg": b"fork", "1_0_0_1.jpg": b"image"})
-    assert "__MACOSX/._1_0_0_1.jpg" in contents(only_form(tmp_path / "direct"))
+    assert "__MACOSX/._1_0_0_1.jpg" in contents(only_source(tmp_path / "direct"))
 
 
 @pytest.mark.parametrize("suffix", ARCHIVE_SUFFIXES)
@@ -347,13 +347,13 @@ def test_leftovers_of_macos_are_yielded_like_every_file(tmp_path):
 )
 def test_paths_in_an_archive_are_told_without_a_way_out_of_it(tmp_path, suffix, member, told):
     write_archive(tmp_path / f"UTKFace{suffix}", {member: b"image"})
-    assert contents(only_form(tmp_path)) == {told: b"image"}
+    assert contents(only_source(tmp_path)) == {told: b"image"}
 
 
 def test_a_zip_of_windows_with_backslashes_reads_as_one_without(tmp_path):
     files = {"UTKFace\\": b"", f"UTKFace\\{NAMES[0]}": b"image"}
     write_archive(tmp_path / "archive.zip", files)
-    assert contents(only_form(tmp_path)) == {f"UTKFace/{NAMES[0]}": b"image"}
+    assert contents(only_source(tmp_path)) == {f"UTKFace/{NAMES[0]}": b"image"}
 
 
 def test_directories_in_an_archive_are_passed_over(tmp_path):
@@ -361,7 +361,7 @@ def test_directories_in_an_archive_are_passed_over(tmp_path):
     directory = tarfile.TarInfo("UTKFace")
     directory.type = tarfile.DIRTYPE
     write_tar(tmp_path / "UTKFace.tar", [(directory, b""), (tarfile.TarInfo("UTKFace/1_0_0_1.jpg"), b"image")])
-    tar, zipped = sources.find_forms(tmp_path, "aligned_cropped")
+    tar, zipped = sources.find_sources(tmp_path, "aligned_cropped")
     assert contents(tar) == {"UTKFace/1_0_0_1.jpg": b"image"}
     assert contents(zipped) == inside("UTKFace")
 
@@ -376,7 +376,7 @@ def test_a_name_that_an_archive_holds_twice_comes_twice_each_with_its_own_conten
             archive.writestr(NAMES[0], b"second")
     else:
         write_tar(path, [(tarfile.TarInfo(NAMES[0]), b"first"), (tarfile.TarInfo(NAMES[0]), b"second")])
-    listed = [(name, read()) for name, read in only_form(tmp_path).files()]
+    listed = [(name, read()) for name, read in only_source(tmp_path).files()]
     assert listed == [(NAMES[0], b"first"), (NAMES[0], b"second")]
 
 
@@ -385,7 +385,7 @@ def test_what_is_no_file_in_a_tar_is_skipped_with_the_reason(tmp_path, kind):
     link = tarfile.TarInfo("UTKFace/link.jpg")
     link.type, link.linkname = kind, "UTKFace/1_0_0_1.jpg"
     write_tar(tmp_path / "UTKFace.tar.gz", [(tarfile.TarInfo("UTKFace/1_0_0_1.jpg"), b"image"), (link, b"")])
-    assert contents(only_form(tmp_path)) == {"UTKFace/1_0_0_1.jpg": b"image", "UTKFace/link.jpg": NOT_A_FILE}
+    assert contents(only_source(tmp_path)) == {"UTKFace/1_0_0_1.jpg": b"image", "UTKFace/link.jpg": NOT_A_FILE}
 
 
 @pytest.mark.parametrize("kind", [stat.S_IFLNK, stat.S_IFIFO])
@@ -397,7 +397,7 @@ def test_what_is_no_file_in_a_zip_is_skipped_with_the_reason(tmp_path, kind):
     with zipfile.ZipFile(tmp_path / "UTKFace.zip", "w") as archive:
         archive.writestr(member, "1_0_0_1.jpg")
         archive.writestr(file, b"image")
-    assert contents(only_form(tmp_path)) == {"UTKFace/link.jpg": NOT_A_FILE, "UTKFace/1_0_0_1.jpg": b"image"}
+    assert contents(only_source(tmp_path)) == {"UTKFace/link.jpg": NOT_A_FILE, "UTKFace/1_0_0_1.jpg": b"image"}
 
 
 def test_an_encrypted_member_of_a_zip_is_skipped_with_the_reason(tmp_path):
@@ -429,7 +429,7 @@ def contents_after_change(tmp_path: Path, change) -> dict[str, bytes | str]:
     before = archive.read_bytes()
     archive.write_bytes(change(before))
     assert archive.read_bytes() != before
-    return contents(only_form(tmp_path))
+    return contents(only_source(tmp_path))
 
 
 def in_directory_of_zip(name: str, *, offset: int, value: int):
@@ -449,7 +449,7 @@ def test_what_is_no_archive_but_bears_its_name_is_told_as_damaged(tmp_path, suff
     path = tmp_path / f"{stem}{suffix}"
     path.write_bytes(content)
     with pytest.raises(ValueError, match=DAMAGED) as error:
-        contents(only_form(tmp_path))
+        contents(only_source(tmp_path))
     assert str(path) in str(error.value)
 
 
@@ -462,7 +462,7 @@ def test_an_archive_cut_short_is_an_error_wherever_it_is_cut(tmp_path, suffix, r
     whole = archive.read_bytes()[: files_end if suffix == ".tar" else None]
     archive.write_bytes(whole[: int(len(whole) * kept)])
     with pytest.raises(ValueError, match=DAMAGED):
-        for _, read in only_form(tmp_path).files():
+        for _, read in only_source(tmp_path).files():
             read() if read_the_files else None
 
 
@@ -471,7 +471,7 @@ def test_a_tar_cut_between_two_files_is_an_error(tmp_path, images):
     archive = write_archive(tmp_path / "UTKFace.tar", inside("UTKFace"))
     archive.write_bytes(archive.read_bytes()[: images * (512 + 1024)])
     with pytest.raises(ValueError, match=DAMAGED):
-        contents(only_form(tmp_path))
+        contents(only_source(tmp_path))
 
 
 def test_a_tar_with_a_damaged_header_in_the_middle_is_an_error_and_not_its_end(tmp_path):
@@ -480,7 +480,7 @@ def test_a_tar_with_a_damaged_header_in_the_middle_is_an_error_and_not_its_end(t
     for damage in (bytes(512), b"?" * 512):
         archive.write_bytes(whole[:1536] + damage + whole[2048:])
         with pytest.raises(ValueError, match=DAMAGED):
-            contents(only_form(tmp_path))
+            contents(only_source(tmp_path))
 
 
 def test_a_tar_gz_without_its_last_bytes_or_with_a_wrong_sum_is_an_error(tmp_path):
@@ -489,19 +489,19 @@ def test_a_tar_gz_without_its_last_bytes_or_with_a_wrong_sum_is_an_error(tmp_pat
     for damaged in (whole[:-1], whole[:-8], whole[:-8] + bytes(4) + whole[-4:]):
         archive.write_bytes(damaged)
         with pytest.raises(ValueError, match=DAMAGED):
-            contents(only_form(tmp_path))
+            contents(only_source(tmp_path))
 
 
 def test_a_zip_without_its_beginning_is_an_error(tmp_path):
     archive = write_archive(tmp_path / "UTKFace.zip", inside("UTKFace"))
     archive.write_bytes(archive.read_bytes()[100:])
     with pytest.raises(ValueError, match=DAMAGED):
-        contents(only_form(tmp_path))
+        contents(only_source(tmp_path))
 
 
 def test_a_tar_that_the_browser_unpacked_but_did_not_rename_is_read(tmp_path):
     write_archive(tmp_path / "UTKFace.tar", inside("UTKFace")).rename(tmp_path / "UTKFace.tar.gz")
-    assert contents(only_form(tmp_path)) == inside("UTKFace")
+    assert contents(only_source(tmp_path)) == inside("UTKFace")
 
 
 @pytest.mark.parametrize("name", ["UTKFace/", "UTKFace.tar.gz", "UTKFace.tar", "UTKFace.zip"])
@@ -511,7 +511,7 @@ def test_nothing_is_unpacked_to_the_disk(tmp_path, name):
     else:
         write_archive(tmp_path / name, inside("UTKFace"))
     before = sorted(tmp_path.rglob("*"))
-    contents(only_form(tmp_path))
+    contents(only_source(tmp_path))
     assert sorted(tmp_path.rglob("*")) == before
 
 
@@ -523,16 +523,16 @@ def test_memory_does_not_grow_with_the_number_of_files(tmp_path, name):
         manual_dir = tmp_path / str(count)
         manual_dir.mkdir()
         write_folder(manual_dir / name, files) if name == "UTKFace/" else write_archive(manual_dir / name, files)
-        peaks.append(peak_of_reading(only_form(manual_dir)))
+        peaks.append(peak_of_reading(only_source(manual_dir)))
     assert peaks[1] - peaks[0] < 1800 * 40  # bytes; less than the name alone of every file would take
 
 
-def peak_of_reading(form: sources.Form) -> int:
-    for _, read in form.files():  # once before, for what the first reading caches
+def peak_of_reading(source: sources.Source) -> int:
+    for _, read in source.files():  # once before, for what the first reading caches
         read()
     tracemalloc.start()
     try:
-        for _, read in form.files():
+        for _, read in source.files():
             read()
         return tracemalloc.get_traced_memory()[1]
     finally:

@@ -1,9 +1,8 @@
-"""Photograph groups, and the split and the fold that each goes to as a whole.
+"""Groups images of the same photograph and assigns each group to a split and a fold.
 
-Images of the same photograph form a group, which is named after the first of its images' stems. The split is a hash
-of that name and of nothing else, so that a missing or an added image moves no other group. Within a group the name
-itself could go missing; `splits.csv` therefore keeps the groups of the published set, and whoever is in one of those
-stays in it, whichever of the others are there.
+A group is named after the first of its images' stems. Its split is a hash of that name alone, so that a missing or an
+added image moves no other group. As the image that names a group may be missing itself, `splits.csv` keeps the groups
+of the published set.
 """
 
 import csv
@@ -44,42 +43,41 @@ def _hash(text: str) -> int:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
 
 
-def read_table(path: Path = TABLE) -> dict[str, str]:
-    """Returns the group of each stem of the published set, as far as it shares one with another image."""
+def read_known_groups(path: Path = TABLE) -> dict[str, str]:
+    """Returns the group of each stem of the published set that shares a photograph with another."""
     with path.open(newline="") as file:
         rows = [(parse_name(row["file_name"]).stem, row["group"]) for row in csv.DictReader(file)]
-    return {stem: group for stem, group in rows if stem != group} | {
-        group: group for stem, group in rows if stem != group
-    }
+    shared = {stem: group for stem, group in rows if stem != group}
+    return shared | {group: group for group in shared.values()}
 
 
-def groups(stems: Sequence[str], pairs: NDArray[np.intp], known: Mapping[str, str]) -> list[str]:
+def assign_groups(stems: Sequence[str], pairs: NDArray[np.intp], known: Mapping[str, str]) -> list[str]:
     """Returns the name of each image's photograph group.
 
     Args:
-        stems: of the images' names; equal ones are one photograph.
-        pairs: [pairs, 2], indices of images that show the same photograph.
-        known: the group of stems, where it is known beforehand; of `read_table`.
+        stems: of the images' names; equal stems are one photograph.
+        pairs: [pairs, 2], indices of images of the same photograph.
+        known: the groups of stems of the published set.
 
     Returns:
-        For each image the known name of its group, or else the least of its stems. Where images join two known
-        groups, these become one with the lesser name: a leak would be worse than a move.
+        For each image the known name of its group, or else the first of the group's stems in sorted order. If images
+        join two known groups, these become one, with the first name: a leak would be worse than a move.
     """
     names = sorted({*stems, *known.values()})
     node = {name: index for index, name in enumerate(names)}
     own = np.fromiter((node[stem] for stem in stems), np.intp, len(stems))
-    told = np.fromiter((node[known.get(stem, stem)] for stem in stems), np.intp, len(stems))
-    first, second = np.concatenate([np.stack([own, told], 1), own[pairs]]).T
+    named = np.fromiter((node[known.get(stem, stem)] for stem in stems), np.intp, len(stems))
+    first, second = np.concatenate([np.stack([own, named], 1), own[pairs]]).T
     links = sparse.coo_matrix((np.ones(len(first), bool), (first, second)), (len(names), len(names)))
     component = sparse.csgraph.connected_components(links, directed=False)[1]
     best: dict[int, str] = {}
-    for name in [*sorted(set(known.values())), *names]:  # a known name before the least stem
+    for name in [*sorted(set(known.values())), *names]:  # known names come first
         best.setdefault(component[node[name]], name)
     return [best[component[index]] for index in own]
 
 
-def conflicts(group_names: Sequence[str], labels: Sequence[Labels]) -> tuple[list[bool], list[bool]]:
-    """Says for each image whether its group's images carry several ages, and whether they carry both genders."""
+def find_conflicts(group_names: Sequence[str], labels: Sequence[Labels]) -> tuple[list[bool], list[bool]]:
+    """Returns for each image whether its group has several ages, and whether it has both genders."""
     first: dict[str, Labels] = {}
     ages, genders = set(), set()
     for group, label in zip(group_names, labels, strict=True):

@@ -39,33 +39,33 @@ def test_the_hash_never_changes():
 
 
 def test_a_group_is_named_after_the_least_stem_and_pairs_chain():
-    groups = splits.groups(["d", "c", "b", "a"], np.array([[0, 1], [1, 2]]), {})
+    groups = splits.assign_groups(["d", "c", "b", "a"], np.array([[0, 1], [1, 2]]), {})
     assert groups == ["b", "b", "b", "a"]
 
 
 def test_images_of_the_same_stem_are_one_group():
-    assert splits.groups(["b", "a", "b"], NO_PAIRS, {}) == ["b", "a", "b"]
+    assert splits.assign_groups(["b", "a", "b"], NO_PAIRS, {}) == ["b", "a", "b"]
 
 
 def test_a_known_group_holds_together_and_keeps_its_name_whoever_is_missing_or_added():
     known = {"k1": "k1", "k2": "k1", "k3": "k1"}
-    assert splits.groups(["k2", "x", "k3"], NO_PAIRS, known) == ["k1", "x", "k1"]
-    assert splits.groups(["k3", "a"], np.array([[0, 1]]), known) == ["k1", "k1"]
+    assert splits.assign_groups(["k2", "x", "k3"], NO_PAIRS, known) == ["k1", "x", "k1"]
+    assert splits.assign_groups(["k3", "a"], np.array([[0, 1]]), known) == ["k1", "k1"]
 
 
 def test_a_image_that_joins_two_known_groups_makes_them_one():
     known = {"k1": "k1", "k2": "k1", "m1": "m1", "m2": "m1"}
-    assert splits.groups(["k2", "m2", "x"], np.array([[0, 2], [1, 2]]), known) == ["k1"] * 3
+    assert splits.assign_groups(["k2", "m2", "x"], np.array([[0, 2], [1, 2]]), known) == ["k1"] * 3
 
 
 def test_conflicts_are_told_for_all_images_of_a_group():
     named = [labels.Labels(20, 0, 0, "1"), labels.Labels(21, 0, 0, "2"), labels.Labels(21, 1, 0, "3")]
-    assert splits.conflicts(["a", "a", "b"], named) == ([True, True, False], [False, False, False])
-    assert splits.conflicts(["a", "b", "b"], named) == ([False, False, False], [False, True, True])
+    assert splits.find_conflicts(["a", "a", "b"], named) == ([True, True, False], [False, False, False])
+    assert splits.find_conflicts(["a", "b", "b"], named) == ([False, False, False], [False, True, True])
 
 
 def test_no_images_have_no_groups():
-    assert splits.groups([], NO_PAIRS, {}) == []
+    assert splits.assign_groups([], NO_PAIRS, {}) == []
 
 
 def test_the_table_says_what_the_hash_says_and_no_group_is_in_two_splits():
@@ -83,7 +83,7 @@ def test_each_group_of_the_table_is_named_after_the_least_stem_of_its_images():
 
 
 def test_reading_the_table_gives_the_groups_of_several_images_and_no_others():
-    known = splits.read_table()
+    known = splits.read_known_groups()
     sizes = Counter(row["group"] for row in table())
     assert len(known) == sum(size for size in sizes.values() if size > 1) > 1_500
     assert Counter(known.values()) == {group: size for group, size in sizes.items() if size > 1}

@@ -1,9 +1,10 @@
-"""UTKFace as a TensorFlow dataset: faces with age, gender and race, in splits without leaks and several shards."""
+"""The TFDS builder of UTKFace: faces with age, gender and race, in splits that share no photograph."""
 
 import functools
 import hashlib
 import json
 import math
+import posixpath
 import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -18,20 +19,20 @@ from numpy.typing import NDArray
 from tensorflow_datasets.core import writer
 from tensorflow_datasets.core.utils import shard_utils, tqdm_utils
 
-from . import intake, labels, near_duplicates, sources, splits
+from . import collect, labels, near_duplicates, sources, splits
 
 _LICENSE: Final = (
     "Non-commercial research purposes only. The copyright of the images belongs to their owners; "
     "they may not be copied or published further."
 )
-_TOLD: Final = 5  # how many files the build names for each reason to skip one
-_BYTES_BESIDE: Final = 280  # bytes of an example beside its image
+_MAX_LISTED: Final = 5  # skipped files in the report for each reason
+_LABEL_BYTES: Final = 280  # bytes of an example without its image
 _SHARDS: Final = 8
 _SMALLEST_SHARD: Final = 64 << 10  # bytes; below it, opening the file would cost more than reading it
 _LARGEST_SHARD: Final = 64 << 20  # bytes; TFDS holds a shard's examples in memory while it writes them
 
 ALIGNED: Final = tfds.core.BuilderConfig(
-    name="aligned_cropped", description="One face a image, aligned by landmarks and cropped to 200 x 200 pixels."
+    name="aligned_cropped", description="One face per image, aligned by landmarks and cropped to 200 x 200 pixels."
 )
 IN_THE_WILD: Final = tfds.core.BuilderConfig(
     name="in_the_wild", description="The photographs as collected, of any size, sometimes with other people in them."
@@ -39,38 +40,39 @@ IN_THE_WILD: Final = tfds.core.BuilderConfig(
 
 
 class _Table(NamedTuple):
-    """What goes into the shards, a row a image: `intake` has its bytes and its name."""
+    """The content of the shards, one row per image."""
 
-    intake: intake.Intake
+    images: collect.Collection
     groups: list[str]
     age_conflicts: list[bool]
     gender_conflicts: list[bool]
 
 
 class Builder(tfds.core.ShardBasedBuilder):
-    """Builds UTKFace from whatever form of it lies in the manual directory.
+    """Builds UTKFace from the archives and folders in the manual directory.
 
-    Every file of the source becomes an example or is skipped for a stated reason. `builder.info.metadata` counts both
-    and lists what was skipped; `skipped.json` beside the shards is that list for people.
+    Each of their files becomes an example or is skipped for a stated reason. `builder.info.metadata` counts both and
+    lists the skipped files; so does `skipped.json` beside the shards.
     """
 
-    VERSION = tfds.core.Version("2.0.0")
+    VERSION = tfds.core.Version("3.0.0")
     RELEASE_NOTES: ClassVar = {
         "1.0.0": "Aligned and cropped faces, in three splits by a hash of the file name.",
         "2.0.0": "Splits by photograph group; groups, folds and conflicts as features; in_the_wild.",
+        "3.0.0": "The feature `picture` is called `image`; `as_supervised` gives image and gender. Splits as in 2.0.0.",
     }
-    BUILDER_CONFIGS: ClassVar = [ALIGNED]  # what a plain `tfds build` builds; `builder_configs` has the other too
+    BUILDER_CONFIGS: ClassVar = [ALIGNED]  # what a plain `tfds build` builds; `builder_configs` has both
     MANUAL_DOWNLOAD_INSTRUCTIONS = f"""
-    Get UTKFace from {sources.HOMEPAGE} and put it into the manual directory in any form: UTKFace.tar.gz,
-    crop_part1.tar.gz, a zip of the images, the folder that they come in or the images directly;
-    for the config in_the_wild part1.tar.gz to part3.tar.gz.
+    Get UTKFace from {sources.HOMEPAGE} and put it into the manual directory: UTKFace.tar.gz, crop_part1.tar.gz, a zip
+    of the images, the folder with them or the images themselves; for the config in_the_wild part1.tar.gz to
+    part3.tar.gz.
     """
 
     _table: _Table
-    _forms: list[str]
+    _source_names: list[str]
     _scratch: Path
     _shard_config: "_ShardConfig"
-    _most_examples: int | None
+    _max_examples: int | None
 
     @tfds.core.utils.classproperty
     @classmethod
@@ -86,69 +88,71 @@ class Builder(tfds.core.ShardBasedBuilder):
             homepage=sources.HOMEPAGE,
             license=_LICENSE,
             features=_features(),
-            supervised_keys=("image", {"age": "age", "gender": "gender"}),
+            supervised_keys=("image", "gender"),  # tfds.show_examples can show a class, but no dict
             metadata=tfds.core.MetadataDict(),
         )
 
     def _download_and_prepare(
         self, dl_manager: tfds.download.DownloadManager, download_config: tfds.download.DownloadConfig
     ) -> None:
-        """Writes the shards, then what was skipped, into a folder that gets its name only once all is done."""
+        """Writes the shards and skipped.json. TFDS renames the folder to its version once all is done."""
         self._shard_config = _ShardConfig(**vars(download_config.get_shard_config()))
-        self._most_examples = download_config.max_examples_per_split
+        self._max_examples = download_config.max_examples_per_split
         with tempfile.TemporaryDirectory(dir=self.data_path) as scratch:
             self._scratch = Path(scratch)
             super()._download_and_prepare(dl_manager, download_config)
-        skipped = self._table.intake.skipped
+        skipped = self._table.images.skipped
         listed = [{key: value for key, value in file._asdict().items() if value} for file in skipped]
         self.info.metadata.update(
-            seen=len(skipped) + len(self._table.intake.paths),
-            kept=len(self._table.intake.paths),
+            seen=len(skipped) + len(self._table.images.paths),
+            kept=len(self._table.images.paths),
             skipped=len(skipped),
             skipped_by_reason=dict(sorted(Counter(file.reason for file in skipped).items())),
             skipped_files=listed,
             groups=len(set(self._table.groups)),
-            size=self._table.intake.size,
-            forms=self._forms,
+            size=self._table.images.size,
+            sources=self._source_names,
         )
         (self.data_path / "skipped.json").write_text(json.dumps(listed, indent=1) + "\n")
         del self._table
 
     def _shard_iterators_per_split(self, dl_manager: tfds.download.DownloadManager) -> dict[str, list[Any]]:
-        """Takes the source in, groups it, and returns for each split what generates the examples of each shard."""
+        """Collects and groups the images, and returns for each split one example generator per shard."""
         manual_dir = Path(dl_manager.manual_dir)
         wild = self.builder_config.name == IN_THE_WILD.name
-        forms = sources.find_forms(manual_dir, self.builder_config.name)
-        taken = intake.take_in(forms, self._scratch, parts=wild)
-        self._forms = [form.name for form in forms]
-        if not taken.paths:
+        found = sources.find_sources(manual_dir, self.builder_config.name)
+        images = collect.collect_images(found, self._scratch, parts=wild)
+        self._source_names = [source.name for source in found]
+        if not images.paths:
             raise ValueError(
-                f"No image of UTKFace in {manual_dir} ({', '.join(self._forms)}). "
-                f"Received: {len(taken.skipped)} files, skipped: {_reasons(taken.skipped)}"
+                f"No image of UTKFace in {manual_dir} ({', '.join(self._source_names)}). "
+                f"Received: {len(images.skipped)} files, skipped: {_format_reasons(images.skipped)}"
             )
-        self._table = _tabulate(taken)
+        self._table = _group_images(images)
         rows: dict[str, list[int]] = {split: [] for split in labels.SPLITS}
-        for row in _shuffled(taken.paths):
+        for row in _shuffle_rows(images.paths):
             rows[splits.split_of(self._table.groups[row])].append(row)
-        return {split: self._shards(split, kept[: self._most_examples]) for split, kept in rows.items() if kept}
+        return {split: self._shard_iterators(split, kept[: self._max_examples]) for split, kept in rows.items() if kept}
 
-    def _shards(self, split: str, rows: list[int]) -> list[Any]:
-        size = int(np.diff(self._table.intake.spans[rows]).sum()) + _BYTES_BESIDE * len(rows)
+    def _shard_iterators(self, split: str, rows: list[int]) -> list[Any]:
+        size = int(np.diff(self._table.images.spans[rows]).sum()) + _LABEL_BYTES * len(rows)
         count = self._shard_config.get_number_shards(size, len(rows))
         shards = np.array_split(np.array(rows), count)
-        return [functools.partial(self._examples, f"{split} {n + 1}/{count}", shard) for n, shard in enumerate(shards)]
+        return [
+            functools.partial(self._generate_shard, f"{split} {n + 1}/{count}", shard) for n, shard in enumerate(shards)
+        ]
 
-    def _examples(self, name: str, rows: NDArray[np.intp]) -> Iterator[tuple[str, dict[str, Any]]]:
-        taken, table = self._table.intake, self._table
-        with taken.images.open("rb") as images:
+    def _generate_shard(self, name: str, rows: NDArray[np.intp]) -> Iterator[tuple[str, dict[str, Any]]]:
+        table, images = self._table, self._table.images
+        with images.data_file.open("rb") as data:
             for row in tqdm_utils.tqdm(rows, desc=f"Writing {name}", unit=" images", leave=False):
-                start, end = taken.spans[row]
-                images.seek(start)
-                file_name = intake.file_name(taken.paths[row])
+                start, end = images.spans[row]
+                data.seek(start)
+                file_name = posixpath.basename(images.paths[row])
                 yield (
                     file_name,
                     {
-                        "image": images.read(end - start),
+                        "image": data.read(end - start),
                         **labels.parse_name(file_name)._asdict(),
                         "file_name": file_name,
                         "group": table.groups[row],
@@ -159,24 +163,24 @@ class Builder(tfds.core.ShardBasedBuilder):
                 )
 
     def _example_writer(self) -> writer.ExampleWriter:
-        return _SameBytesWriter(file_format=self.info.file_format)
+        return _DeterministicWriter(file_format=self.info.file_format)
 
     def _post_download_and_prepare_hook(self) -> None:
-        # A warning, for absl shows nothing less outside of the `tfds` command; that one prints the info and the names.
-        logging.warning("%s; listed in %s/skipped.json", _report(self.info).splitlines()[0], self.data_dir)
+        # A warning, because absl shows nothing less outside of the `tfds` command, which prints the whole report.
+        logging.warning("%s; listed in %s/skipped.json", _count_files(self.info), self.data_dir)
 
 
-def _tabulate(taken: intake.Intake) -> _Table:
-    """Groups the images that show the same photograph."""
-    pairs = near_duplicates.same_photograph(taken.thumbnails)
-    named = list(taken.labels())
-    groups = splits.groups([label.stem for label in named], pairs, splits.read_table())
-    return _Table(taken, groups, *splits.conflicts(groups, named))
+def _group_images(images: collect.Collection) -> _Table:
+    """Groups the images of the same photograph."""
+    pairs = near_duplicates.find_matches(images.thumbnails)
+    names = list(images.labels())
+    groups = splits.assign_groups([name.stem for name in names], pairs, splits.read_known_groups())
+    return _Table(images, groups, *splits.find_conflicts(groups, names))
 
 
-def _shuffled(paths: Sequence[str]) -> list[int]:
-    """Returns the rows in the order of a hash of the file names, which no other file changes."""
-    keys = [hashlib.sha256(intake.file_name(path).encode()).digest() for path in paths]
+def _shuffle_rows(paths: Sequence[str]) -> list[int]:
+    """Returns the rows in the order of a hash of their file names: no other file changes it."""
+    keys = [hashlib.sha256(posixpath.basename(path).encode()).digest() for path in paths]
     return sorted(range(len(paths)), key=keys.__getitem__)
 
 
@@ -209,25 +213,24 @@ def _features() -> tfds.features.FeaturesDict:
     )
 
 
-class _SameBytesWriter(writer.ExampleWriter):
-    """Writes each example with its features in the order of their names.
+class _DeterministicWriter(writer.ExampleWriter):
+    """Writes the features of each example in the order of their names.
 
-    TFDS leaves the order to protobuf, which takes another one in every process: the same images would make shards
-    that differ in their bytes.
+    TFDS leaves the order to protobuf, which takes another one in every process: shards of the same images would differ.
     """
 
     def write(self, path: Any, examples: Iterable[tuple[Any, bytes]]) -> Any:
-        return super().write(path, ((key, _in_order(example)) for key, example in examples))
+        return super().write(path, ((key, _sort_features(example)) for key, example in examples))
 
 
-def _in_order(example: bytes) -> bytes:
+def _sort_features(example: bytes) -> bytes:
     return tf.train.Example.FromString(example).SerializeToString(deterministic=True)
 
 
 class _ShardConfig(shard_utils.ShardConfig):
-    """Eight shards a split, less where they would be tiny, more where they would pass the maximum.
+    """Eight shards per split, fewer if they would be tiny, more if they would exceed the maximum.
 
-    `num_shards`, `max_shard_size` and `min_shard_size` hold where the user set them.
+    `num_shards`, `max_shard_size` and `min_shard_size` apply if the user sets them.
     """
 
     def get_number_shards(self, total_size: int, num_examples: int, uses_precise_sharding: bool = True) -> int:
@@ -241,31 +244,38 @@ class _ShardConfig(shard_utils.ShardConfig):
 
 
 class _Info(tfds.core.DatasetInfo):
-    """DatasetInfo that ends in what was skipped, for its `repr` makes the last lines of `tfds build`."""
+    """DatasetInfo that prints the report of the build: `tfds build` ends with it."""
 
     def __repr__(self) -> str:
-        return f"{super().__repr__()}\n\n{_report(self)}" if self.metadata else super().__repr__()
+        return _format_report(self) if self.metadata else super().__repr__()
 
 
-def _report(info: tfds.core.DatasetInfo) -> str:
-    """Returns in words how many files were seen, kept and skipped, and which were skipped and why."""
+def _format_report(info: tfds.core.DatasetInfo) -> str:
+    """Returns how many images each split has, and how many files were kept and skipped, and why."""
     report = info.metadata
-    refused = [intake.Refused(**file) for file in report["skipped_files"]]
-    lines = [f"UTKFace: {report['seen']:,} files seen, {report['kept']:,} kept, {report['skipped']:,} skipped"]
-    lines += [f"  read from {', '.join(report['forms'])}"]
+    skipped = [collect.SkippedFile(**file) for file in report["skipped_files"]]
+    sizes = ", ".join(f"{split.num_examples:,} {name}" for name, split in info.splits.items())
+    lines = [f"{info.full_name} in {info.data_dir}: {sizes}"]
     lines += [f"  no image falls into {split!r}: too few" for split in labels.SPLITS if split not in info.splits]
-    lines += [f"  {line}" for line in _reasons(refused).splitlines()]
-    if any(count > _TOLD for count in report["skipped_by_reason"].values()):
+    lines += [_count_files(info)]
+    lines += [f"  read from {', '.join(report['sources'])}"]
+    lines += [f"  {line}" for line in _format_reasons(skipped).splitlines()]
+    if any(count > _MAX_LISTED for count in report["skipped_by_reason"].values()):
         lines.append(f"  all of them: {info.data_dir}/skipped.json")
     return "\n".join(lines)
 
 
-def _reasons(refused: Sequence[intake.Refused]) -> str:
-    """Returns a line for each reason with its count and the first files."""
+def _count_files(info: tfds.core.DatasetInfo) -> str:
+    report = info.metadata
+    return f"UTKFace: {report['seen']:,} files seen, {report['kept']:,} kept, {report['skipped']:,} skipped"
+
+
+def _format_reasons(skipped: Sequence[collect.SkippedFile]) -> str:
+    """Returns a line for each reason, with its count and the first files."""
     by_reason: dict[str, list[str]] = {}
-    for file in refused:
+    for file in skipped:
         by_reason.setdefault(file.reason, []).append(repr(file.file))
     return "\n".join(
-        f"{len(files):,} {reason}: {', '.join(files[:_TOLD])}{', ...' if len(files) > _TOLD else ''}"
+        f"{len(files):,} {reason}: {', '.join(files[:_MAX_LISTED])}{', ...' if len(files) > _MAX_LISTED else ''}"
         for reason, files in sorted(by_reason.items())
     )

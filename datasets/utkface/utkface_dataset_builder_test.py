@@ -19,7 +19,7 @@ import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from . import intake, labels, near_duplicates, sources, splits, utkface_dataset_builder
+from . import collect, labels, near_duplicates, sources, splits, utkface_dataset_builder
 
 FOLDER = Path(__file__).parent
 SPLITS = {"train": 33, "validation": 6, "test": 1}  # of the 40 images below, by the hash of their names
@@ -98,7 +98,7 @@ DEFECTS = {
     "20_0_0_5.jpg": (b"<html>", "not JPEG inside"),
     "20_0_0_3.jpg": (jpeg()[:-40], "a JPEG that does not decode, damaged or cut short"),
     f"again/{FIRST}": (jpeg(99), "the file name of another image that is kept"),
-    f"copy/{FIRST}": (faces()[FIRST], "a copy of a image that is kept"),
+    f"copy/{FIRST}": (faces()[FIRST], "a copy of an image that is kept"),
 }
 
 
@@ -163,15 +163,15 @@ def test_the_size_of_the_images_is_told_if_they_all_have_one(tmp_path, built):
     assert build(tmp_path, tmp_path / "data").info.metadata["size"] is None
 
 
-def take_in(manual_dir: Path, scratch: Path, config: str, **options) -> intake.Intake:
+def collect_from(manual_dir: Path, scratch: Path, config: str, **options) -> collect.Collection:
     scratch.mkdir()
-    return intake.take_in(sources.find_forms(manual_dir, config), scratch, **options)
+    return collect.collect_images(sources.find_sources(manual_dir, config), scratch, **options)
 
 
 def test_the_size_is_told_as_height_and_width(tmp_path):
     Image.new("RGB", (24, 16)).save(wide := io.BytesIO(), "JPEG")
     write_folder(tmp_path / "manual", {"1_0_0_1.jpg": wide.getvalue(), "2_0_0_1.jpg": wide.getvalue()})
-    assert take_in(tmp_path / "manual", tmp_path / "scratch", "aligned_cropped").size == (16, 24)
+    assert collect_from(tmp_path / "manual", tmp_path / "scratch", "aligned_cropped").size == (16, 24)
 
 
 def test_paths_are_sorted_and_each_has_its_own_bytes_and_thumbnail(tmp_path):
@@ -179,22 +179,23 @@ def test_paths_are_sorted_and_each_has_its_own_bytes_and_thumbnail(tmp_path):
         f"UTKFace/{folder}/{age}_0_0_1.jpg": jpeg(age) for age, folder in ((9, "b"), (8, "c"), (7, "d"), (60, "a"))
     }
     write_folder(tmp_path / "manual", files)
-    taken = take_in(tmp_path / "manual", tmp_path / "scratch", "aligned_cropped")
-    assert taken.paths == sorted(files)
-    whole = taken.images.read_bytes()
-    for path, (start, end), thumbnail in zip(taken.paths, taken.spans, taken.thumbnails, strict=True):
+    collected = collect_from(tmp_path / "manual", tmp_path / "scratch", "aligned_cropped")
+    assert collected.paths == sorted(files)
+    whole = collected.data_file.read_bytes()
+    for path, (start, end), thumbnail in zip(collected.paths, collected.spans, collected.thumbnails, strict=True):
         assert whole[start:end] == files[path]
-        np.testing.assert_array_equal(thumbnail, near_duplicates.thumbnail(intake.decode(files[path])))
+        np.testing.assert_array_equal(thumbnail, near_duplicates.thumbnail(collect.decode_jpeg(files[path])))
 
 
 def test_of_two_images_with_one_name_in_two_parts_the_first_is_kept_and_the_other_told(tmp_path):
     for part, image in (("part1", jpeg(1)), ("part2", jpeg(2)), ("part3", jpeg(1))):
         write_folder(tmp_path / "manual" / part, {"1_0_0_1.jpg": image})
-    taken = take_in(tmp_path / "manual", tmp_path / "scratch", "in_the_wild", parts=True)
-    assert taken.paths == ["part1/1_0_0_1.jpg"] and taken.images.read_bytes()[slice(*taken.spans[0])] == jpeg(1)
-    assert taken.skipped == [
+    collected = collect_from(tmp_path / "manual", tmp_path / "scratch", "in_the_wild", parts=True)
+    assert collected.paths == ["part1/1_0_0_1.jpg"]
+    assert collected.data_file.read_bytes()[slice(*collected.spans[0])] == jpeg(1)
+    assert collected.skipped == [
         ("part2/1_0_0_1.jpg", "the file name of another image that is kept", "part1/1_0_0_1.jpg"),
-        ("part3/1_0_0_1.jpg", "a copy of a image that is kept", "part1/1_0_0_1.jpg"),
+        ("part3/1_0_0_1.jpg", "a copy of an image that is kept", "part1/1_0_0_1.jpg"),
     ]
 
 
@@ -234,10 +235,15 @@ def test_images_keep_their_bytes_and_carry_the_labels_of_their_names(built):
         assert example["timestamp"].decode() == labels.parse_name(name).timestamp
 
 
-def test_supervised_examples_are_a_image_with_age_and_gender(built):
-    image, target = next(iter(tfds.as_numpy(built.as_dataset("test", as_supervised=True))))
-    assert image.shape == (16, 16, 3) and image.dtype == np.uint8
-    assert set(target) == {"age", "gender"}
+def test_supervised_examples_are_image_and_gender_and_tfds_shows_them(built, monkeypatch):
+    monkeypatch.setattr("matplotlib.pyplot.show", lambda: None)
+    dataset = built.as_dataset("test", as_supervised=True)
+    [(image, gender)] = tfds.as_numpy(dataset)
+    assert image.shape == (16, 16, 3) and image.dtype == np.uint8 and gender in (0, 1)
+    frame = tfds.as_dataframe(dataset, built.info)
+    assert frame["gender"].tolist() == [gender] and "<img" in frame._repr_html_()
+    figure = tfds.show_examples(dataset, built.info)
+    np.testing.assert_array_equal(figure.axes[0].images[0].get_array(), image)
 
 
 @pytest.mark.parametrize("mode", ["L", "CMYK"])
@@ -255,8 +261,8 @@ def test_an_archive_in_another_order_gives_the_same_bytes_as_the_folder(tmp_path
     from_folder = build(tmp_path / "folder", tmp_path / "data1")
     from_archive = build(tmp_path / "tar", tmp_path / "data2")
     assert shards_of(from_folder) == shards_of(from_archive)
-    assert from_folder.info.metadata.pop("forms") == ["crop_part1/"]
-    assert from_archive.info.metadata.pop("forms") == ["crop_part1.tar.gz"]
+    assert from_folder.info.metadata.pop("sources") == ["crop_part1/"]
+    assert from_archive.info.metadata.pop("sources") == ["crop_part1.tar.gz"]
     assert dict(from_folder.info.metadata) == dict(from_archive.info.metadata)
 
 
@@ -324,6 +330,7 @@ def test_a_source_without_a_usable_image_is_an_error_with_the_reasons(tmp_path):
         build(manual_dir, tmp_path / "data")
 
 
+@pytest.mark.slow
 def test_prepared_data_load_in_another_directory_without_the_builder(built, tmp_path):
     program = (
         "import sys, tensorflow_datasets as tfds\n"
@@ -338,6 +345,7 @@ def test_prepared_data_load_in_another_directory_without_the_builder(built, tmp_
     )
 
 
+@pytest.mark.slow
 def test_tfds_build_ends_in_the_names_that_it_left_out_and_gives_the_same_shards_in_every_process(tmp_path):
     odd = "61_1_20170109142408075.jpg.chip.jpg"
     manual_dir = write_archive(tmp_path / "manual" / "UTKFace.tar.gz", faces() | {odd: jpeg()}).parent
@@ -384,7 +392,7 @@ def test_a_copy_goes_to_the_split_and_the_fold_of_its_group_and_not_of_its_own_n
 
 
 def test_a_image_of_the_published_set_goes_to_its_group_though_the_others_are_missing(tmp_path):
-    stem, group = next((stem, group) for stem, group in splits.read_table().items() if stem != group)
+    stem, group = next((stem, group) for stem, group in splits.read_known_groups().items() if stem != group)
     builder = build(write_folder(tmp_path / "manual", {f"{stem}.jpg.chip.jpg": jpeg(1)}), tmp_path / "data")
     assert [example["group"].decode() for example in encoded_examples(builder)] == [group]
 
@@ -417,14 +425,14 @@ def test_two_forms_with_the_same_images_are_one_and_the_copies_are_listed(tmp_pa
     write_folder(tmp_path / "UTKFace", faces())
     write_archive(tmp_path / "crop_part1.tar.gz", dict(list(faces().items())[:10]))
     report = build(tmp_path, tmp_path / "data").info.metadata
-    assert (report["kept"], report["skipped_by_reason"]) == (40, {"a copy of a image that is kept": 10})
+    assert (report["kept"], report["skipped_by_reason"]) == (40, {"a copy of an image that is kept": 10})
 
 
 @pytest.mark.parametrize(
     ("other", "told"),
     [
         ({FIRST: jpeg(7)}, f"{FIRST} are different images"),
-        ({"9_0_0_9.jpg": jpeg(7)}, r"holds 1 images that .* does not: 9_0_0_9.jpg"),
+        ({"9_0_0_9.jpg": jpeg(7)}, r"has 1 images that .* does not have: 9_0_0_9.jpg"),
     ],
 )
 def test_two_forms_that_contradict_each_other_are_an_error(tmp_path, other, told):
@@ -462,6 +470,7 @@ def test_in_the_wild_joins_its_parts_and_keeps_the_sizes_of_the_photographs(tmp_
     assert builder.data_path == tmp_path / "data" / "utkface" / "in_the_wild" / str(builder.version)
 
 
+@pytest.mark.slow
 def test_a_build_that_is_killed_leaves_nothing_that_loads_and_the_next_one_succeeds(tmp_path):
     manual_dir = write_folder(tmp_path / "manual" / "UTKFace", faces(3000)).parent
     arguments = ["build", "utkface", f"--manual_dir={manual_dir}", f"--data_dir={tmp_path / 'data'}"]
@@ -478,6 +487,7 @@ def test_a_build_that_is_killed_leaves_nothing_that_loads_and_the_next_one_succe
     assert build(manual_dir, tmp_path / "data").info.metadata["kept"] == 3000
 
 
+@pytest.mark.slow
 def test_a_disk_that_takes_no_more_is_an_error_and_leaves_nothing(tmp_path):
     manual_dir = write_folder(tmp_path / "manual" / "UTKFace", faces(400)).parent
     program = (
