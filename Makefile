@@ -78,7 +78,7 @@ lint: $(BIN)/.test
 
 docs: $(BIN)/.docs
 	rm -rf docs/api
-	$(BIN)/python -W error -m experiments.reference docs/api
+	$(BIN)/python -W error docs/build.py reference
 
 clean: ## Remove what a command makes again.
 	rm -rf .venv data build dist docs/api *.egg-info

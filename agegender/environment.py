@@ -13,7 +13,7 @@ def set_environment() -> None:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")  # take GPU memory as it is needed, not all of it
     # oneDNN's convolutions, which TensorFlow takes by itself on chips with AVX512-VNNI or newer only: 1.7 times as fast
-    # on one with AVX2 (BENCHMARKS.md).
+    # on one with AVX2.
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
     backend = os.environ.get("KERAS_BACKEND")
     if backend in ("jax", "torch") and importlib.util.find_spec(backend) is None:

@@ -32,7 +32,7 @@ def build_model(
 
     The age head's last Dense answers in standard deviations from the mean age (`schema.AGE_STD`, `schema.AGE_MEAN`)
     which is turned into years. The last Dense of each head starts at zero, so that an untrained model
-    answers the mean age and one half and its first steps are not spent on unlearning noise; BENCHMARKS.md has the
+    answers the mean age and one half and its first steps are not spent on unlearning noise; docs/measurements has the
     measurements behind all this. The heads compute in float32 under every dtype policy.
 
     With a distribution as age head, the last Dense answers with the probability of each year from 0 to 116, and the age

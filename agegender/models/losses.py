@@ -128,6 +128,9 @@ def joint_loss(
     Returns:
         float32 scalar.
 
+    Raises:
+        ValueError: for a weight of an unknown head, a weight that is negative or not finite, or only weights of 0.
+
     Example:
 
     >>> import numpy as np
