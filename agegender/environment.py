@@ -21,12 +21,18 @@ def set_environment() -> None:
 
 
 def load_backend() -> None:
-    """Imports Keras and starts its backend, whose libraries write lines about themselves that no setting silences."""
+    """Imports Keras, and TensorFlow if it is installed, without the lines that they print whatever the log level.
+
+    JAX does not start yet: several processes must join before.
+    """
     set_environment()
     with _silent():
         import keras
 
-        keras.ops.zeros(1)
+        if importlib.util.find_spec("tensorflow"):
+            import tensorflow  # noqa: F401
+        if keras.backend.backend() != "jax":
+            keras.ops.zeros(1)  # starts the devices
 
 
 @contextlib.contextmanager

@@ -1,38 +1,71 @@
-r"""Fits age intervals and the gender's temperature of a trained run on the validation split.
+r"""Fits age intervals and the temperature of the gender head on the validation split.
 
     python -m experiments.calibrate --workdir=runs/1 --coverage=0.95 --flip
 
-Writes calibration.json beside the model, where the `Predictor` finds it.
+Writes calibration.json beside the model, where the `Predictor` finds it. `experiments.train` does the same at its end.
 """
 
 import pathlib
+from typing import TYPE_CHECKING, Any
 
-from absl import app, flags
+from absl import flags
 
-from experiments.command import in_words
-from experiments.runs import calibrate_run
+import agegender as ag
+from experiments import command
 
-_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a run, or a .keras file.", required=True)
-_DATA_DIR = flags.DEFINE_string("data_dir", None, "Where `tfds build` wrote; by default ~/tensorflow_datasets.")
-_COVERAGE = flags.DEFINE_float("coverage", 0.95, "The share of age intervals that are to hold the recorded age.")
-_FLIP = flags.DEFINE_bool("flip", False, "Answer with the mean over a image and its mirror image.")
-_BATCH_SIZE = flags.DEFINE_integer("batch_size", 64, "Images a step.", lower_bound=1)
+if TYPE_CHECKING:
+    from agegender import Calibration
 
 
-@in_words()
+def calibrate_run(
+    workdir: pathlib.Path,
+    data_dir: str | None = None,
+    *,
+    split: str = "validation",
+    batch_size: int = 64,
+    flip: bool = False,
+    **options: Any,
+) -> "Calibration":
+    """Calibrates the best model of a run and writes calibration.json beside it.
+
+    Args:
+        workdir: folder of the run, or a `.keras` file.
+        data_dir: where `tfds build` wrote; None is what run.json names, or TFDS's own folder.
+        split: images that were not trained on, as in `load_utkface`.
+        batch_size: images a step.
+        flip: as in `agegender.calibrate`.
+        **options: others of `agegender.calibrate`.
+    """
+    from agegender.evaluation.evaluate import predict_dataset
+    from agegender.models.saving import load_model
+    from agegender.training.run_record import read_data_dir
+
+    model = load_model(workdir)
+    data_dir = data_dir or read_data_dir(workdir)
+    dataset = ag.load_utkface(split, batch_size=batch_size, image_size=model.input_shape[1], data_dir=data_dir)
+    calibration = ag.calibrate(*predict_dataset(model, dataset, flip=flip), flip=flip, **options)
+    calibration.save(workdir if workdir.is_dir() else workdir.parent)
+    return calibration
+
+
 def main(_: list[str]) -> None:
-    calibration = calibrate_run(
-        pathlib.Path(_WORKDIR.value),
-        _DATA_DIR.value,
-        coverage=_COVERAGE.value,
-        flip=_FLIP.value,
-        batch_size=_BATCH_SIZE.value,
-    )
-    print(f"Calibrated on {calibration.count} images, gender temperature {calibration.temperature}")
+    values = flags.FLAGS
+    options: dict[str, Any] = {
+        name: values[name].value for name in ("coverage", "flip") if values[name].value is not None
+    }
+    calibration = calibrate_run(pathlib.Path(values.workdir), values.data_dir, batch_size=values.batch_size, **options)
+    print(f"Calibrated on {calibration.count} images; gender temperature {calibration.temperature}")
     for age in range(10, 90, 10) if calibration.ages else ():
         low, high = calibration.intervals(age)
-        print(f"guess {age}: {low:.0f} to {high:.0f} years, promised for {calibration.coverage:.0%}")
+        print(f"predicted {age}: {low:.0f} to {high:.0f} years with {calibration.coverage:.0%} coverage")
 
 
 if __name__ == "__main__":
-    app.run(main)
+    flags.DEFINE_string("workdir", None, "Folder of a run, or a .keras file.", required=True)
+    flags.DEFINE_string("data_dir", None, "Where `tfds build` wrote; by default as run.json says.")
+    flags.DEFINE_float(
+        "coverage", None, "Share of age intervals that should contain the recorded age; 0.95 if not given."
+    )
+    flags.DEFINE_bool("flip", None, "Average the predictions for an image and its mirror image.")
+    flags.DEFINE_integer("batch_size", 64, "Images a step.", lower_bound=1)
+    command.run(main)

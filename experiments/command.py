@@ -1,17 +1,83 @@
-"""What the scripts do around their work."""
+"""Runs the `main` of a script: quiet libraries, and errors as one line instead of a traceback."""
 
-import contextlib
+import os
+import pathlib
+import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Mapping
 
-from absl import logging
+from absl import app, flags, logging
+
+from agegender.environment import load_backend
+
+_EXPECTED = (OSError, ValueError, ImportError, FloatingPointError, RuntimeError, KeyboardInterrupt)
 
 
-@contextlib.contextmanager
-def in_words() -> Iterator[None]:
-    """Quiets TFDS, and ends the script with one line if there is an error that its words explain."""
-    logging.set_verbosity(logging.WARNING)  # TFDS tells of each file it opens
-    try:
-        yield
-    except (OSError, ValueError, FloatingPointError) as error:
-        sys.exit(f"{type(error).__name__}: {error}")  # a traceback would hide the words
+def run(
+    main: Callable[[list[str]], None],
+    exit_codes: Mapping[type[BaseException], int] | None = None,
+    *,
+    uses_keras: bool = True,
+    exit_now: bool = False,
+) -> None:
+    """Parses the flags, runs `main` and exits.
+
+    Args:
+        main: takes the arguments that are no flags, after the name of the script.
+        exit_codes: the exit code for a kind of error, the first that fits; 1 for all others.
+        uses_keras: whether to import Keras and TensorFlow first, without the lines that they print.
+        exit_now: whether to exit without waiting for other threads after an error.
+    """
+    name = pathlib.Path(sys.argv[0]).stem
+
+    def fail(error: BaseException) -> None:
+        print(f"{name}: {_describe_error(error)}", file=sys.stderr)
+        code = next((code for kind, code in (exit_codes or {}).items() if isinstance(error, kind)), 1)
+        if exit_now:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(code)
+        sys.exit(code)
+
+    def parse_flags(arguments: list[str]) -> list[str]:
+        try:
+            return flags.FLAGS(arguments)
+        except (flags.Error, KeyError, AttributeError, TypeError, OSError) as error:  # all but the first: of the config
+            fail(error)
+            raise
+
+    def run_main(arguments: list[str]) -> None:
+        logging.set_verbosity(logging.WARNING)  # TFDS logs each file that it opens
+        try:
+            if uses_keras:
+                load_backend()
+            main(arguments)
+        except _EXPECTED as error:
+            fail(error)
+        except Exception as error:
+            if not type(error).__module__.startswith("tensorflow"):
+                raise
+            fail(error)  # such as a damaged shard
+
+    app.run(run_main, flags_parser=parse_flags)
+
+
+def _describe_error(error: BaseException) -> str:
+    if isinstance(error, KeyboardInterrupt):
+        return "interrupted"
+    if isinstance(error, KeyError | AttributeError):  # of ml_collections
+        return _describe_unknown_option(str(error.args[0]))
+    if type(error).__module__.startswith("tensorflow"):
+        return f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
+    return str(error)
+
+
+def _describe_unknown_option(message: str) -> str:
+    r"""
+    >>> _describe_unknown_option("'epoch'\nDid you mean \"epochs\" instead of \"epoch\"?")
+    "The config has no option 'epoch'. Did you mean 'epochs'?"
+    """
+    names = re.findall(r"\w+", message.replace("\\n", " "))
+    closest = re.search(r'mean "(\w+)"', message)
+    hint = f" Did you mean {closest.group(1)!r}?" if closest else " See experiments/config.py."
+    return f"The config has no option {names[0]!r}.{hint}"

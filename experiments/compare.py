@@ -20,7 +20,6 @@ from agegender.evaluation.report_page import (
     render_page,
     write_json,
 )
-from experiments.runs import home
 
 _BY_GROUP = ("mae", "bias", "gender_accuracy")  # the measures shown for each group
 
@@ -50,13 +49,18 @@ def report_or_compare(
         raise ValueError("--out must name a folder: this report belongs to no single run")
     tables = {name: _load(name, read_predictions) for name in files}  # before the slow part
     tables = {name: _load(name, lambda path: measure_run(path).predictions) for name in runs} | tables
-    folder = out or home(pathlib.Path(_split_pair(runs[0])[0])) / "comparison"
+    folder = out or folder_of(pathlib.Path(_split_pair(runs[0])[0])) / "comparison"
     if len(tables) == 1:
         ((name, table),) = tables.items()
         report = measure(table)
         return f"\n{report}\n\nReport: {write_report(report, folder, title=name)}"
     comparison = compare(tables)
     return f"\n{format_comparison(comparison)}\n\nComparison: {write_comparison(comparison, folder)}"
+
+
+def folder_of(model: pathlib.Path) -> pathlib.Path:
+    """The folder of a run, given its folder or a model file in it."""
+    return model.parent if model.suffix == ".keras" else model
 
 
 def compare(tables: Mapping[str, Table], *, repetitions: int = 1000, seed: int = 0) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from absl import app, flags
+from absl import flags
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -32,7 +32,7 @@ from agegender.schema import (
     RACE,
     RACES,
 )
-from experiments.command import in_words
+from experiments import command
 
 if TYPE_CHECKING:
     from agegender.data.filters import LabelFilter
@@ -220,11 +220,10 @@ def _split_rows(labels: Labels) -> dict[str, np.ndarray]:
     return {str(name): labels["split"] == name for name in dict.fromkeys(labels["split"].tolist())}
 
 
-@in_words()
 def main(_: list[str]) -> None:
     options: Any = {flag.name: flag.value for flag in (_DATA_DIR, _SPLIT, _WHERE, _FACES, _SEED)}
     print(explore(pathlib.Path(_OUT.value), **options))
 
 
 if __name__ == "__main__":
-    app.run(main)
+    command.run(main)

@@ -1,149 +1,188 @@
-r"""Makes a model to hand on from a trained run: folded, in half precision, calibrated, measured, with its card.
+r"""Makes a model to publish from a trained run: folded, in half precision, calibrated, evaluated, with a model card.
 
     python -m experiments.release --workdir=runs/1 --out=models/utkface64 --data_dir=...
 
-Writes into OUT best.keras, calibration.json, recipe.json (config and versions) and README.md, the model card; the full
-report on the test split, which shows faces, goes to WORKDIR/released. That report is of intervals fitted on the
-validation split; those handed on are then fitted on both: with twice the images they keep their promise better.
+Writes best.keras, calibration.json, recipe.json (config and versions) and README.md (the card) to OUT, and the report
+on the test split, which shows faces, to WORKDIR/released. The report is of a calibration on the validation split; the
+published calibration is then fitted on validation and test together: twice the images make it more reliable.
 """
 
-import dataclasses
+import io
 import json
 import pathlib
-from collections.abc import Mapping, Sequence
+import zipfile
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
 
-from absl import app, flags
+from absl import flags
+from ml_collections import ConfigDict
 
-from agegender.environment import set_environment
 from agegender.schema import BEST_MODEL, SPLITS
-from experiments.command import in_words
-from experiments.config import AugmentationConfig, Config
-from experiments.half_precision import store_in_half_precision
-from experiments.runs import build, calibrate_run, evaluate_run
+from experiments import command
+from experiments.calibrate import calibrate_run
+from experiments.evaluate import evaluate_and_print
+from experiments.train import build_model
 
 if TYPE_CHECKING:
+    import keras
+
     from agegender import Report
 
-_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.", required=True)
-_OUT = flags.DEFINE_string("out", None, "Folder of the model to hand on.", required=True)
-_DATA_DIR = flags.DEFINE_string("data_dir", None, "Where `tfds build` wrote; by default ~/tensorflow_datasets.")
+_WEIGHTS: Final = "model.weights.h5"  # in a .keras file
+_CARD: Final = """\
+# {name}
 
-_AGE_HEAD = flags.DEFINE_string("age_head", "", "Another one with the same weights: median for distribution.")
-_SPLIT = flags.DEFINE_string("split", "test", "What the card's numbers are of; 'validation' while choosing.")
+## What it is
 
-_SHOWN: Final = ("All images", "Gaps between groups", "By age", "By gender", "By race")
-_REFITTED: Final = "Those in calibration.json were then fitted on both, so these numbers say nothing of them. "
-_SHOWN_LAST: Final = ("Coverage of the age intervals", "Calibration of the gender", "Definitions")
+A model that predicts age and recorded gender from an aligned face of {size} x {size} pixels, cropped as in UTKFace:
+{architecture} of keras-vggface, {width:.3g} times as wide as published, with heads for {heads}, trained from {weights}
+weights. Weights are stored as float16. `agegender.Predictor` loads it from this folder.
+
+## What it is not for
+
+It guesses from looks and is often wrong. Gender is one of two words that somebody, or another program, wrote down about
+a photograph, not how a person identifies. Do not use it to decide about people. UTKFace is for non-commercial research
+only, and so is this model.
+
+## Data
+
+UTKFace's aligned and cropped images, data set version {version}: {counts}. Near-identical photographs share a split.
+The weights were trained on the train split; the best epoch was chosen on the validation split.
+datasets/utkface/README.md says what is wrong with the labels.
+
+## Recipe
+
+recipe.json has every option and the versions. In the project, with the data set prepared:
+
+```sh
+{commands}
+```
+
+## Results on the {split} split
+
+With age intervals and a gender temperature fitted on the validation split{refitted}.
+
+```
+{report}
+```
+"""
 
 
 def release(
     workdir: pathlib.Path, out: pathlib.Path, data_dir: str | None = None, *, age_head: str = "", split: str = "test"
 ) -> "Report":
-    """Folds, stores, calibrates and measures the best model of a run, and writes its card.
+    """Folds, stores, calibrates and evaluates the best model of a run, and writes its card.
 
     Args:
-        workdir: of the run.
-        out: folder of the model to hand on.
+        workdir: folder of the run.
+        out: folder of the model to publish.
         data_dir: where `tfds build` wrote.
-        age_head: another one with the same weights, "median" for "distribution"; empty for that of the run.
-        split: what the card's numbers are of; "validation" while choosing.
+        age_head: another age head with the same weights, "median" for "distribution"; empty keeps that of the run.
+        split: the split of the card's numbers; "validation" while you choose options.
     """
-    set_environment()
     import keras
 
     from agegender.models.batch_norm import fold_batch_norm
-    from agegender.models.saving import load_model
 
     run = json.loads((workdir / "run.json").read_text())
-    config = Config(**{**run["config"], "augmentation": AugmentationConfig(**run["config"]["augmentation"])})
-    keras.config.set_dtype_policy("float32")  # every machine has it; only on the disk a half of it is enough
-    trained_as = dataclasses.replace(config, weights="none", start="", age_head=age_head or config.age_head)
-    trained = build(trained_as)
-    trained.set_weights(load_model(workdir).get_weights())
+    config = ConfigDict(run["config"])
+    card_facts = {"size": config.data.image_size, "heads": " and ".join(config.model.heads)}
+    card_facts |= {"architecture": config.trunk.architecture, "width": config.trunk.width}
+    card_facts |= {"weights": config.trunk.weights or "random"}
+
+    # The trained weights in a float32 model with the age head to publish.
+    keras.config.set_dtype_policy("float32")
+    with config.ignore_type():
+        config.trunk.weights = None
+        config.init_from = str(workdir)
+    config.model.age_head = age_head or config.model.age_head
     out.mkdir(parents=True, exist_ok=True)
-    store_in_half_precision(fold_batch_norm(trained), out / BEST_MODEL)
-    calibrate_run(out, data_dir, flip=config.flip)
-    report = evaluate_run(out, split, data_dir=data_dir, out=workdir / "released")
+    save_half_precision(fold_batch_norm(build_model(config)), out / BEST_MODEL)
+
+    # Evaluate with a calibration that has not seen the split, then calibrate on both.
+    calibrate_run(out, data_dir, **config.calibration)
+    report = evaluate_and_print(out, split, data_dir=data_dir, out=workdir / "released")
     if split == "test":
-        calibrate_run(out, data_dir, flip=config.flip, split="validation+test")
+        calibrate_run(out, data_dir, split="validation+test", **config.calibration)
+
     recipe = {key: run[key] for key in ("config", "versions", "backend", "dtype_policy")}
-    recipe["released_with"] = {"age_head": trained_as.age_head}
+    recipe["released_with"] = {"age_head": config.model.age_head}
     (out / "recipe.json").write_text(json.dumps(recipe, indent=2) + "\n")
-    commands = _commands(out.name, run["command"], run["backend"], age_head)
-    (out / "README.md").write_text(_card(out.name, config, commands, report, data_dir, split), encoding="utf-8")
+    commands = _list_commands(out.name, run, age_head)
+    (out / "README.md").write_text(
+        _write_card(out.name, card_facts, commands, report, data_dir, split), encoding="utf-8"
+    )
     return report
 
 
-def _commands(name: str, trained: list[str], backend: str, age_head: str) -> str:
-    chosen = " ".join(word for word in trained if word.startswith("--config"))
-    option = f" --age_head={age_head}" if age_head else ""
-    environment = "" if backend == "tensorflow" else f"KERAS_BACKEND={backend} "
+def save_half_precision(model: "keras.Model", path: pathlib.Path) -> None:
+    """Saves a model in Keras's format with every weight as float16; it loads as a float32 model."""
+    import h5py
+
+    model.save(path)
+    with zipfile.ZipFile(path) as archive:
+        parts = {name: archive.read(name) for name in archive.namelist()}
+    weights = io.BytesIO()
+    with h5py.File(io.BytesIO(parts[_WEIGHTS])) as full, h5py.File(weights, "w") as half:
+
+        def copy(name: str, item: Any) -> None:
+            is_array = isinstance(item, h5py.Dataset)
+            copied = (
+                half.create_dataset(name, data=item[...].astype("float16")) if is_array else half.require_group(name)
+            )
+            copied.attrs.update(item.attrs)
+
+        full.visititems(copy)
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in {**parts, _WEIGHTS: weights.getvalue()}.items():
+            archive.writestr(name, content)
+
+
+def _list_commands(name: str, run: Mapping[str, Any], age_head: str) -> str:
+    chosen = " ".join(word for word in run["command"] if word.startswith("--config"))
+    environment = "" if run["backend"] == "tensorflow" else f"KERAS_BACKEND={run['backend']} "
     return (
         f"{environment}python -m experiments.train {chosen} --workdir=runs/{name}\n"
-        f"python -m experiments.release --workdir=runs/{name} --out=models/{name}{option}"
+        f"python -m experiments.release --workdir=runs/{name} --out=models/{name}"
+        f"{f' --age_head={age_head}' if age_head else ''}"
     )
 
 
-def _card(name: str, config: Config, commands: str, report: "Report", data_dir: str | None, split: str) -> str:
+def _write_card(
+    name: str, facts: Mapping[str, Any], commands: str, report: "Report", data_dir: str | None, split: str
+) -> str:
     from agegender.data.prepared import find_prepared
-    from agegender.evaluation.report_page import NOT_FOR, build_sections
 
     info = find_prepared(data_dir).info
-    counts = ", ".join(f"{split} {info.splits[split].num_examples:,}" for split in SPLITS)
-    from_report: Mapping[str, Any] = build_sections(report, {})
-    sections = {
-        "What it is": [
-            f"It guesses age and recorded gender from an aligned face of {config.image_size} x {config.image_size} "
-            f"pixels, cut as UTKFace cuts them: {_trunk(config)} with heads for {config.heads.replace(',', ' and ')}, "
-            f"trained from {'random' if config.weights == 'none' else config.weights} weights and stored in half "
-            "precision. "
-            "`agegender.Predictor` loads it from this folder.",
-        ],
-        "What it is not for": [
-            NOT_FOR,
-            "UTKFace is for non-commercial research only, and so is this model.",
-        ],
-        "Data": [
-            f"UTKFace's aligned and cropped images at {config.image_size} px, in the project's data set version "
-            f"{info.version}: {counts}. Near-identical photographs share a split. "
-            "The weights have seen the train split only, and the best epoch was chosen on the validation split. The "
-            f"numbers below are of the {split} split, with intervals and a temperature fitted on the validation split. "
-            f"{_REFITTED if split == 'test' else ''}The labels are partly a program's: datasets/utkface/README.md says "
-            "what is wrong with them.",
-        ],
-        "Recipe": [
-            "recipe.json holds every number and the versions. In the project, with the data set prepared:",
-            f"```sh\n{commands}\n```",
-        ],
-        **{title: from_report[title] for title in (*_SHOWN, *_SHOWN_LAST) if title in from_report},
-    }
-    lines = [f"# {name}"]
-    for title, blocks in sections.items():
-        lines += [f"## {title}", *(block if isinstance(block, str) else _tabulate(*block) for block in blocks)]
-    return "\n\n".join(lines) + "\n"
+    counts = ", ".join(f"{each} {info.splits[each].num_examples:,}" for each in SPLITS)
+    refitted = "; calibration.json was then fitted on both splits" if split == "test" else ""
+    return _CARD.format(
+        name=name,
+        version=info.version,
+        counts=counts,
+        commands=commands,
+        report=report,
+        split=split,
+        refitted=refitted,
+        **facts,
+    )
 
 
-def _tabulate(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    rule = ["---", *["---:"] * (len(header) - 1)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in (header, rule, *lines))
-
-
-def _trunk(config: Config) -> str:
-    width = "" if config.width == 1 else f", its convolutions {config.width:.3g} times as wide,"
-    return f"the {config.architecture.upper()} of keras-vggface{width}"
-
-
-@in_words()
 def main(_: list[str]) -> None:
+    values = flags.FLAGS
     release(
-        pathlib.Path(_WORKDIR.value),
-        pathlib.Path(_OUT.value),
-        _DATA_DIR.value,
-        age_head=_AGE_HEAD.value,
-        split=_SPLIT.value,
+        pathlib.Path(values.workdir),
+        pathlib.Path(values.out),
+        values.data_dir,
+        age_head=values.age_head,
+        split=values.split,
     )
 
 
 if __name__ == "__main__":
-    app.run(main)
+    flags.DEFINE_string("workdir", None, "Folder of the run.", required=True)
+    flags.DEFINE_string("out", None, "Folder of the model to publish.", required=True)
+    flags.DEFINE_string("data_dir", None, "Where `tfds build` wrote; by default ~/tensorflow_datasets.")
+    flags.DEFINE_string("age_head", "", "Another age head with the same weights: median for distribution.")
+    flags.DEFINE_string("split", "test", "The split of the card's numbers; 'validation' while you choose options.")
+    command.run(main)

@@ -13,10 +13,10 @@ import sys
 from collections.abc import Iterator, Sequence
 
 import numpy as np
-from absl import app, flags
+from absl import flags
 
 from agegender.schema import FILE_NAME, GROUP
-from experiments.command import in_words
+from experiments import command
 
 FOLDER = pathlib.Path(__file__).parent.parent / "datasets"
 sys.path.insert(0, str(FOLDER))  # `datasets` is the name of somebody else's package, so the import starts below it
@@ -74,10 +74,9 @@ def differences(table: Sequence[dict[str, str]], data_dirs: Sequence[str]) -> li
     ]
 
 
-@in_words()
 def main(argv: Sequence[str]) -> None:
     if len(argv) > 1:
-        raise app.UsageError(f"No arguments beside flags. Received: {argv[1:]}")
+        raise ValueError(f"No arguments beside flags. Received: {argv[1:]}")
     if not _CHECK.value:
         table = rows(_DATA_DIR.value)
         write(pathlib.Path(_TABLE.value), table)
@@ -90,4 +89,4 @@ def main(argv: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    command.run(main)

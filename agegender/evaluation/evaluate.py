@@ -75,7 +75,7 @@ def evaluate_run(
     Args:
         run: the folder of a run, or a model file; None is the released model.
         split: `"train"`, `"validation"`, `"test"`, or a slice such as `"test[:20%]"`.
-        data_dir: where `tfds build` wrote; None is the folder of TFDS.
+        data_dir: where `tfds build` wrote; None is the folder that run.json names, or TFDS's own folder.
         out: the folder to write to: the files of `write_report`, errors.html with the worst predictions, and
             predictions.png with the first ones. Both show faces. None writes nothing.
         flip: as in `evaluate`. None does what the calibration was fitted with; a calibration that was fitted with
@@ -97,7 +97,10 @@ def evaluate_run(
     """
     from agegender import Predictor, load_utkface
     from agegender.data.prepared import known_labels
+    from agegender.training.run_record import read_data_dir
 
+    if data_dir is None and run is not None:
+        data_dir = read_data_dir(run)
     if out is not None:  # before the slow part
         pathlib.Path(out).mkdir(parents=True, exist_ok=True)
     predictor = Predictor(run, flip=flip)

@@ -36,6 +36,16 @@ def read_record(workdir: str | os.PathLike) -> dict[str, Any]:
         raise ValueError(f"{path} is damaged or not the record of a run: {error}. Restore it or move it away") from None
 
 
+def read_data_dir(model: str | os.PathLike) -> str | None:
+    """Reads where the data set of a run was; None if its record does not say.
+
+    Args:
+        model: the folder of a run, or a model file in it.
+    """
+    path = pathlib.Path(model)
+    return read_record(path if path.is_dir() else path.parent / RECORD).get("data_dir")
+
+
 def write_record(workdir: pathlib.Path, record: Mapping[str, Any]) -> None:
     """Writes the record of a run, atomically."""
     with replacing(workdir / RECORD) as temporary:

@@ -1,7 +1,12 @@
-"""The reference: one VGG16 with VGGFace weights at 200 px, last block and two heads trained together."""
+"""The reference: one VGG16 with VGGFace weights at 200 px; trains the last block and both heads together."""
 
-from experiments.config import Config
+from ml_collections import ConfigDict
+
+from experiments.config import default_config
 
 
-def get_config() -> Config:
-    return Config()
+def get_config() -> ConfigDict:
+    config = default_config()
+    config.data.batch_size = 64
+    config.train.epochs = 30
+    return config

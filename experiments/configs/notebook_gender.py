@@ -1,10 +1,11 @@
 """The second of the notebook's two models: as notebook_age.py, for gender alone."""
 
-import dataclasses
+from ml_collections import ConfigDict
 
-from experiments.config import Config
 from experiments.configs import notebook_age
 
 
-def get_config() -> Config:
-    return dataclasses.replace(notebook_age.get_config(), heads="gender")
+def get_config() -> ConfigDict:
+    config = notebook_age.get_config()
+    config.model.heads = ("gender",)
+    return config

@@ -17,7 +17,7 @@ from agegender.inference.alignment import TEMPLATE, align_face
 from agegender.inference.detection import Detection
 from agegender.inference.predictor import _note
 from agegender.models import saving
-from experiments.half_precision import store_in_half_precision
+from experiments.release import save_half_precision
 
 SIZE = 24
 STEPS = ag.Calibration(
@@ -290,7 +290,7 @@ def test_without_the_released_model_the_words_say_how_to_get_it(
 def test_a_file_with_float16_weights_gives_a_float32_model_that_predicts_the_same(
     predictor: ag.Predictor, tmp_path: pathlib.Path
 ) -> None:
-    store_in_half_precision(predictor.model, tmp_path / "best.keras")
+    save_half_precision(predictor.model, tmp_path / "best.keras")
     predictor.model.save(tmp_path / "full.keras")
     assert (tmp_path / "best.keras").stat().st_size < 0.8 * (tmp_path / "full.keras").stat().st_size
     loaded = ag.Predictor(tmp_path, aligned=True)

@@ -1,0 +1,85 @@
+"""The configs, and what becomes of a wrong option."""
+
+import importlib
+import json
+import pathlib
+from typing import Any
+
+import pytest
+from conftest import ROOT
+from ml_collections import ConfigDict
+from tiny_utkface import prepare
+
+from agegender.training.run_record import flatten, to_json
+from experiments.config import default_config
+from experiments.train import train_and_evaluate
+
+NAMES = sorted(path.stem for path in (ROOT / "experiments" / "configs").glob("[!_]*.py"))
+
+
+def load_config(name: str) -> ConfigDict:
+    return importlib.import_module(f"experiments.configs.{name}").get_config()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_configs_are_locked_and_set_what_has_no_default(name: str) -> None:
+    config = load_config(name)
+    assert config.is_locked and config.train.epochs >= 1 and config.data.batch_size >= 1
+
+
+def test_notebook_models_differ_in_their_heads_alone() -> None:
+    age, gender = (flatten(load_config(f"notebook_{head}").to_dict()) for head in ("age", "gender"))
+    assert {name for name in age if age[name] != gender[name]} == {"model.heads", "data.heads"}
+
+
+def test_released_model_was_trained_with_released_64() -> None:
+    recipe = json.loads((ROOT / "models" / "utkface64" / "recipe.json").read_text())
+    assert recipe["config"] == to_json(load_config("released_64").to_dict())
+
+
+def test_one_option_sets_seed_and_image_size_of_all_groups() -> None:
+    config = default_config()
+    config.seed, config.data.image_size, config.model.heads = 5, 96, ("age",)
+    assert (config.data.seed, config.trunk.seed, config.augmentation.seed) == (5, 5, 5)
+    assert config.trunk.image_size == 96 and config.data.heads == ("age",)
+
+
+def test_unknown_option_names_the_closest_one() -> None:
+    with pytest.raises(KeyError, match="learning_rate"):
+        default_config().optimizer.update(learning_rat=1e-3)
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    rows = [{"age": age, "gender": age % 2} for age in range(40)]
+    return prepare(tmp_path_factory.mktemp("rows"), dict.fromkeys(("train", "validation", "test"), rows))
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("data.batch_size", 0),
+        ("data.ages", (60, 20)),
+        ("trunk.architecture", "vgg17"),
+        ("trunk.trainable", "last"),
+        ("model.heads", ("age", "race")),
+        ("model.age_head", "oracle"),
+        ("augmentation.erasing", 7.0),
+        ("optimizer.learning_rate", float("nan")),
+        ("train.loss_weights", {"age": -1.0, "gender": 1.0}),
+        ("train.image_sizes", ((-1, 32),)),
+        ("train.cache_trunk", -1),
+    ],
+)
+def test_option_out_of_range_is_named_before_anything_is_written(
+    option: str, value: Any, data_dir: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    config = default_config()
+    config.dtype = "float32"
+    config.data.update(image_size=48, batch_size=8)
+    config.trunk.update(weights=None, width=1.0 if "trunk" in option else 1 / 64)
+    config.train.update(epochs=1, steps_per_epoch=1)
+    config.update_from_flattened_dict({option: value})
+    with pytest.raises(ValueError, match=option.rpartition(".")[2]):
+        train_and_evaluate(config, tmp_path / "run", str(data_dir))
+    assert not (tmp_path / "run").exists()

@@ -1,0 +1,69 @@
+"""A released model predicts as its run, and its card says how it was made."""
+
+import io
+import json
+import pathlib
+import zipfile
+
+import h5py
+import keras
+import numpy as np
+from tiny_utkface import prepare
+
+from agegender.models.saving import load_model
+from agegender.training.run_record import to_json, write_record
+from experiments.config import default_config
+from experiments.release import release
+from experiments.train import build_model
+
+
+def test_release(tmp_path: pathlib.Path) -> None:
+    images = [{"age": index % 80, "gender": index % 2} for index in range(120)]
+    data_dir = prepare(tmp_path / "data", {"train": images[:80], "validation": images, "test": images[:9]})
+    config = default_config()
+    config.batch_norm, config.calibration.flip, config.model.age_head = True, True, "distribution"
+    config.data.update(image_size=48, batch_size=8)
+    config.trunk.update(weights=None, trainable="all", width=1 / 64)
+    trained, random = build_model(config), np.random.default_rng(1)
+    for weight in trained.weights:  # batch statistics, too
+        weight.assign(weight + random.uniform(0, 0.1, weight.shape))
+    (run := tmp_path / "run").mkdir()
+    trained.save(run / "best.keras")
+    record = {"versions": {"keras": "3"}, "backend": "tensorflow", "dtype_policy": "mixed_bfloat16", "seconds": {}}
+    command = ["train.py", "--config=c.py", f"--workdir={run}", "--config.train.epochs=3"]
+    write_record(run, {**record, "config": to_json(config.to_dict()), "command": command})
+
+    out = tmp_path / "small"
+    report = release(run, out, str(data_dir), age_head="median", split="validation")
+
+    # The model: folded, in half precision, with the other age head.
+    released = load_model(out)
+    norms = [each.name for each in released._flatten_layers() if isinstance(each, keras.layers.BatchNormalization)]
+    assert norms == ["feature_batch_norm"]  # of the heads; those of the trunk are folded into its convolutions
+    assert {weight.dtype for weight in released.weights} == {"float32"}
+    stored: list[str] = []
+    with zipfile.ZipFile(out / "best.keras") as archive:
+        weights = io.BytesIO(archive.read("model.weights.h5"))
+    with h5py.File(weights) as file:
+        file.visititems(lambda _, item: stored.append(str(item.dtype)) if isinstance(item, h5py.Dataset) else None)
+    assert set(stored) == {"float16"}
+    config.model.age_head = "median"
+    (expected := build_model(config)).set_weights(trained.get_weights())
+    batch = random.integers(0, 256, (8, 48, 48, 3)).astype("uint8")
+    for head, values in expected.predict_on_batch(batch).items():
+        np.testing.assert_allclose(released.predict_on_batch(batch)[head], values, rtol=0.02, atol=0.01)
+
+    # What lies beside it.
+    assert {path.name for path in out.iterdir()} == {"best.keras", "calibration.json", "recipe.json", "README.md"}
+    calibration = json.loads((out / "calibration.json").read_text())
+    assert calibration["flip"] is True and calibration["count"] == 120
+    assert report.count == 120 and (run / "released" / "report.html").is_file()
+    recipe = json.loads((out / "recipe.json").read_text())
+    assert recipe["config"]["model"]["age_head"] == "distribution"
+    assert recipe["released_with"] == {"age_head": "median"}
+    assert (recipe["versions"], recipe["dtype_policy"]) == ({"keras": "3"}, "mixed_bfloat16")
+    card = (out / "README.md").read_text()
+    assert "\npython -m experiments.train --config=c.py --config.train.epochs=3 --workdir=runs/small\n" in card
+    assert "\npython -m experiments.release --workdir=runs/small --out=models/small --age_head=median\n" in card
+    for text in ("48 x 48 pixels", "0.0156 times as wide", "train 80, validation 120, test 9", str(report)):
+        assert text in card
