@@ -22,7 +22,7 @@ from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.routing import BaseRoute, Mount, Route
 
 from agegender import __version__
-from agegender.inference.images import ImageError, read_image
+from agegender.inference.images import ImageError
 from agegender.inference.predictor import Predictor
 from agegender.inference.results import Photograph
 from agegender.server.batching import Answer, Batcher, Options, QueueFullError
@@ -48,9 +48,7 @@ EXAMPLES: Final = (
 )
 
 
-def create_app(
-    predictor: Predictor, *, allowed_hosts: Iterable[str] = (), root_path: str = "", threads: int = 1
-) -> Starlette:
+def create_app(predictor: Predictor, *, allowed_hosts: Iterable[str] = (), root_path: str = "") -> Starlette:
     """Builds the server's ASGI application.
 
     Args:
@@ -58,7 +56,6 @@ def create_app(
         allowed_hosts: further names of this server, as `Protection` takes them.
         root_path: the prefix under which a proxy forwards requests without removing it, such as "/faces". The page
             and the API answer with and without it.
-        threads: how many call the predictor.
 
     Returns:
         An application for uvicorn or another ASGI server.
@@ -70,17 +67,17 @@ def create_app(
     """
     if root_path and not (root_path.startswith("/") and root_path.strip("/")):
         raise ValueError(f'`root_path` must be a path such as "/faces". Received: root_path={root_path!r}')
-    return _Server(predictor, threads).build(allowed_hosts, root_path.rstrip("/"))
+    return _Server(predictor).build(allowed_hosts, root_path.rstrip("/"))
 
 
 class _Server:
     """The endpoints, and what they share."""
 
-    def __init__(self, predictor: Predictor, threads: int) -> None:
+    def __init__(self, predictor: Predictor) -> None:
         self._predictor = predictor
         self._metrics = Metrics()
         self._memory = MemoryGauge()
-        self._batcher = Batcher(self._predict_images, read_image, self._metrics, threads=threads)
+        self._batcher = Batcher(self._predict_files, self._metrics)
 
     def build(self, allowed_hosts: Iterable[str], root_path: str) -> Starlette:
         routes: list[BaseRoute] = [
@@ -151,8 +148,8 @@ class _Server:
             raise HTTPException(404)
         return Response(_draw_example(number), media_type="image/jpeg")
 
-    def _predict_images(self, images: Sequence[Image.Image], options: Options) -> Sequence[Answer]:
-        return self._variant(options)(list(images), aligned=options.aligned)
+    def _predict_files(self, files: Sequence[bytes], options: Options) -> Sequence[Answer]:
+        return self._variant(options)(list(files), aligned=options.aligned)
 
     def _variant(self, options: Options) -> Predictor:
         """The predictor with other options; it shares the model."""

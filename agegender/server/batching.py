@@ -8,9 +8,7 @@ import functools
 import math
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, Final
-
-from PIL import Image
+from typing import Final
 
 from agegender.inference.images import ImageError
 from agegender.inference.results import Photograph
@@ -18,9 +16,9 @@ from agegender.server.metrics import Metrics
 
 MAX_WAITING: Final = 128  # images that are admitted and not answered yet; more are refused
 _MAX_BATCH: Final = 16  # images
-_MAX_BATCH_PIXELS: Final = 16_000_000
-_MAX_DECODED_PIXELS: Final = 32_000_000  # decoded and not answered yet; more images wait as files
-_GATHERING_SECONDS: Final = 0.004  # how long a batch waits for images that are still being decoded
+_MAX_BATCH_BYTES: Final = 10_000_000  # of files; a larger one is answered alone
+_GATHERING_SECONDS: Final = 0.002  # how long the first image of a batch waits for others
+_THREADS: Final = 2  # one computes while another reads files; each batch uses all cores where it can
 _SMOOTHING: Final = 0.2  # of the seconds per image that `retry_after` expects
 
 
@@ -40,7 +38,7 @@ class Options:
 
 
 Answer = Photograph | ImageError
-Predict = Callable[[Sequence[Image.Image], Options], Sequence[Answer]]
+Predict = Callable[[Sequence[bytes], Options], Sequence[Answer]]
 
 
 class QueueFullError(Exception):
@@ -59,55 +57,42 @@ class QueueFullError(Exception):
 class _Item:
     data: bytes
     options: Options
-    future: asyncio.Future
-    image: Image.Image | None = None
-    pixels: int = 0
+    future: "asyncio.Future[Answer]"
 
 
 class Batcher:
-    """Decodes images in threads and predicts those that wait together in one batch.
+    """Predicts images that wait together in one batch, in threads.
 
-    Use it as an asynchronous context manager. Cancel the future of an image that nobody waits for: it is dropped
-    before the next step.
+    Use it as an asynchronous context manager. Cancel the future of an image that nobody waits for: it reaches no batch.
 
     Args:
-        predict: answers decoded images of equal options, in order.
-        decode: turns the bytes of a file into an image, or raises `ImageError`.
+        predict: answers files of equal options, in order.
         metrics: where batch sizes and waiting images are counted.
-        threads: how many call `predict`, and as many call `decode`.
     """
 
-    def __init__(
-        self, predict: Predict, decode: Callable[[bytes], Image.Image], metrics: Metrics, *, threads: int = 1
-    ) -> None:
-        self._predict, self._decode, self._metrics = predict, decode, metrics
-        self._threads = self._idle = threads
-        self._waiting = self._predicting = 0
+    def __init__(self, predict: Predict, metrics: Metrics) -> None:
+        self._predict, self._metrics = predict, metrics
+        self._waiting = 0
+        self._idle = _THREADS
         self._seconds_per_image = 0.1
-        self._pixels = 0
-        self._encoded: asyncio.Queue[_Item] = asyncio.Queue()
-        self._decoded: collections.deque[_Item] = collections.deque()
-        self._has_decoded, self._has_room = asyncio.Event(), asyncio.Event()
-        self._has_room.set()
-        self._predict_threads = concurrent.futures.ThreadPoolExecutor(threads, "predict")
-        self._decode_threads = concurrent.futures.ThreadPoolExecutor(threads, "decode")
+        self._queue: collections.deque[_Item] = collections.deque()
+        self._arrived = asyncio.Event()
+        self._pool = concurrent.futures.ThreadPoolExecutor(_THREADS, "predict")
         self._tasks: list[asyncio.Task] = []
 
     async def __aenter__(self) -> "Batcher":
-        loops = [self._decode_images, self._answer_batches] * self._threads
-        self._tasks = [asyncio.create_task(loop()) for loop in loops]
+        self._tasks = [asyncio.create_task(self._answer_batches()) for _ in range(_THREADS)]
         return self
 
     async def __aexit__(self, *_: object) -> None:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        for threads in (self._predict_threads, self._decode_threads):
-            threads.shutdown(wait=True, cancel_futures=True)
+        self._pool.shutdown(wait=True, cancel_futures=True)
 
     @property
     def is_alive(self) -> bool:
-        """Whether every loop runs."""
+        """Whether images are answered."""
         return bool(self._tasks) and not any(task.done() for task in self._tasks)
 
     def submit(self, files: Sequence[bytes], options: Options) -> list["asyncio.Future[Answer]"]:
@@ -128,105 +113,70 @@ class Batcher:
         loop = asyncio.get_running_loop()
         items = [_Item(data, options, loop.create_future()) for data in files]
         for item in items:
-            self._waiting += 1
             item.future.add_done_callback(functools.partial(self._release, item))
-            self._encoded.put_nowait(item)
-        self._metrics.waiting.set(self._waiting)
+        self._queue.extend(items)
+        self._count(len(items))
+        self._arrived.set()
         return [item.future for item in items]
 
     def _release(self, item: _Item, _: asyncio.Future) -> None:
         """Forgets an image that was answered, or that nobody waits for any more."""
-        item.data, item.image = b"", None
-        self._waiting -= 1
+        item.data = b""
+        self._count(-1)
+
+    def _count(self, change: int) -> None:
+        self._waiting += change
         self._metrics.waiting.set(self._waiting)
-        self._set_pixels(item, 0)
-
-    def _set_pixels(self, item: _Item, pixels: int) -> None:
-        self._pixels += pixels - item.pixels
-        item.pixels = pixels
-        (self._has_room.set if self._pixels <= _MAX_DECODED_PIXELS else self._has_room.clear)()
-
-    async def _decode_images(self) -> None:
-        loop = asyncio.get_running_loop()
-        while True:
-            item = await self._encoded.get()
-            await self._has_room.wait()
-            if item.future.done():
-                continue
-            try:
-                image = await loop.run_in_executor(self._decode_threads, self._decode, item.data)
-            except ImageError as error:
-                _set_result(item.future, error)
-            except Exception as error:
-                _set_exception(item.future, error)
-            else:
-                if not item.future.done():
-                    item.data, item.image = b"", image
-                    self._set_pixels(item, image.width * image.height)
-                    self._decoded.append(item)
-            self._has_decoded.set()
 
     async def _answer_batches(self) -> None:
-        loop = asyncio.get_running_loop()
         while True:
-            await self._has_decoded.wait()
-            if len(self._decoded) < min(self._waiting - self._predicting, _MAX_BATCH):
-                await asyncio.sleep(_GATHERING_SECONDS)
-            self._has_decoded.clear()
+            await self._arrived.wait()
+            await asyncio.sleep(_GATHERING_SECONDS)
+            self._arrived.clear()
             while batch := self._take_batch():
-                images = [item.image for item in batch if item.image]
-                self._idle -= 1
-                self._predicting += len(batch)
-                started = time.perf_counter()
-                answers = await loop.run_in_executor(
-                    self._predict_threads, self._predict_batch, images, batch[0].options
-                )
-                self._idle += 1
-                self._predicting -= len(batch)
-                self._record_batch(len(batch), time.perf_counter() - started)
-                for item, answer in zip(batch, answers, strict=True):
-                    if isinstance(answer, Photograph | ImageError):
-                        _set_result(item.future, answer)
-                    else:
-                        _set_exception(item.future, answer)
+                await self._answer_batch(batch)
+
+    async def _answer_batch(self, batch: Sequence[_Item]) -> None:
+        loop = asyncio.get_running_loop()
+        self._idle -= 1
+        started = time.perf_counter()
+        files = [item.data for item in batch]
+        answers = await loop.run_in_executor(self._pool, self._predict_files, files, batch[0].options)
+        seconds = (time.perf_counter() - started) / len(batch) / _THREADS
+        self._seconds_per_image += _SMOOTHING * (seconds - self._seconds_per_image)
+        self._idle += 1
+        self._metrics.batch_size.observe(len(batch))
+        for item, answer in zip(batch, answers, strict=True):
+            if item.future.done():
+                continue
+            if isinstance(answer, Photograph | ImageError):
+                item.future.set_result(answer)
+            else:
+                item.future.set_exception(answer)
 
     def _take_batch(self) -> list[_Item]:
         """The oldest image and those behind it that have its options: this thread's share, within the limits."""
-        share = min(_MAX_BATCH, math.ceil(len(self._decoded) / max(1, self._idle)))
+        share = min(_MAX_BATCH, math.ceil(len(self._queue) / max(1, self._idle)))
         batch: list[_Item] = []
         left: list[_Item] = []
-        pixels = 0
-        while self._decoded and len(batch) < share:
-            item = self._decoded.popleft()
+        size = 0
+        while self._queue and len(batch) < share:
+            item = self._queue.popleft()
             if item.future.done():
                 continue
-            if batch and (item.options != batch[0].options or pixels + item.pixels > _MAX_BATCH_PIXELS):
+            if batch and (item.options != batch[0].options or size + len(item.data) > _MAX_BATCH_BYTES):
                 left.append(item)
                 continue
             batch.append(item)
-            pixels += item.pixels
-        self._decoded.extendleft(reversed(left))
+            size += len(item.data)
+        self._queue.extendleft(reversed(left))
         return batch
 
-    def _predict_batch(self, images: Sequence[Image.Image], options: Options) -> Sequence[Any]:
-        """An answer or an exception for each image; one that fails does not cost the others theirs."""
+    def _predict_files(self, files: Sequence[bytes], options: Options) -> Sequence[Answer | Exception]:
+        """An answer or an exception for each file; one that fails does not cost the others theirs."""
         try:
-            return self._predict(images, options)
+            return self._predict(files, options)
         except Exception as error:
-            if len(images) == 1:
+            if len(files) == 1:
                 return [error]
-            return [self._predict_batch([image], options)[0] for image in images]
-
-    def _record_batch(self, size: int, seconds: float) -> None:
-        self._metrics.batch_size.observe(size)
-        self._seconds_per_image += _SMOOTHING * (seconds / size / self._threads - self._seconds_per_image)
-
-
-def _set_result(future: asyncio.Future, result: Answer) -> None:
-    if not future.done():
-        future.set_result(result)
-
-
-def _set_exception(future: asyncio.Future, error: Exception) -> None:
-    if not future.done():
-        future.set_exception(error)
+            return [self._predict_files([data], options)[0] for data in files]

@@ -59,29 +59,17 @@ def serve(
         raise ValueError(f"`workers` must be a whole number, 1 or more. Received: workers={workers!r}")
     with _listen(host, port) as listener:
         if workers == 1:
-            threads = count_threads(workers)
-            app = create_app(Predictor(model), allowed_hosts=allowed_hosts, root_path=root_path, threads=threads)
+            app = create_app(Predictor(model), allowed_hosts=allowed_hosts, root_path=root_path)
             _announce(listener, open_page)
             with contextlib.suppress(KeyboardInterrupt):
                 uvicorn.Server(make_config(app)).run([listener])
             return
-        options = {
-            "model": model and os.fspath(model),
-            "allowed_hosts": list(allowed_hosts),
-            "root_path": root_path,
-            "threads": count_threads(workers),
-        }
+        options = {"model": model and os.fspath(model), "allowed_hosts": list(allowed_hosts), "root_path": root_path}
         Predictor(model)  # so that a wrong model is an error here
         with _share_with_workers(options):
             _announce(listener, open_page)
             config = make_config("agegender.server.runner:create_worker_app", factory=True, workers=workers)
             Multiprocess(config, sockets=[listener]).run()
-
-
-def count_threads(workers: int) -> int:
-    """Predicting threads of each process: together as many as there are cores."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, cores // workers)
 
 
 def make_config(app: Starlette | str, *, factory: bool = False, workers: int = 1) -> uvicorn.Config:
