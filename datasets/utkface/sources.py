@@ -14,7 +14,6 @@ import tarfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
-from gzip import BadGzipFile
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -24,11 +23,11 @@ HOMEPAGE: Final = "https://susanqq.github.io/UTKFace/"
 
 _MAX_LISTED: Final = 10  # names in an error
 _MAX_BYTES: Final = 100_000_000  # of a file
-_STEP: Final = 4096  # compressed bytes read at a time: they may hold 80 MB of zeros
+_STEP: Final = 4096  # compressed bytes read at a time: as LZMA they may hold 30 MB of zeros
 _TOO_LARGE: Final = f"larger than {_MAX_BYTES // 1_000_000} MB"
 _NOT_A_FILE: Final = "a link or a device, not a file"
 _FOLDER_LINK: Final = "a link to a folder, which is not followed"
-_BAD_TAR: Final = (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError, BadGzipFile)
+_BAD_TAR: Final = (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError)
 _BAD_ZIP: Final = (zipfile.BadZipFile, EOFError, zlib.error, lzma.LZMAError, NotImplementedError, UnicodeDecodeError)
 
 File = tuple[str, Callable[[], bytes]]  # a path inside the source, and its reader, to be called at once or never
@@ -257,6 +256,8 @@ def _read_zip_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> bytes
     _check_size(member.file_size)
     if member.flag_bits & 1:
         raise Skipped("encrypted")
+    if member.compress_type == zipfile.ZIP_BZIP2:  # zipfile decompresses it without a limit
+        raise Skipped("compressed with bzip2, which is not read")
     try:
         with archive.open(member) as file:
             content = bytearray()
@@ -266,7 +267,9 @@ def _read_zip_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> bytes
             return bytes(content)
     except NotImplementedError:
         raise Skipped("of a compression that Python does not know") from None
-    except _BAD_ZIP:
+    except (*_BAD_ZIP, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:  # the disk, not bzip2
+            raise
         raise Skipped("damaged in the archive") from None
 
 
@@ -279,7 +282,9 @@ def _clean_path(name: str) -> str:
 def _explain_damage(path: Path) -> Iterator[None]:
     try:
         yield
-    except (*_BAD_TAR, *_BAD_ZIP) as error:
+    except (*_BAD_TAR, *_BAD_ZIP, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:  # the disk, not gzip or bzip2
+            raise
         reason = str(error).partition(":\n")[0]  # without tarfile's list of all the compressions that it tried
         raise ValueError(
             f"{path} is damaged or was not downloaded to its end: {reason}. Get it again from {HOMEPAGE}."
