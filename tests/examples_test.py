@@ -1,7 +1,8 @@
-"""The examples, run as a reader runs them: the tutorial cell by cell, the script on a folder of drawn photographs."""
+"""Runs the examples: the tutorial cell by cell, the script on a folder of drawn photographs."""
 
 import ast
 import csv
+import importlib
 import json
 import os
 import pathlib
@@ -12,6 +13,7 @@ import sys
 import pytest
 from PIL import Image
 
+import agegender
 from agegender.synthetic.faces import draw_people
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -21,7 +23,7 @@ HEADINGS = [
     *("GPU set-up", "Looking at the data", "Split", "Augmentation", "VGGFace trunk", "Unfreezing", "Heads", "Compile"),
     *("Train", "Curves", "Save", "Test on images", "What it is not for"),
 ]
-# As Jupyter does: all cells in one namespace, and the last expression of each is shown.
+# Like Jupyter: all cells in one namespace, showing the last expression of each.
 RUNNER = """
 import ast, json, pathlib
 
@@ -40,20 +42,20 @@ print(f"[run: {space['run']}]")
 
 
 def python(*arguments: str | pathlib.Path, folder: pathlib.Path) -> subprocess.CompletedProcess:
-    """Runs Python in a folder; what it writes to a temporary folder comes there too."""
+    """Runs Python in a folder, which also serves for temporary files."""
     environ = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "TMPDIR": str(folder)}
     environ.pop("AGEGENDER_MODEL", None)
     command = [sys.executable, *arguments]
     return subprocess.run(command, cwd=folder, env=environ, capture_output=True, text=True, timeout=600)
 
 
-def test_the_headings_of_the_tutorial_are_those_of_the_notebook_that_it_replaces() -> None:
+def test_tutorial_has_the_headings_of_the_notebook() -> None:
     sources = ["".join(cell["source"]) for cell in NOTEBOOK["cells"] if cell["cell_type"] == "markdown"]
     lines = [line for source in sources for line in source.splitlines()]
     assert [line.removeprefix("## ") for line in lines if line.startswith("## ")] == HEADINGS
 
 
-def test_each_heading_of_the_tutorial_has_a_few_lines_of_code() -> None:
+def test_tutorial_has_little_code_under_each_heading() -> None:
     lines = dict.fromkeys(HEADINGS, 0)
     heading = ""
     for cell in NOTEBOOK["cells"]:
@@ -65,7 +67,7 @@ def test_each_heading_of_the_tutorial_has_a_few_lines_of_code() -> None:
     assert lines.pop("What it is not for") == 0 and all(1 <= count <= 15 for count in lines.values()), lines
 
 
-def test_the_tutorial_is_stored_small_and_without_outputs() -> None:
+def test_tutorial_is_small_and_has_no_outputs() -> None:
     cells = NOTEBOOK["cells"]
     assert (EXAMPLES / "tutorial.ipynb").stat().st_size < 60_000
     assert not any(cell.get("outputs") or cell.get("execution_count") for cell in cells)
@@ -73,7 +75,8 @@ def test_the_tutorial_is_stored_small_and_without_outputs() -> None:
     assert NOTEBOOK["nbformat"] == 4 and NOTEBOOK["metadata"]["kernelspec"]["name"] == "python3"
 
 
-def test_the_tutorial_runs_from_top_to_bottom(tmp_path: pathlib.Path) -> None:
+@pytest.mark.slow
+def test_tutorial_runs_from_top_to_bottom(tmp_path: pathlib.Path) -> None:
     shutil.copy(EXAMPLES / "tutorial.ipynb", tmp_path)
     done = python("-c", RUNNER, folder=tmp_path)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
@@ -85,11 +88,25 @@ def test_the_tutorial_runs_from_top_to_bottom(tmp_path: pathlib.Path) -> None:
     assert {"run.json", "best.keras", "last.keras", "curves.png", "report"} <= {path.name for path in run.iterdir()}
 
 
+def test_tutorial_uses_existing_names() -> None:
+    """The short form of the next test: every attribute of agegender that the cells use exists."""
+    code = "\n".join("".join(cell["source"]) for cell in NOTEBOOK["cells"] if cell["cell_type"] == "code")
+    names = {
+        node.attr
+        for node in ast.walk(ast.parse(code))
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "ag"
+    }
+    assert names <= {*agegender.__all__, "__file__"} and "train" in names
+    for node in ast.walk(ast.parse(code)):
+        if isinstance(node, ast.ImportFrom) and node.module.startswith("agegender."):
+            assert all(hasattr(importlib.import_module(node.module), alias.name) for alias in node.names)
+
+
 BAD = {
     "torn.png": (("30", "male"), "is no image"),
     "missing.png": (("30", "male"), "there is no such file"),
-    "nobody.png": (("30", "male"), "no faces were found, one is wanted"),
-    "couple.png": (("30", "male"), "2 faces were found, one is wanted"),
+    "nobody.png": (("30", "male"), "no faces were found; an image must show one"),
+    "couple.png": (("30", "male"), "2 faces were found; an image must show one"),
     "0.png": (("117", "male"), "Received: age='117'"),
     "1.png": (("-1", "female"), "Received: age='-1'"),
     "2.png": (("thirty", "male"), "Received: age='thirty'"),
@@ -125,7 +142,8 @@ def train(images: pathlib.Path, labels: pathlib.Path, *more: str) -> subprocess.
     return python(EXAMPLES / "your_own_faces.py", *arguments, folder=folder)
 
 
-def test_your_own_faces_trains_on_what_can_be_used_and_lists_the_rest(
+@pytest.mark.slow
+def test_your_own_faces_trains_on_usable_rows_and_lists_the_others(
     photographs: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
     good = [(f"{index}.png", str(5 + 2 * index), ("male", "female")[index % 2], "Indian") for index in range(40)]
@@ -134,11 +152,11 @@ def test_your_own_faces_trains_on_what_can_be_used_and_lists_the_rest(
     table = write_table(tmp_path / "labels.csv", good + bad, ("file", "age", "gender", "race"))
     done = train(photographs, table, "--epochs=1", "--batch_size=8")
     assert done.returncode == 0, done.stdout + done.stderr
-    left_out = [line for line in done.stdout.splitlines() if line.startswith("Left out, row ")]
+    skipped = [line for line in done.stdout.splitlines() if line.startswith("Skipped row ")]
     for row, reason in enumerate([*(reason for _, reason in BAD.values()), "Received: race='Martian'"], len(good) + 1):
-        assert any(line.startswith(f"Left out, row {row}: ") and reason in line for line in left_out), reason
-    used = len(good + bad) - len(left_out)
-    assert used >= 30 and f"{used} of {len(good + bad)} images can be used" in done.stdout
+        assert any(line.startswith(f"Skipped row {row}: ") and reason in line for line in skipped), reason
+    used = len(good + bad) - len(skipped)
+    assert used >= 30 and f"{used} of {len(good + bad)} images are usable" in done.stdout
     faces = sorted((tmp_path / "out" / "faces").iterdir())
     assert len(faces) == used
     with Image.open(faces[0]) as face:
@@ -150,17 +168,19 @@ def test_your_own_faces_trains_on_what_can_be_used_and_lists_the_rest(
     assert again.returncode == 2 and "without a finished run" in again.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("columns", [("file", "age", "sex"), ("file;age;gender",)])
-def test_a_column_that_is_missing_is_named(columns: tuple[str, ...], tmp_path: pathlib.Path) -> None:
+def test_missing_column_is_an_error(columns: tuple[str, ...], tmp_path: pathlib.Path) -> None:
     table = write_table(tmp_path / "labels.csv", [], columns)
     done = train(tmp_path, table)
     assert done.returncode == 2 and "Missing: [" in done.stderr and f"Found: {list(columns)}" in done.stderr
     assert "Traceback" not in done.stderr
 
 
-def test_without_a_image_left_nothing_is_built(photographs: pathlib.Path, tmp_path: pathlib.Path) -> None:
+@pytest.mark.slow
+def test_no_usable_row_is_an_error(photographs: pathlib.Path, tmp_path: pathlib.Path) -> None:
     rows = [("nobody.png", "30", "male"), ("torn.png", "30", "female")]
     table = write_table(tmp_path / "labels.csv", rows, ("file", "age", "gender"))
     done = train(photographs, table)
-    assert done.returncode == 2 and "There is nothing to train on. Received: 2 rows" in done.stderr
-    assert done.stdout.count("Left out, row ") == 2 and not (tmp_path / "out" / "prepared").exists()
+    assert done.returncode == 2 and "Received: 2 rows, all skipped" in done.stderr
+    assert done.stdout.count("Skipped row ") == 2 and not (tmp_path / "out" / "prepared").exists()
