@@ -1,29 +1,23 @@
-"""Millions of photographs: an Apache Beam pipeline from a file pattern to lines of JSON, on whatever runner.
+"""Scores very many photographs with an Apache Beam pipeline: from a file pattern to lines of JSON, on any runner.
 
-Needs the extra `[beam]`. The parts are `ReadImages` and `ScoreImages`; `score_images` joins and runs them.
+Needs the extra `[beam]`. The transforms are `ReadImages` and `ScoreImages`; `score_images` joins and runs them.
 """
 
 import json
-import logging
 import os
-import pathlib
-import re
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import apache_beam as beam
+from apache_beam.io import fileio
 from apache_beam.io.filesystem import CompressionTypes
 from apache_beam.io.filesystems import FileSystems
-from apache_beam.metrics import Metrics
+from apache_beam.ml.inference.base import ModelHandler, RunInference
 from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
-from apache_beam.portability.api import beam_provision_api_pb2
-from apache_beam.pvalue import AsIter, TaggedOutput
-from apache_beam.runners.portability.fn_api_runner.fn_runner import ExtendedProvisionInfo, FnApiRunner
-from apache_beam.runners.portability.portable_runner import JobServiceHandle
-from apache_beam.utils.shared import Shared
+from apache_beam.pvalue import AsIter
 
 from agegender.environment import load_backend
 from agegender.inference.images import MAX_BYTES, SUFFIXES, TOO_LONG, ImageError
@@ -34,63 +28,56 @@ UNREADABLE: Final = "unreadable"
 COUNTS: Final = ("photographs", "answered", "without_a_face", FACES, UNREADABLE)
 
 _COUNTS_FILE: Final = "counts.json"
-_NAMESPACE: Final = "agegender"
-_WILDCARD: Final = re.compile(r"[*?[]")
-_GLANCE: Final = 1000  # files, of which one is likely to be a image
-_LOGGER: Final = logging.getLogger(__name__)
+_WILDCARDS: Final = frozenset("*?[")
+_MODEL_SUFFIXES: Final = (".keras", ".onnx")
+# Beam's DirectRunner first looks on the network for a program named Prism.
+_LOCAL_RUNNER: Final = "FnApiRunner"
+
+Example = tuple[str, bytes | ImageError]
 
 
 class ReadImages(beam.PTransform):
-    """From nothing to (path, bytes) of each file that matches, as they are in the file, in no order.
-
-    A file that cannot be read is (path, ImageError). Counts them as "photographs" of the namespace "agegender".
+    """Reads the files that match a pattern as (path, bytes), or (path, ImageError) for a file that cannot be read.
 
     Args:
-        pattern: a file; a folder, all files below it whose suffix is that of a image; or a glob, in which `*` stands
-            for part of a name, `?` for one character and `**` for anything, folders too. In any file system that Beam
-            knows: `photographs`, `photographs/**.jpg`, `gs://bucket/*`.
-
-    Raises:
-        ValueError: when it is applied, if there is no such file.
+        pattern: a folder, of which all files below with the suffix of an image are read; or a glob, in which `*` stands
+            for part of a name, `?` for one character and `**` for anything including folders. In any file system that
+            Beam supports: `photographs`, `photographs/**.jpg`, `gs://bucket/*`.
 
     Example: `pipeline | ReadImages("gs://bucket/album") | ScoreImages("gs://bucket/runs/1")`
     """
 
     def __init__(self, pattern: str | os.PathLike) -> None:
         super().__init__()
-        self._pattern = os.fspath(pattern)
+        self.pattern, self.is_folder = _make_glob(os.fspath(pattern))
 
     def expand(self, pipeline: Any) -> beam.PCollection:
-        """Matches, spreads the names over the workers, and reads where the images are scored."""
-        _check_pattern(self._pattern)
-        return (
-            pipeline
-            | beam.Create([self._pattern])
-            | "Match" >> beam.FlatMap(_match)
-            | beam.Reshuffle()
-            | "Read" >> beam.Map(_read)
-        )
+        """Matches, distributes the files over the workers and reads them."""
+        matches = pipeline | fileio.MatchFiles(self.pattern)
+        if self.is_folder:
+            matches = matches | beam.Filter(_has_image_suffix)
+        files = matches | beam.Reshuffle() | fileio.ReadMatches(compression=CompressionTypes.UNCOMPRESSED)
+        return files | "Read" >> beam.Map(_read_file)
 
 
 class ScoreImages(beam.PTransform):
-    """From (path, bytes) to what `Predictor` answers, as dicts for JSON.
+    """Maps (path, bytes) to the answers of `Predictor`, as dicts for JSON.
 
-    Each process of a worker loads the model once. Counts "answered", of these "without_a_face", "faces" and
-    "unreadable" of the namespace "agegender": each photograph is either answered or unreadable.
+    Each process of a worker loads the model once.
 
     Args:
-        model: as for `Predictor`, but no model in memory: a `.keras` file, the folder of a run, or None for the
-            released model. Must be where the workers find it, on their disks or in any file system that Beam knows.
-        batch_size: photographs that are held at a time, and faces a step.
-        aligned: whether images show one face each, cut as UTKFace cuts them.
-        flip: whether to answer with the mean over a face and its mirror image, see `Predictor`.
+        model: the path of a `.keras` or `.onnx` file or of a run, or None for the released model. The workers must find
+            it, on their disks or in any file system that Beam supports.
+        batch_size: photographs per batch, and faces per step.
+        aligned: whether images show one aligned face each.
+        flip: whether to average over each face and its mirror image, see `Predictor`.
 
     Returns:
-        When it is applied, two outputs: `faces`, for each photograph what `Photograph.to_dict` gives, and `unreadable`,
-        for each other one what `ImageError.to_dict` gives.
+        Two outputs: `faces` with `Photograph.to_dict` for each photograph, and `unreadable` with `ImageError.to_dict`
+        for each image that cannot be used.
 
     Raises:
-        ValueError: if the model is in memory, or the batch size is below 1.
+        ValueError: if the model is not a path, or the batch size is below 1.
 
     Example: `(images | ScoreImages("runs/1")).faces | beam.Map(json.dumps) | beam.io.WriteToText("faces")`
     """
@@ -105,18 +92,16 @@ class ScoreImages(beam.PTransform):
     ) -> None:
         super().__init__()
         if not (model is None or isinstance(model, str | os.PathLike)):
-            raise ValueError(f"`model` must be a path or None, for each worker loads it. Received: model={model!r}")
+            raise ValueError(f"`model` must be a path or None, because each worker loads it. Received: model={model!r}")
         if batch_size < 1:
             raise ValueError(f"`batch_size` must be 1 or more. Received: batch_size={batch_size}")
         self.model = None if model is None else os.fspath(model)
         self._options = {"batch_size": batch_size, "aligned": aligned, "flip": flip}
 
     def expand(self, images: beam.PCollection) -> Any:
-        """Batches and scores."""
-        size = self._options["batch_size"]
-        score = beam.ParDo(_Score(self.model, self._options))
-        batches = images | beam.BatchElements(min_batch_size=size, max_batch_size=size)
-        return batches | score.with_outputs(UNREADABLE, main=FACES)
+        """Batches, scores and splits the answers."""
+        rows = images | RunInference(_PredictorHandler(self.model, self._options))
+        return rows | beam.ParDo(_split_row).with_outputs(UNREADABLE, main=FACES)
 
 
 def score_images(
@@ -129,213 +114,172 @@ def score_images(
     flip: bool | None = None,
     options: Sequence[str] = (),
 ) -> dict[str, int]:
-    """Scores all images of a folder or a pattern, and waits until that is done.
+    """Scores all images of a folder or glob, and waits for the end.
 
-    Writes `faces-*-of-*.jsonl` and `unreadable-*-of-*.jsonl`, a photograph a line, and last of all `counts.json`.
-    Shards get their names when all are written, so a run that was killed leaves none, or in the moment of renaming
-    some; without `counts.json` the folder is unfinished, and the same call again begins anew and replaces them. What a
-    killed run leaves in folders `beam-temp-*` serves nobody.
+    Writes `faces-*-of-*.jsonl` and `unreadable-*-of-*.jsonl`, one photograph per line, and at the end `counts.json`.
+    Without `counts.json` the folder is unfinished: the same call starts over and replaces the files. A killed run may
+    leave folders `beam-temp-*`, which can be deleted.
 
     Args:
         pattern: as for `ReadImages`.
-        out: the folder to write to, in any file system that Beam knows.
-        model: as for `ScoreImages`, as are `batch_size`, `aligned` and `flip`.
-        options: Beam's, as on a command line: `["--runner=FlinkRunner", "--flink_master=host:8081"]`. By default one
-            process on this machine; `--direct_num_workers=4 --direct_running_mode=multi_processing` makes it four.
+        out: the folder to write to, in any file system that Beam supports.
+        model: as for `ScoreImages`.
+        batch_size: as for `ScoreImages`.
+        aligned: as for `ScoreImages`.
+        flip: as for `ScoreImages`.
+        options: Beam's, as on a command line: `["--runner=FlinkRunner", "--flink_master=host:8081"]`. The default is
+            one process on this machine; `--direct_num_workers=4 --direct_running_mode=multi_processing` uses four.
 
     Returns:
-        What is in `counts.json`: how many of each of `COUNTS`, counted in what was written, and so without what a
-        lost worker had done already, which Beam's counters may have twice.
+        The content of `counts.json`: the number of each of `COUNTS` in what was written.
 
     Raises:
-        ValueError: if nothing matches, the folder has wildcards in its name, or holds a finished run.
-        OSError: if the folder cannot be made.
-        FileNotFoundError: if there is no model, as far as this machine can tell: one that only the workers of another
-            runner have on their disks is not looked for.
-        RuntimeError: or the runner's own: if the pipeline fails, or photographs are missing from the counts.
+        ValueError: if nothing matches, or `out` has wildcards in its name or contains a finished run.
+        OSError: if the folder cannot be created.
+        FileNotFoundError: if this machine finds no model where it can look.
+        RuntimeError: or an error of the runner, if the pipeline fails or photographs are missing from the counts.
     """
     out = os.fspath(out)
     beam_options = PipelineOptions(list(options))
     runner = beam_options.view_as(StandardOptions).runner
-    # From here on, FileSystems have their options.
-    pipeline = beam.Pipeline(runner or _local_runner(beam_options), options=beam_options)
+    pipeline = beam.Pipeline(runner or _LOCAL_RUNNER, options=beam_options)  # configures FileSystems
+    read = ReadImages(pattern)
     score = ScoreImages(model, batch_size=batch_size, aligned=aligned, flip=flip)
     _check_out(out)
-    _check_model(score.model, local=not runner)
-    images = pipeline | ReadImages(pattern)
+    _check_model(score.model, is_local=not runner)
+    _check_matches(read)
     if not FileSystems.exists(out):
-        FileSystems.mkdirs(out)  # what cannot be written to is better said before all images are scored
+        FileSystems.mkdirs(out)  # fails before the images are scored
+
+    images = pipeline | read
     scored = images | score
-    written = [AsIter(_write(scored[name], FileSystems.join(out, name), name)) for name in (FACES, UNREADABLE)]
+    written = [AsIter(_write_rows(scored[name], FileSystems.join(out, name), name)) for name in (FACES, UNREADABLE)]
     counts = (
-        _total(images, lambda _: {"photographs": 1}, "photographs"),
-        _total(scored[FACES], _counts, FACES),
-        _total(scored[UNREADABLE], _counts, UNREADABLE),
+        images | "Count photographs" >> beam.Map(lambda _: {"photographs": 1}),
+        scored[FACES] | "Count faces" >> beam.Map(_count_row),
+        scored[UNREADABLE] | "Count unreadable" >> beam.Map(_count_row),
     )
-    total = counts | beam.Flatten() | beam.CombineGlobally(_add)
-    # After all shards, so that none is missing where there are counts.
-    words = total | beam.Map(_reconciled, *written)
-    _ = words | "Write counts" >> beam.io.WriteToText(FileSystems.join(out, _COUNTS_FILE), shard_name_template="")
+    total = counts | beam.Flatten() | beam.CombineGlobally(_add_counts)
+    # After all shards, so that a folder with counts is complete.
+    lines = total | beam.Map(_reconcile_counts, *written)
+    _ = lines | "Write counts" >> beam.io.WriteToText(FileSystems.join(out, _COUNTS_FILE), shard_name_template="")
     pipeline.run().wait_until_finish()
     with FileSystems.open(FileSystems.join(out, _COUNTS_FILE)) as file:
         return json.loads(file.read())
 
 
-class _Score(beam.DoFn):
+class _PredictorHandler(ModelHandler[Example, dict, Any]):
+    """Lets Beam's RunInference batch, load and share a `Predictor`."""
+
     def __init__(self, model: str | None, options: dict[str, Any]) -> None:
         super().__init__()
         self._model, self._options = model, options
-        self._shared = Shared()  # one for all threads of a process and all bundles
 
-    def setup(self) -> None:
-        self._predictor = self._shared.acquire(lambda: _load(self._model, self._options))
+    def load_model(self) -> Any:
+        load_backend()
+        from agegender.inference.predictor import Predictor  # only workers need it, and it takes seconds
 
-    def process(self, batch: list[tuple[str, bytes | ImageError]]) -> Iterator[Any]:
-        answers = self._predictor.stream(content for _, content in batch if isinstance(content, bytes))
+        with tempfile.TemporaryDirectory(prefix="agegender-") as folder:
+            model = self._model
+            if model is not None and "://" in model:
+                model = _copy_model(model, folder)
+            return Predictor(model, **self._options)
+
+    def run_inference(self, batch: Sequence[Example], model: Any, inference_args: Any = None) -> Iterator[dict]:
+        answers = model.stream(content for _, content in batch if isinstance(content, bytes))
         for path, content in batch:
             answer = next(answers) if isinstance(content, bytes) else content
-            row = {**answer.to_dict(), "image": path}
-            for name, number in _counts(row).items():
-                _count(name, number)
-            yield TaggedOutput(UNREADABLE, row) if isinstance(answer, ImageError) else row
+            yield {**answer.to_dict(), "image": path}
+
+    def batch_elements_kwargs(self) -> Mapping[str, Any]:
+        size = self._options["batch_size"]
+        return {"min_batch_size": size, "max_batch_size": size}
 
 
-def _counts(row: dict[str, Any]) -> dict[str, int]:
-    """What one row adds to the counts."""
-    if FACES not in row:
-        return {UNREADABLE: 1}
-    faces = len(row[FACES])
-    return {"answered": 1, "without_a_face": int(not faces), FACES: faces}
+def _make_glob(pattern: str) -> tuple[str, bool]:
+    """Returns the glob for a pattern and whether the pattern is a folder."""
+    is_glob = bool(_WILDCARDS & set(pattern)) or pattern.lower().endswith(SUFFIXES)
+    return (pattern, False) if is_glob else (FileSystems.join(pattern, "**"), True)
 
 
-def _total(rows: beam.PCollection, counts: Callable[[Any], dict[str, int]], name: str) -> beam.PCollection:
-    return rows | f"Count {name}" >> beam.Map(counts) | f"Add {name}" >> beam.CombineGlobally(_add)
+def _has_image_suffix(file: Any) -> bool:
+    name = os.path.basename(file.path)
+    return name.lower().endswith(SUFFIXES) and not name.startswith(".")
 
 
-def _add(counts: Iterable[dict[str, int]]) -> dict[str, int]:
-    total = Counter(dict.fromkeys(COUNTS, 0))
-    for each in counts:
-        total.update(each)
-    return dict(total)
-
-
-def _reconciled(counts: dict[str, int], *_: Any) -> str:
-    if counts["photographs"] != counts["answered"] + counts[UNREADABLE]:
-        raise RuntimeError(f"answered and unreadable must add up to photographs. Received: {counts}")
-    return json.dumps(counts)
-
-
-def _load(model: str | None, options: dict[str, Any]) -> Any:
-    load_backend()
-    from agegender.inference.predictor import Predictor  # takes seconds, and only workers need it
-
-    with tempfile.TemporaryDirectory(prefix="agegender-") as folder:
-        predictor = Predictor(model if model is None or "://" not in model else _fetch(model, folder), **options)
-    _LOGGER.info("process %d has loaded the model", os.getpid())
-    return predictor
-
-
-def _fetch(model: str, folder: str) -> str:
-    """Copies a model, and what `Predictor` looks for beside it, from where Keras cannot read."""
-    beside, name = FileSystems.split(_model_file(model))
-    for each in {name, BEST_MODEL, CALIBRATION}:
-        source = FileSystems.join(beside, each)
-        if each == name or FileSystems.exists(source):
-            with FileSystems.open(source) as reader, open(os.path.join(folder, each), "wb") as writer:
-                shutil.copyfileobj(reader, writer)
-    return os.path.join(folder, name)
-
-
-def _local_runner(options: PipelineOptions) -> FnApiRunner:
-    """What Beam's DirectRunner comes to, which first looks on the network for another program, of one process.
-
-    Built here, and not named in the options, for then its processes would not be told them.
-    """
-    encoded = JobServiceHandle.encode_pipeline_options(options.get_all_options())
-    told = beam_provision_api_pb2.ProvisionInfo(pipeline_options=encoded)
-    return FnApiRunner(provision_info=ExtendedProvisionInfo(told))
-
-
-def _match(pattern: str) -> list[bytes]:
-    paths = _find(pattern)
-    _count("photographs", len(paths))
-    return [path.encode("utf-8", "surrogateescape") for path in paths]
-
-
-def _find(pattern: str, limit: int | None = None) -> list[str]:
-    """The files of a pattern, or of the first `limit` that were looked at."""
-    there = FileSystems.exists(pattern)  # also a file or folder that has wildcards in its name
-    if _WILDCARD.search(pattern) and not there:
-        return _glob(pattern, limit)
-    below = _glob(FileSystems.join(_WILDCARD.sub("?", pattern), "**"), limit)
-    images = [path for path in below if path.startswith(pattern) and _is_image(path)]
-    return images or ([pattern] if there and not os.path.isdir(pattern) else [])
-
-
-def _glob(pattern: str, limit: int | None) -> list[str]:
-    # Beam finds nothing in a folder without a name.
-    here = "" if "/" in _WILDCARD.split(pattern)[0] else "./"
-    found = FileSystems.match([here + pattern], [limit])[0].metadata_list
-    return [each.path.removeprefix(here) for each in found]
-
-
-def _is_image(path: str) -> bool:
-    name = pathlib.PurePath(path)
-    return name.suffix.lower() in SUFFIXES and not name.name.startswith(".")
-
-
-def _read(name: bytes) -> tuple[str, bytes | ImageError]:
-    # A name on a disk need not be text, and Beam's coders would fail on a str that stands for one that is not.
-    path = name.decode("utf-8", "backslashreplace")
+def _read_file(file: fileio.ReadableFile) -> Example:
+    path = os.fsencode(file.metadata.path).decode("utf-8", "backslashreplace")  # a name on a disk need not be UTF-8
     try:
-        with FileSystems.open(
-            name.decode("utf-8", "surrogateescape"), compression_type=CompressionTypes.UNCOMPRESSED
-        ) as file:
-            content = file.read(MAX_BYTES + 1)
-    except OSError as error:  # Beam's own is one, too
+        with file.open() as opened:
+            content = opened.read(MAX_BYTES + 1)
+    except OSError as error:
         return path, ImageError(path, f"cannot be read: {error}")
     if len(content) > MAX_BYTES:
         return path, ImageError(path, TOO_LONG)
     return path, content
 
 
-def _write(rows: beam.PCollection, prefix: str, name: str) -> beam.PCollection:
+def _split_row(row: dict[str, Any]) -> Iterator[Any]:
+    yield row if FACES in row else beam.pvalue.TaggedOutput(UNREADABLE, row)
+
+
+def _write_rows(rows: beam.PCollection, prefix: str, name: str) -> beam.PCollection:
     lines = rows | f"{name} as JSON" >> beam.Map(json.dumps)
-    return lines | f"write {name}" >> beam.io.WriteToText(prefix, file_name_suffix=".jsonl")
+    return lines | f"Write {name}" >> beam.io.WriteToText(prefix, file_name_suffix=".jsonl")
 
 
-def _count(name: str, by: int) -> None:
-    Metrics.counter(_NAMESPACE, name).inc(by)
+def _count_row(row: dict[str, Any]) -> dict[str, int]:
+    if FACES not in row:
+        return {UNREADABLE: 1}
+    faces = len(row[FACES])
+    return {"answered": 1, "without_a_face": int(not faces), FACES: faces}
 
 
-def _model_file(model: str) -> str:
-    itself = model.endswith(".keras") or os.path.isfile(model)
-    return model if itself else FileSystems.join(model, BEST_MODEL)
+def _add_counts(counts: Iterable[dict[str, int]]) -> dict[str, int]:
+    total = Counter(dict.fromkeys(COUNTS, 0))
+    for each in counts:
+        total.update(each)
+    return dict(total)
 
 
-def _check_pattern(pattern: str) -> None:
-    if not (_find(pattern, _GLANCE) or _find(pattern)):
-        hint = f"of a folder, a file below it that ends in {', '.join(SUFFIXES)}"
-        if "[" in pattern:
-            hint = "for a [ in the name of a folder write ?"
-        elif not _WILDCARD.search(pattern) and not FileSystems.exists(pattern):
-            hint = "there is no such file or folder"
+def _reconcile_counts(counts: dict[str, int], *_: Any) -> str:
+    if counts["photographs"] != counts["answered"] + counts[UNREADABLE]:
+        raise RuntimeError(f"answered and unreadable must add up to photographs. Received: {counts}")
+    return json.dumps(counts)
+
+
+def _copy_model(model: str, folder: str) -> str:
+    """Copies a model and its calibration from a file system that only Beam can read."""
+    parent, name = FileSystems.split(_find_model_file(model))
+    for each in {name, BEST_MODEL, CALIBRATION}:
+        source = FileSystems.join(parent, each)
+        if each == name or FileSystems.exists(source):
+            with FileSystems.open(source) as reader, open(os.path.join(folder, each), "wb") as writer:
+                shutil.copyfileobj(reader, writer)
+    return os.path.join(folder, name)
+
+
+def _find_model_file(model: str) -> str:
+    return model if model.endswith(_MODEL_SUFFIXES) else FileSystems.join(model, BEST_MODEL)
+
+
+def _check_matches(read: ReadImages) -> None:
+    files = FileSystems.match([read.pattern])[0].metadata_list
+    if not any(not read.is_folder or _has_image_suffix(file) for file in files):
         raise ValueError(
-            f"`pattern` (of the script: --images) must match a image or more; {hint}. Received: pattern={pattern!r}"
+            "`pattern` (of the script: --images) must be a folder with images, whose names end in "
+            f"{', '.join(SUFFIXES)}, or a glob that matches files. Received: pattern={read.pattern!r}"
         )
 
 
-def _check_model(model: str | None, *, local: bool) -> None:
-    if model is None and local:
-        from agegender.models.saving import find_released
-
-        find_released()
-    elif model is not None and (local or "://" in model) and not FileSystems.exists(_model_file(model)):
-        raise FileNotFoundError(f"There is no trained model at {model}. Give the folder of a run, or a .keras file.")
+def _check_model(model: str | None, *, is_local: bool) -> None:
+    is_visible = model is not None and (is_local or "://" in model)  # else only the workers can see it
+    if model is not None and is_visible and not FileSystems.exists(_find_model_file(model)):
+        raise FileNotFoundError(f"There is no trained model at {model}. Give a run, or a .keras or .onnx file.")
 
 
 def _check_out(out: str) -> None:
-    if _WILDCARD.search(out):  # Beam would look for its temporary files by a glob, at the end, and not find them
+    if _WILDCARDS & set(out):  # Beam finds its temporary files by a glob
         raise ValueError(f"`out` must have none of *, ? and [ in its name. Received: out={out!r}")
     if FileSystems.exists(FileSystems.join(out, _COUNTS_FILE)):
-        raise ValueError(f"`out` must not hold a finished run; give another folder. Received: out={out!r}")
+        raise ValueError(f"`out` must not contain a finished run; give another folder. Received: out={out!r}")
