@@ -46,9 +46,13 @@ def check_data(data: Any, heads: Sequence[str], image_size: int, name: str) -> A
 
 
 def _make_example(spec: Any) -> Any:
-    """A batch of zeros with the shapes and dtypes of a `tf.data.Dataset`."""
+    """A batch of zeros with the shapes and dtypes of a `tf.data.Dataset`; the weights alone may have a known length."""
+    rows = next((each.shape[0] for each in keras.tree.flatten(spec) if each.shape[:1] and each.shape[0]), 1)
     return keras.tree.map_structure(
-        lambda each: np.zeros([side or 1 for side in each.shape], each.dtype.as_numpy_dtype), spec
+        lambda each: np.zeros(
+            [side or (1 if axis else rows) for axis, side in enumerate(each.shape)], each.dtype.as_numpy_dtype
+        ),
+        spec,
     )
 
 
