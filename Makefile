@@ -20,7 +20,7 @@ PREPARED := data/prepared-$(firstword $(shell ls -lnR "$(IMAGES)" 2>/dev/null | 
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help train bench prepare check-arguments test test-all lint docs clean
+.PHONY: help train bench prepare check-arguments test test-all mutants lint docs clean
 
 help: ## List the targets.
 	@echo 'make train                     train, evaluate and predict on faces that the project draws'
@@ -33,6 +33,7 @@ help: ## List the targets.
 	@echo '                               UTKFACE=FOLDER times it on real images, best of 200 px'
 	@echo 'make test                      check style, types and imports; run the tests, but for the slow ones'
 	@echo 'make test-all                  the same with the slow ones'
+	@echo 'make mutants PACKAGE=NAME      list the small faults that the tests of a package do not notice'
 	@echo 'make lint                      check style, types and imports only'
 	@echo 'make docs                      write the API reference from the docstrings: docs/api/index.html'
 	@echo 'make clean                     remove the environment and the prepared data; runs/ stays'
@@ -69,6 +70,12 @@ test: lint
 
 test-all: lint
 	$(PYTEST) -m ''
+
+# Which small faults do the tests of a package not notice? docs/mutants.md
+PACKAGE ?= evaluation
+SAMPLE ?= 300
+mutants: $(BIN)/.test
+	$(BIN)/python tests/mutants.py $(PACKAGE) --sample=$(SAMPLE)
 
 lint: $(BIN)/.test
 	$(BIN)/ruff check .

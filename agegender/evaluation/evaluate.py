@@ -44,7 +44,8 @@ def evaluate(
         A `Report`. `agegender.evaluation.metrics` defines its measures.
 
     Raises:
-        ValueError: if the dataset is endless or empty, or lacks the targets of a head.
+        ValueError: if the dataset is endless or empty, or a batch breaks the data contract: images that are not uint8
+            in 0..255, no targets for a head, ages or genders out of range.
 
     Example:
 
@@ -131,14 +132,16 @@ def predict_dataset(
     """
     if hasattr(dataset, "steps_per_epoch"):
         raise ValueError("`dataset` must end. Received one made with training=True, which repeats without end")
+    from agegender.models.contract import check_batch, name_targets
+
+    heads, size = list(model.output), model.input_shape[1]
     targets_seen, predictions = [], []
-    for images, targets in tqdm.tqdm(dataset, unit="batch", disable=not verbose):
-        outputs = predict_batch(model, np.asarray(images), flip=flip)
-        missing = [head for head in outputs if head not in targets]
-        if missing:
-            raise ValueError(f"`dataset` must give targets for {missing[0]!r}. Received targets: {sorted(targets)}")
-        targets_seen.append({label: np.asarray(values).ravel() for label, values in targets.items()})
-        predictions.append(outputs)
+    for number, batch in enumerate(tqdm.tqdm(dataset, unit="batch", disable=not verbose), 1):
+        check_batch(batch, heads, size, where=f"Batch {number} of `dataset`")
+        images, targets = batch[0], batch[1]
+        labels = targets if isinstance(targets, Mapping) else name_targets(targets, heads)
+        targets_seen.append({label: np.asarray(values).ravel() for label, values in labels.items()})
+        predictions.append(predict_batch(model, np.asarray(images), flip=flip))
     if not predictions:
         raise ValueError("`dataset` must have at least one batch. Received an empty one")
     return _concatenate(targets_seen), _concatenate(predictions)

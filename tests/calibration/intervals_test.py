@@ -167,3 +167,23 @@ def test_tables_increase_and_contain_the_prediction() -> None:
 def test_images_of_one_age_have_an_interval() -> None:
     low, high = ag.calibrate({"age": [30.0] * 200}, {"age": [30.0] * 200}).intervals(30.0)
     assert low <= 30 <= high
+
+
+def test_intervals_of_perfect_predictions_are_the_predictions() -> None:
+    ages = np.tile(np.arange(117.0), 4)
+    table, low, high = intervals.fit_intervals(ages, ages, 0.9)
+    assert np.abs(low - table).max() < 0.01 and np.abs(high - table).max() < 0.01
+
+
+def test_kernel_is_a_year_wide_at_least_and_fifteen_at_most() -> None:
+    many, few = np.repeat(np.arange(117.0), 300), np.full(400, 50.0)
+    # A smoothed width of 1 and 15: the weight of a distance of one width is exp(-1 / 2).
+    assert intervals._compute_kernel(many)[60, 300 * 61] == pytest.approx(np.exp(-0.5))
+    assert intervals._compute_kernel(few)[116, 0] == pytest.approx(np.exp(-0.5 * (66 / 15) ** 2))
+
+
+def test_tables_are_rounded_to_a_thousandth() -> None:
+    ages, predicted = draw_uneven(300, seed=3)
+    calibration = ag.calibrate({"age": ages}, {"age": predicted})
+    assert all(round(end, 3) == end for end in (*calibration.low, *calibration.high))
+    assert any(round(end, 2) != end for end in calibration.low)

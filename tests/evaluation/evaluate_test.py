@@ -1,33 +1,38 @@
+"""Models evaluated on batches, and runs on the prepared data set."""
+
 import itertools
+import logging
+import pathlib
 
 import keras
 import numpy as np
 import pytest
+from PIL import Image
+from tiny_utkface import prepare
 
 import agegender as ag
-from agegender.evaluation import evaluate
+from agegender.evaluation.evaluate import predict_dataset
 
 
-def model_that_reads() -> keras.Model:
-    """Answers with its first pixel: red is the age, green / 255 the probability of female."""
-    image = keras.Input((1, 1, 3))
+def build_reader(size: int = 1) -> keras.Model:
+    """A model that reads its answers from its first pixel: red is the age, green / 255 the probability of female."""
+    image = keras.Input((size, size, 3))
     flat = keras.layers.Flatten()(image)
-    outputs = {"age": flat[:, :1], "gender": flat[:, 1:2] / 255}
-    return keras.Model(image, outputs)
+    return keras.Model(image, {"age": flat[:, :1], "gender": flat[:, 1:2] / 255})
 
 
 IMAGES = np.array([[20, 255, 0], [33, 0, 0], [60, 200, 0], [10, 10, 0]], "uint8").reshape(4, 1, 1, 3)
 TARGETS = {"age": np.array([[25.0], [30.0], [50.0], [10.0]]), "gender": np.array([[1.0], [1.0], [1.0], [0.0]])}
 
 
-def batches(*sizes: int) -> list:
+def split(*sizes: int) -> list:
     edges = np.cumsum([0, *sizes])
     return [(IMAGES[a:b], {k: v[a:b] for k, v in TARGETS.items()}) for a, b in itertools.pairwise(edges)]
 
 
-@pytest.mark.parametrize("sizes", [(4,), (2, 2), (3, 1)])
-def test_the_report_by_hand_whatever_the_batches(sizes: tuple) -> None:
-    report = ag.evaluate(model_that_reads(), batches(*sizes))
+@pytest.mark.parametrize("sizes", [(4,), (3, 1)])
+def test_report_by_hand_for_any_batches(sizes: tuple) -> None:
+    report = ag.evaluate(build_reader(), split(*sizes))
     assert report.count == 4
     assert report.metrics == pytest.approx(
         {
@@ -45,83 +50,123 @@ def test_the_report_by_hand_whatever_the_batches(sizes: tuple) -> None:
             "log_loss": -(3 * np.log(0.75) + np.log(0.25)) / 4,
         }
     )
-    assert set(report.intervals.values()) == {None}  # of four images
+    assert report.coverage is None and set(report.calibration) == {"temperature", "before"}
 
 
-def test_the_table_names_the_numbers_and_the_count() -> None:
-    table = str(ag.evaluate(model_that_reads(), batches(4)))
-    for words in ("4 images", "age MAE, years", "4.50", "11.25", "75.0%", "always the median or majority"):
-        assert words in table
-
-
-def test_a_model_with_one_head_is_measured_on_that_head() -> None:
-    model = model_that_reads()
-    report = ag.evaluate(keras.Model(model.input, {"gender": model.output["gender"]}), batches(4))
+def test_model_with_one_head_is_measured_on_that_head() -> None:
+    model = build_reader()
+    report = ag.evaluate(keras.Model(model.input, {"gender": model.output["gender"]}), split(4))
     assert set(report.metrics) == {"gender_accuracy", "auc", "log_loss"} and "MAE" not in str(report)
     assert report.groups["age"]["20-29"].count == 1  # its ages are known all the same
 
 
+def test_targets_may_be_a_tuple_in_head_order() -> None:
+    batch = (IMAGES, (TARGETS["age"], TARGETS["gender"]))
+    assert ag.evaluate(build_reader(), [batch]) == ag.evaluate(build_reader(), split(4))
+
+
 def test_predictions_keep_their_order() -> None:
-    targets, outputs = evaluate.predict_dataset(model_that_reads(), batches(3, 1))
+    targets, outputs = predict_dataset(build_reader(), split(3, 1))
     np.testing.assert_array_equal(outputs["age"], [20, 33, 60, 10])
     np.testing.assert_array_equal(targets["age"], [25, 30, 50, 10])
 
 
-def test_further_labels_are_kept_and_names_become_words() -> None:
+def test_further_labels_are_kept() -> None:
     labels = {"file_name": np.array([[b"a"], [b"b"], [b"c"], [b"d"]]), "race": np.array([[0.0], [2.0], [2.0], [4.0]])}
-    report = ag.evaluate(model_that_reads(), [(IMAGES, TARGETS | labels)])
+    report = ag.evaluate(build_reader(), [(IMAGES, TARGETS | labels)])
     assert report.predictions["file_name"].tolist() == ["a", "b", "c", "d"]
     assert {name: part.count for name, part in report.groups["race"].items()} == {"White": 1, "Asian": 2, "Others": 1}
     assert report.groups["gender x race"]["female, Asian"].metrics["mae"] == 6.5
 
 
-def test_flip_answers_with_the_mean_over_the_mirror_image() -> None:
-    image = keras.Input((1, 2, 3))
-    model = keras.Model(image, {"age": keras.layers.Flatten()(image)[:, :1]})  # reads the left pixel
-    images = np.array([[20, 0, 0, 30, 0, 0]], "uint8").reshape(1, 1, 2, 3)
+def test_flip_averages_over_the_mirror_image() -> None:
+    model = build_reader(size=2)
+    model = keras.Model(model.input, {"age": model.output["age"]})
+    images = np.zeros((1, 2, 2, 3), "uint8")
+    images[0, 0, :, 0] = 20, 30  # the model reads the left pixel
     data = [(images, {"age": np.array([[25.0]])})]
     assert ag.evaluate(model, data).metrics["mae"] == 5 and ag.evaluate(model, data, flip=True).metrics["mae"] == 0
 
 
-class Doubtful:
-    """A calibration: ten years to each side, and probabilities halfway to one half."""
-
-    coverage, temperature = 0.8, 2.0
-
-    def intervals(self, ages: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        return ages - 4, ages + 4
-
-    def probabilities(self, p_female: np.ndarray) -> np.ndarray:
-        return (p_female + 0.5) / 2
-
-
-def test_a_calibration_is_measured_beside_the_model_itself() -> None:
-    report = ag.evaluate(model_that_reads(), batches(4), calibration=Doubtful())
-    assert report.coverage["nominal"] == 0.8 and report.coverage["all"]["value"] == 0.5
-    assert report.coverage["all"]["mean_width"] == 8
-    assert report.coverage["groups"]["age"]["50-59"]["value"] == 0
+def test_calibration_is_measured_beside_the_model() -> None:
+    """Intervals of four years to each side between 10 and 60 years, and halved logits."""
+    tables = {"ages": (10.0, 60.0), "low": (6.0, 56.0), "high": (14.0, 64.0)}
+    calibration = ag.Calibration(coverage=0.8, **tables, temperature=2.0, count=500)
+    report = ag.evaluate(build_reader(), split(4), calibration=calibration)
+    coverage = report.coverage  # 25 in 16..24? 30 in 29..37? 50 in 56..64? 10 in 6..14?
+    assert (coverage["nominal"], coverage["all"]["value"], coverage["all"]["mean_width"]) == (0.8, 0.5, 8)
+    assert coverage["groups"]["age"]["50-59"]["value"] == 0
     assert report.calibration["temperature"] == 2.0
     before, after = (report.calibration[stage]["log_loss"]["value"] for stage in ("before", "after"))
-    assert before == report.metrics["log_loss"]
-    assert after == pytest.approx(-np.mean(np.log([0.75, 0.25, 0.5 * 200 / 255 + 0.25, 1 - (10 / 255 + 0.5) / 2])))
+    odds = np.sqrt([(1 - 1e-7) / 1e-7, 1e-7 / (1 - 1e-7), 200 / 55, 245 / 10])  # of the recorded gender
+    assert before == report.metrics["log_loss"] and after == pytest.approx(
+        -np.mean(np.log(odds / (1 + odds))), rel=1e-5
+    )
 
 
-def test_without_a_calibration_there_is_nothing_after_it() -> None:
-    report = ag.evaluate(model_that_reads(), batches(4))
-    assert report.coverage is None and set(report.calibration) == {"temperature", "before"}
+@pytest.mark.parametrize(
+    ("images", "targets", "words"),
+    [
+        (IMAGES / 255, TARGETS, "divided by 255"),
+        (IMAGES.astype("float32"), TARGETS, "dtype=float32"),
+        (IMAGES.repeat(2, 1), TARGETS, r"shape=\[4, 2, 1, 3\]"),
+        (IMAGES, TARGETS | {"age": TARGETS["age"] + 2014}, "2039"),
+        (IMAGES, TARGETS | {"age": TARGETS["age"] * np.nan}, "nan"),
+        (IMAGES, TARGETS | {"gender": TARGETS["gender"] + 1}, "2"),
+        (IMAGES, {"age": TARGETS["age"]}, r"\['age', 'gender'\]"),
+    ],
+)
+def test_batch_that_breaks_the_contract_is_named(images: np.ndarray, targets: dict, words: str) -> None:
+    with pytest.raises(ValueError, match=f"Batch 2 of `dataset`.*{words}"):
+        ag.evaluate(build_reader(), [*split(4), (images, targets)])
 
 
-def test_an_empty_dataset_is_refused() -> None:
+def test_empty_dataset_is_refused() -> None:
     with pytest.raises(ValueError, match="at least one batch"):
-        ag.evaluate(model_that_reads(), [])
+        ag.evaluate(build_reader(), [])
 
 
-def test_missing_targets_are_named() -> None:
-    with pytest.raises(ValueError, match="targets for 'gender'"):
-        ag.evaluate(model_that_reads(), [(IMAGES, {"age": TARGETS["age"]})])
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    """A run that was calibrated without flip."""
+    folder = tmp_path_factory.mktemp("run")
+    trunk = keras.Sequential([keras.Input((48, 48, 3)), keras.layers.GlobalAveragePooling2D()])
+    ag.build_model(trunk).save(folder / "best.keras")
+    tables = {"ages": (0.0, 100.0), "low": (0.0, 80.0), "high": (30.0, 116.0)}
+    ag.Calibration(coverage=0.9, **tables, temperature=2.0, count=500).save(folder)
+    return folder
 
 
-def test_an_endless_dataset_is_refused(prepared) -> None:
-    endless = ag.load_utkface("train", batch_size=4, training=True, data_dir=prepared)
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    rows = [{"age": 20 + n, "gender": n % 2, "race": n % 5} for n in range(12)]
+    return prepare(tmp_path_factory.mktemp("data"), {"train": rows, "validation": rows[:1], "test": rows[:10]})
+
+
+def test_run_is_evaluated_on_a_split(run: pathlib.Path, data: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    report = ag.evaluate_run(run, "test", data_dir=data, out=tmp_path / "out", batch_size=4)
+    assert report.count == 10 and report.metrics["mae"] == pytest.approx(8.5, abs=1e-4)  # always 33 years
+    assert report.coverage["nominal"] == 0.9 and report.bootstrap["resampled"] == "photograph groups"
+    assert len(report.groups["race"]) == 5
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    assert {"report.html", "report.json", "predictions.csv", "errors.html", "predictions.png"} <= names
+    assert f"{run} on test" in (tmp_path / "out" / "report.html").read_text()
+    assert (tmp_path / "out" / "errors.html").read_text().count("data:image/jpeg") == 10 + 5
+    with Image.open(tmp_path / "out" / "predictions.png") as image:
+        assert image.size == (1200, 600)
+    assert ag.evaluate_run(run / "best.keras", "train[:50%]", data_dir=data).count == 6
+
+
+def test_calibration_with_another_flip_is_not_measured(
+    run: pathlib.Path, data: pathlib.Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING):
+        assert ag.evaluate_run(run, data_dir=data, flip=True).coverage is None
+    assert "fitted with flip=False" in caplog.text
+    assert ag.evaluate_run(run, data_dir=data, flip=False).coverage is not None
+
+
+def test_endless_dataset_is_refused(data: pathlib.Path) -> None:
+    endless = ag.load_utkface("train", batch_size=4, training=True, data_dir=data)
     with pytest.raises(ValueError, match="must end"):
-        ag.evaluate(model_that_reads(), endless)
+        ag.evaluate(build_reader(), endless)

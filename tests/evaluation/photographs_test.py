@@ -151,3 +151,26 @@ def test_photographs_are_evaluated_from_files(tmp_path: pathlib.Path, couple: np
     with open(tmp_path / "out" / "predictions.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row["faces"] for row in rows] == ["2", "0"] and rows[1]["predicted_age"] == "nan"
+
+
+class Stream:
+    """A predictor that answers 33 years for every path, and keeps the paths."""
+
+    def stream(self, paths: list[pathlib.Path]):
+        self.paths = paths
+        return (Photograph([face(33)]) for _ in paths)
+
+
+def test_files_are_relative_to_the_folder_of_the_labels(labels_of) -> None:
+    path, predictor = labels_of("file,age\na.jpg,33\nb/c.jpg,43\n"), Stream()
+    report = evaluate_photographs(path, predictor=predictor)
+    assert predictor.paths == [path.parent / "a.jpg", path.parent / "b" / "c.jpg"]
+    assert report.metrics["bias"] == -4.75
+    assert report.to_dict()["metrics"] == report.metrics and "table" not in report.to_dict()
+    others = [
+        evaluate_photographs(
+            labels_of("file,age\n" + "".join(f"{n},{n}\n" for n in range(40))), predictor=Stream(), **options
+        )
+        for options in ({}, {"seed": 1}, {"repetitions": 9})
+    ]
+    assert len({each.intervals["bias"] for each in others}) == 3
