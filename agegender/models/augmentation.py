@@ -155,7 +155,7 @@ def warp(images: Tensor, transforms: Tensor) -> Tensor:
     """
     _, height, width, _ = ops.shape(images)
     m = ops.reshape(transforms, (-1, 2, 3, 1, 1))
-    x, y = ops.cast(ops.arange(width), "float32"), ops.cast(ops.arange(height), "float32")[:, None]
+    x, y = ops.arange(width, dtype="float32"), ops.arange(height, dtype="float32")[:, None]
     # Clipping the coordinates repeats the edge.
     x, y = (
         ops.clip(m[:, row, 0] * x + m[:, row, 1] * y + m[:, row, 2], 0.0, ops.cast(size - 1, "float32"))
@@ -212,7 +212,7 @@ def erase_rectangles(images: Tensor, noise: Tensor, settings: Settings) -> Tenso
         float32 `[batch, height, width, 3]`, 0..255.
     """
     height, width = ops.shape(images)[1:3]
-    x, y = ops.cast(ops.arange(width), "float32"), ops.cast(ops.arange(height), "float32")
+    x, y = ops.arange(width, dtype="float32"), ops.arange(height, dtype="float32")
     height, width = ops.cast(height, "float32"), ops.cast(width, "float32")
     draw = {name: column[:, None] for name, column in _split_noise(noise).items()}
     area = _scale_noise(draw["area"], *ERASED_AREA) * height * width

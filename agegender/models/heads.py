@@ -1,6 +1,6 @@
-"""Two heads on a trunk."""
+"""Builds the model: an age head and a gender head on a trunk."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import keras
 
@@ -22,63 +22,63 @@ def build_model(
     age_dropout: Sequence[float] = AGE_DROPOUT,
     gender_dropout: Sequence[float] = GENDER_DROPOUT,
 ) -> keras.Model:
-    """Puts an age head and a gender head on a trunk.
+    """Builds an age head and a gender head on a trunk.
 
-    Each head is a row of Dense + ReLU + Dropout and one last Dense. Before them the trunk's features are brought to
-    mean 0 and variance 1, first over a image's features (Ba, Kiros and Hinton 2016, arXiv 1607.06450), because those
-    of VGGFace weights and of random ones differ a hundredfold in size, and then over the batch (Ioffe and Szegedy 2015,
-    arXiv 1502.03167), because those of random weights are nearly the same for all faces. The large epsilon of the
-    second keeps a feature that is nearly always zero from deciding alone on the day that it is not.
+    The features of the trunk are normalized twice: over the features of an image (Ba, Kiros and Hinton 2016, arXiv
+    1607.06450), because those of VGGFace weights and of random weights differ a hundredfold in size, and over the batch
+    (Ioffe and Szegedy 2015, arXiv 1502.03167), because those of random weights are nearly equal for all faces. The
+    large epsilon of the second limits the effect of a feature that is nearly always zero.
 
-    The age head's last Dense answers in standard deviations from the mean age (`schema.AGE_STD`, `schema.AGE_MEAN`)
-    which is turned into years. The last Dense of each head starts at zero, so that an untrained model
-    answers the mean age and one half and its first steps are not spent on unlearning noise; docs/measurements has the
-    measurements behind all this. The heads compute in float32 under every dtype policy.
+    Each head has hidden layers of Dense, ReLU and Dropout and one last Dense. The last kernel starts at zero, so that
+    an untrained model answers the mean age and one half. The heads compute in float32 under every dtype policy.
 
-    With a distribution as age head, the last Dense answers with the probability of each year from 0 to 116, and the age
-    is the mean of that (Rothe, Timofte and Van Gool 2018, "Deep expectation of real and apparent age"); `train` then
-    teaches the distribution too, which knows more of an age than its mean. Its median has the smaller mean absolute
-    error, as its mean has the smaller squared one; the two heads have the same weights.
+    The age head answers one of:
+
+    - "regression": one number, in standard deviations from the mean age (`schema.AGE_STD`, `schema.AGE_MEAN`) inside
+      and in years outside;
+    - "distribution": the mean of a probability for each year from 0 to 116 (Rothe, Timofte and Van Gool 2018, "Deep
+      expectation of real and apparent age"); `train` then also fits the distribution;
+    - "median": the median of that distribution, which has the smaller mean absolute error. The weights are the same.
 
     Args:
-        trunk: takes images [batch, height, width, 3], gives features [batch, width].
+        trunk: a model from images `[batch, height, width, 3]` to features `[batch, width]`.
         heads: one or both of "age" and "gender".
-        age_head: "regression" for one number; "distribution" for the mean of probabilities over the years, or "median"
-            for their median.
-        units: width of each hidden Dense layer of a head.
-        age_dropout: share of units dropped after each hidden layer of the age head, each in [0, 1).
+        age_head: "regression", "distribution" or "median".
+        units: width of each hidden layer of a head.
+        age_dropout: dropout rate after each hidden layer of the age head, each in [0, 1).
         gender_dropout: the same for the gender head.
 
     Returns:
-        A model from images [batch, height, width, 3], uint8 or float, RGB, 0..255, to
+        A model from images `[batch, height, width, 3]`, uint8 or float, RGB, 0..255, to
         `{"age": float32 [batch, 1] in years, "gender": float32 [batch, 1], probability of female}`.
 
     Raises:
-        ValueError: for unknown or repeated heads, a trunk whose output is not [batch, width], or numbers out of range.
+        ValueError: if an argument is invalid, or the output of the trunk is not `[batch, width]`.
 
     Example:
 
-    >>> import keras
     >>> image = keras.Input((64, 64, 3))
     >>> trunk = keras.Model(image, keras.layers.GlobalAveragePooling2D()(image))
     >>> {head: output.shape for head, output in build_model(trunk).output.items()}
     {'age': (None, 1), 'gender': (None, 1)}
     """
     dropout = {AGE: tuple(age_dropout), GENDER: tuple(gender_dropout)}
-    _check(trunk, heads, age_head, units, dropout)
+    _check_arguments(trunk, heads, age_head, units, dropout)
     features = trunk(trunk.inputs[0])
     for norm in (
         keras.layers.LayerNormalization(name="feature_layer_norm", dtype="float32"),
         keras.layers.BatchNormalization(momentum=0.97, epsilon=0.1, name="feature_batch_norm", dtype="float32"),
     ):
         features = norm(features)
-    ages = {"regression": _deviations, "distribution": _mean, "median": _median}
-    last = {AGE: ages[age_head], GENDER: _probability}
-    outputs = {head: last[head](_hidden(features, head, units, dropout[head])) for head in heads}
+    hidden = {head: _add_hidden_layers(features, head, units, dropout[head]) for head in heads}
+    outputs = {
+        head: _add_age(features, age_head) if head == AGE else _add_gender(features)
+        for head, features in hidden.items()
+    }
     return keras.Model(trunk.inputs[0], outputs, name="agegender")
 
 
-def _hidden(
+def _add_hidden_layers(
     features: keras.KerasTensor, head: str, units: Sequence[int], dropout: Sequence[float]
 ) -> keras.KerasTensor:
     for number, (width, rate) in enumerate(zip(units, dropout, strict=True), 1):
@@ -89,38 +89,34 @@ def _hidden(
     return features
 
 
-def _probability(features: keras.KerasTensor) -> keras.KerasTensor:
+def _add_gender(features: keras.KerasTensor) -> keras.KerasTensor:
     return keras.layers.Dense(1, "sigmoid", kernel_initializer="zeros", dtype="float32", name=GENDER)(features)
 
 
-def _deviations(features: keras.KerasTensor) -> keras.KerasTensor:
-    deviations = keras.layers.Dense(1, kernel_initializer="zeros", dtype="float32", name="age_deviations")(features)
-    # Not a Rescaling layer: on the JAX backend that one still asks for TensorFlow.
-    return keras.layers.Identity(dtype="float32", name=AGE)(deviations * AGE_STD + AGE_MEAN)
-
-
-def _mean(features: keras.KerasTensor) -> keras.KerasTensor:
-    return MeanAge(dtype="float32", name=AGE)(_distribution(features))
-
-
-def _median(features: keras.KerasTensor) -> keras.KerasTensor:
-    return MedianAge(dtype="float32", name=AGE)(_distribution(features))
-
-
-def _distribution(features: keras.KerasTensor) -> keras.KerasTensor:
-    bell = [-(((year - AGE_MEAN) / AGE_STD) ** 2) / 2 for year in range(AGES)]  # the ages of the data, about
-    return keras.layers.Dense(
+def _add_age(features: keras.KerasTensor, age_head: str) -> keras.KerasTensor:
+    if age_head == "regression":
+        deviations = keras.layers.Dense(1, kernel_initializer="zeros", dtype="float32", name="age_deviations")(features)
+        # Not a Rescaling layer: on the JAX backend that one needs TensorFlow.
+        return keras.layers.Identity(dtype="float32", name=AGE)(deviations * AGE_STD + AGE_MEAN)
+    normal = [-(((year - AGE_MEAN) / AGE_STD) ** 2) / 2 for year in range(AGES)]  # roughly the ages of the data
+    distribution = keras.layers.Dense(
         AGES,
         "softmax",
         kernel_initializer="zeros",
-        bias_initializer=keras.initializers.Constant(bell),
+        bias_initializer=keras.initializers.Constant(normal),
         dtype="float32",
         name=AGE_DISTRIBUTION,
     )(features)
+    layer = MeanAge if age_head == "distribution" else MedianAge
+    return layer(dtype="float32", name=AGE)(distribution)
 
 
-def _check(
-    trunk: keras.Model, heads: Sequence[str], age_head: str, units: Sequence[int], dropout: dict[str, tuple]
+def _check_arguments(
+    trunk: keras.Model,
+    heads: Sequence[str],
+    age_head: str,
+    units: Sequence[int],
+    dropout: Mapping[str, Sequence[float]],
 ) -> None:
     if age_head not in AGE_HEADS:
         raise ValueError(f"`age_head` must be one of {AGE_HEADS}. Received: age_head={age_head!r}")

@@ -62,7 +62,7 @@ class MedianAge(keras.layers.Layer):
 
     def call(self, probabilities: Any) -> Any:
         """Sums the share of each year that lies below the median."""
-        years = ops.arange(probabilities.shape[-1])
+        years = ops.arange(probabilities.shape[-1], dtype="int32")  # the default follows floatx
         # A matrix product instead of a cumulative sum, because every export format supports it.
         is_earlier = ops.cast(years[:, None] < years[None, :], self.compute_dtype)
         cumulative = ops.matmul(probabilities, is_earlier)

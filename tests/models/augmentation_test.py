@@ -254,10 +254,12 @@ def test_images_of_a_batch_are_independent() -> None:
 def test_layer_computes_in_float32_under_every_policy(policy: str) -> None:
     expected = run(Augmentation(), make_images())
     keras.config.set_dtype_policy(policy)
+    keras.config.set_floatx("float16")
     try:
         inputs = keras.Input([24, 24, 3], dtype="uint8")
         output = keras.Model(inputs, Augmentation()(inputs))(make_images(), training=True)
     finally:
+        keras.config.set_floatx("float32")
         keras.config.set_dtype_policy("float32")
     assert keras.backend.standardize_dtype(output.dtype) == "float32"
     np.testing.assert_array_equal(output, expected)

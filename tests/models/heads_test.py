@@ -1,162 +1,179 @@
+"""The heads' answers by hand, their defaults and each of their options."""
+
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
 import pytest
+from conftest import SIZE, make_tiny_trunk
 
 from agegender import build_model
+from agegender.models.layers import MeanAge, MedianAge, iterate_layers
 from agegender.schema import AGE_MEAN, AGE_STD
 
-IMAGES = np.arange(2 * 24 * 24 * 3).reshape(2, 24, 24, 3).astype("uint8")
+IMAGES = np.arange(2 * SIZE * SIZE * 3).reshape(2, SIZE, SIZE, 3).astype("uint8")
 
 
-def dense(model: keras.Model, head: str) -> list[int]:
+def find_units(model: keras.Model, head: str) -> list[int]:
     return [layer.units for layer in model.layers if layer.name.startswith(f"{head}_dense")]
 
 
-def rates(model: keras.Model, head: str) -> list[float]:
+def find_rates(model: keras.Model, head: str) -> list[float]:
     return [layer.rate for layer in model.layers if layer.name.startswith(f"{head}_dropout")]
 
 
-def test_the_outputs_keep_the_contract(tiny_trunk: keras.Model) -> None:
-    outputs = build_model(tiny_trunk)(IMAGES)
-    assert set(outputs) == {"age", "gender"}
-    for values in outputs.values():
-        assert values.shape == (2, 1) and keras.backend.standardize_dtype(values.dtype) == "float32"
-    assert np.all((np.asarray(outputs["gender"]) > 0) & (np.asarray(outputs["gender"]) < 1))
-
-
-def test_the_default_heads_are_those_of_the_notebook(tiny_trunk: keras.Model) -> None:
+def test_default_heads(tiny_trunk: keras.Model) -> None:
     model = build_model(tiny_trunk)
-    assert dense(model, "age") == dense(model, "gender") == [512, 256, 128]
-    assert rates(model, "age") == [0.3, 0.2, 0.2] and rates(model, "gender") == [0.5, 0.5, 0.5]
+    assert find_units(model, "age") == find_units(model, "gender") == [512, 256, 128]
+    assert find_rates(model, "age") == [0.3, 0.2, 0.2] and find_rates(model, "gender") == [0.5, 0.5, 0.5]
+    outputs = model(IMAGES)
+    assert list(outputs) == ["age", "gender"]
+    np.testing.assert_allclose(outputs["age"], [[AGE_MEAN]] * 2)  # untrained
+    np.testing.assert_allclose(outputs["gender"], [[0.5]] * 2)
 
 
-def test_heads_can_have_another_shape(tiny_trunk: keras.Model) -> None:
+def test_options_of_the_hidden_layers(tiny_trunk: keras.Model) -> None:
     model = build_model(tiny_trunk, units=(32,), age_dropout=(0.1,), gender_dropout=(0,))
-    assert dense(model, "gender") == [32] and rates(model, "age") == [0.1]
+    assert find_units(model, "age") == find_units(model, "gender") == [32]
+    assert find_rates(model, "age") == [0.1] and find_rates(model, "gender") == [0]
 
 
 @pytest.mark.parametrize("head", ["age", "gender"])
-def test_one_head_alone_is_a_model(tiny_trunk: keras.Model, head: str) -> None:
-    assert set(build_model(tiny_trunk, heads=[head])(IMAGES)) == {head}
+def test_one_head(tiny_trunk: keras.Model, head: str) -> None:
+    model = build_model(tiny_trunk, heads=[head])
+    assert list(model(IMAGES)) == [head]
+    assert not [layer.name for layer in model.layers if layer.name.startswith({"age": "gender", "gender": "age"}[head])]
 
 
-def test_an_answer_of_zero_deviations_is_the_mean_age_and_one_is_a_standard_deviation_more(
-    tiny_trunk: keras.Model,
-) -> None:
+def test_regression_answers_in_standard_deviations(tiny_trunk: keras.Model) -> None:
     model = build_model(tiny_trunk)
-    last = model.get_layer("age_deviations")
-    for bias in (0.0, 1.0):
-        last.set_weights([np.zeros((128, 1)), np.array([bias])])
-        np.testing.assert_allclose(model(IMAGES)["age"], AGE_MEAN + bias * AGE_STD)
+    model.get_layer("age_deviations").set_weights([np.zeros((128, 1)), np.array([1.5])])
+    np.testing.assert_allclose(model(IMAGES)["age"], AGE_MEAN + 1.5 * AGE_STD)
 
 
-def test_hidden_layers_start_with_the_spread_of_he_and_let_nothing_below_zero_through(tiny_trunk: keras.Model) -> None:
+@pytest.mark.parametrize(
+    ("probabilities", "mean", "median"),
+    [
+        # Half of all lies below the end of year 20, which is 20.5.
+        ({20: 0.5, 50: 0.5}, 35.0, 20.5),
+        # A quarter at 10 and three at 40: half of all lies below the first third of year 40, from 39.5 to 40.5.
+        ({10: 0.25, 40: 0.75}, 32.5, 39.5 + 1 / 3),
+        ({0: 1.0}, 0.0, 0.0),
+        ({116: 1.0}, 116.0, 116.0),
+    ],
+)
+def test_mean_and_median_by_hand(probabilities: dict[int, float], mean: float, median: float) -> None:
+    distribution = np.zeros((1, 117), "float32")
+    for year, probability in probabilities.items():
+        distribution[0, year] = probability
+    np.testing.assert_allclose(MeanAge()(distribution), [[mean]], rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(MedianAge()(distribution), [[median]], rtol=1e-5, atol=1e-5)
+
+
+def test_median_equals_interpolated_cumulative_sum() -> None:
+    distribution = np.random.default_rng(0).dirichlet(np.ones(117), 20).astype("float32")
+    edges = np.arange(118) - 0.5
+    expected = [np.interp(0.5, np.concatenate([[0], np.cumsum(row)]), edges) for row in distribution]
+    np.testing.assert_allclose(MedianAge()(distribution)[:, 0], expected, atol=1e-3)
+
+
+def test_untrained_distribution_is_normal(tiny_trunk: keras.Model) -> None:
+    weights = np.exp(-(((np.arange(117) - AGE_MEAN) / AGE_STD) ** 2) / 2)
+    expected = np.sum(np.arange(117) * weights) / weights.sum()
+    model = build_model(tiny_trunk, age_head="distribution")
+    np.testing.assert_allclose(model(IMAGES)["age"], expected, rtol=1e-5)
+    assert isinstance(model.get_layer("age"), MeanAge)
+    median = build_model(tiny_trunk, age_head="median")
+    median.set_weights(model.get_weights())
+    assert isinstance(median.get_layer("age"), MedianAge)
+
+
+def test_hidden_layers_are_he_normal_with_relu(tiny_trunk: keras.Model) -> None:
     model = build_model(tiny_trunk)
     for head in ("age", "gender"):
-        hidden = [model.get_layer(f"{head}_dense_{number}") for number in (1, 2, 3)]
-        for layer in hidden[1:]:
-            assert np.std(layer.kernel) == pytest.approx(np.sqrt(2 / layer.kernel.shape[0]), rel=0.05), layer.name
-        for layer in hidden:
-            values = np.asarray(keras.Model(model.input, layer.output)(IMAGES))
-            assert values.min() == 0 < values.max(), layer.name
+        for number in (2, 3):
+            kernel = model.get_layer(f"{head}_dense_{number}").kernel
+            assert np.std(kernel) == pytest.approx(np.sqrt(2 / kernel.shape[0]), rel=0.05)
+        values = np.asarray(keras.Model(model.input, model.get_layer(f"{head}_dense_1").output)(IMAGES))
+        assert values.min() == 0 < values.max()
 
 
-def test_a_feature_that_never_varied_counts_threefold_at_most_and_one_batch_little(tiny_trunk: keras.Model) -> None:
-    norm = build_model(tiny_trunk).get_layer("feature_batch_norm")
+def test_feature_norm_by_hand(tiny_trunk: keras.Model) -> None:
+    model = build_model(tiny_trunk)
+    features = np.tile(np.float32([[100.0, 300.0]]), 8)  # the mean is 200, the deviation 100
+    normalized = model.get_layer("feature_layer_norm")(features)
+    np.testing.assert_allclose(normalized, np.tile([[-1.0, 1.0]], 8), rtol=1e-5)
+    norm = model.get_layer("feature_batch_norm")
     features = np.tile(np.float32([[1.0], [3.0]]), 16)
     norm(features, training=True)
-    np.testing.assert_allclose(norm.moving_mean, 0.03 * 2, rtol=1e-5)
+    np.testing.assert_allclose(norm.moving_mean, 0.03 * 2, rtol=1e-5)  # the mean is 2, the momentum 0.97
     norm.set_weights([np.full(16, value) for value in (1.0, 0.0, 0.0, 0.0)])
     np.testing.assert_allclose(norm(features), features / np.sqrt(0.1), rtol=1e-5)
 
 
-def test_features_of_any_size_give_the_same_answers(tiny_trunk: keras.Model) -> None:
-    # VGGFace weights and random weights differ a hundredfold here; the heads must not notice.
-    large = keras.Sequential([tiny_trunk, keras.layers.Rescaling(100.0)])
-    models = [build_model(trunk) for trunk in (tiny_trunk, large)]
-    heads = [[w for w in model.weights if "conv" not in w.path] for model in models]
-    for first, second in zip(*heads, strict=True):
-        second.assign(first)
-    answers = [np.asarray(model(IMAGES)["age"]) for model in models]
-    # The small epsilon of the normalisation counts for more where the features are smaller.
-    np.testing.assert_allclose(answers[0], answers[1], atol=0.6)
-
-
-def test_heads_stay_in_float32_on_a_bfloat16_trunk(tiny_trunk: keras.Model) -> None:
-    keras.config.set_dtype_policy("mixed_bfloat16")
+@pytest.mark.parametrize("policy", ["mixed_bfloat16", "float16", "float64"])
+def test_heads_stay_in_float32(policy: str) -> None:
+    keras.config.set_dtype_policy(policy)
     try:
-        trunk = keras.Sequential([keras.Input((24, 24, 3)), keras.layers.Flatten(), keras.layers.Dense(4)])
-        model = build_model(trunk)
-        assert trunk.compute_dtype == "bfloat16"
+        trunk = keras.Sequential([keras.Input((SIZE, SIZE, 3)), keras.layers.Flatten(), keras.layers.Dense(4)])
+        model = build_model(trunk, age_head="median")
+        assert trunk.compute_dtype == policy.removeprefix("mixed_")
         assert {layer.compute_dtype for layer in model.layers[2:]} == {"float32"}
-        assert all(keras.backend.standardize_dtype(v.dtype) == "float32" for v in model(IMAGES).values())
+        assert {keras.backend.standardize_dtype(output.dtype) for output in model(IMAGES).values()} == {"float32"}
     finally:
         keras.config.set_dtype_policy("float32")
 
 
-def test_a_saved_model_answers_the_same(tiny_trunk: keras.Model, tmp_path) -> None:
-    model = build_model(tiny_trunk)
-    model.save(tmp_path / "m.keras")
-    again = keras.saving.load_model(tmp_path / "m.keras")
-    np.testing.assert_array_equal(model(IMAGES)["age"], again(IMAGES)["age"])
+@pytest.mark.parametrize("age_head", ["regression", "distribution", "median"])
+@pytest.mark.parametrize("floatx", ["float16", "float64"])
+def test_a_saved_model_loads_under_another_keras_config(age_head: str, floatx: str, tmp_path: Path) -> None:
+    model = build_model(make_tiny_trunk(), age_head=age_head)
+    model.get_layer("gender").kernel.assign(np.full((128, 1), 0.1))
+    model.save(tmp_path / "model.keras")
+    expected = model.predict_on_batch(IMAGES)
+    keras.config.set_floatx(floatx)
+    keras.config.set_dtype_policy(floatx)
+    keras.config.set_image_data_format("channels_first")
+    try:
+        loaded = keras.saving.load_model(tmp_path / "model.keras", compile=False)
+        answers = loaded.predict_on_batch(IMAGES)
+    finally:
+        keras.config.set_floatx("float32")
+        keras.config.set_dtype_policy("float32")
+        keras.config.set_image_data_format("channels_last")
+    for head, values in expected.items():
+        np.testing.assert_allclose(answers[head], values, rtol=1e-5)
+
+
+def test_iterate_layers_goes_into_nested_models(tiny_trunk: keras.Model) -> None:
+    names = [
+        layer.name
+        for layer in iterate_layers(build_model(keras.Sequential([keras.Input((SIZE, SIZE, 3)), tiny_trunk])))
+    ]
+    assert {"gender", tiny_trunk.name, tiny_trunk.layers[1].name} <= set(names)
 
 
 @pytest.mark.parametrize(
-    ("options", "words"),
+    ("options", "argument"),
     [
         ({"heads": []}, "`heads`"),
         ({"heads": "age"}, "`heads`"),
         ({"heads": ["age", "age"]}, "`heads`"),
         ({"heads": ["race"]}, "`heads`"),
+        ({"age_head": "ranks"}, "`age_head`"),
         ({"units": (0, 1, 1)}, "`units`"),
         ({"age_dropout": (1.0, 0, 0)}, "`age_dropout`"),
         ({"gender_dropout": (0.1,)}, "`gender_dropout`"),
         ({"gender_dropout": (float("nan"), 0, 0)}, "`gender_dropout`"),
     ],
 )
-def test_what_cannot_be_built_is_named(tiny_trunk: keras.Model, options: dict, words: str) -> None:
-    with pytest.raises(ValueError, match=rf"{words}.*Received"):
+def test_a_wrong_argument_is_named(tiny_trunk: keras.Model, options: dict[str, Any], argument: str) -> None:
+    with pytest.raises(ValueError, match=rf"{argument}.*Received"):
         build_model(tiny_trunk, **options)
 
 
-def test_a_trunk_that_gives_maps_is_refused() -> None:
-    trunk = keras.Sequential([keras.Input((24, 24, 3)), keras.layers.Conv2D(4, 3)])
-    with pytest.raises(ValueError, match=r"features \[batch, width\]"):
+def test_a_trunk_of_feature_maps_is_refused() -> None:
+    trunk = keras.Sequential([keras.Input((SIZE, SIZE, 3)), keras.layers.Conv2D(4, 3)])
+    with pytest.raises(ValueError, match=r"features \[batch, width\].*Received"):
         build_model(trunk)
-
-
-def test_a_distribution_answers_with_its_mean_and_survives_saving(tiny_trunk: keras.Model, tmp_path: Path) -> None:
-    model = build_model(tiny_trunk, age_head="distribution")
-    last = model.get_layer("age_distribution")
-    last.set_weights([np.zeros((128, 117)), np.where(np.isin(np.arange(117), [20, 50]), 0.0, -100.0)])
-    np.testing.assert_allclose(model(IMAGES)["age"], 35.0, rtol=1e-5)
-    model.save(tmp_path / "model.keras")
-    np.testing.assert_allclose(keras.saving.load_model(tmp_path / "model.keras")(IMAGES)["age"], 35.0, rtol=1e-5)
-
-
-def test_an_untrained_distribution_is_about_that_of_the_ages_of_the_data(tiny_trunk: keras.Model) -> None:
-    bell = np.exp(-(((np.arange(117) - AGE_MEAN) / AGE_STD) ** 2) / 2)
-    expected = np.sum(np.arange(117) * bell) / bell.sum()
-    np.testing.assert_allclose(build_model(tiny_trunk, age_head="distribution")(IMAGES)["age"], expected, rtol=1e-5)
-
-
-def test_a_median_is_that_of_the_distribution_and_has_its_weights(tiny_trunk: keras.Model, tmp_path: Path) -> None:
-    model, of_mean = (build_model(tiny_trunk, age_head=head) for head in ("median", "distribution"))
-    last = model.get_layer("age_distribution")
-    # A quarter at 10, three at 40: half of all lies before the first third of the year 40, from 39.5 to 40.5.
-    bias = np.full(117, -100.0)
-    bias[[10, 40]] = np.log([0.25, 0.75])
-    last.set_weights([np.zeros((128, 117)), bias])
-    np.testing.assert_allclose(model(IMAGES)["age"], 39.5 + 1 / 3, rtol=1e-5)
-    of_mean.set_weights(model.get_weights())
-    np.testing.assert_allclose(of_mean(IMAGES)["age"], 32.5, rtol=1e-5)
-    model.save(tmp_path / "model.keras")
-    loaded = keras.saving.load_model(tmp_path / "model.keras")
-    np.testing.assert_allclose(loaded(IMAGES)["age"], 39.5 + 1 / 3, rtol=1e-5)
-
-
-def test_another_age_head_is_refused(tiny_trunk: keras.Model) -> None:
-    with pytest.raises(ValueError, match=r"`age_head` must be one of .*Received: age_head='ranks'"):
-        build_model(tiny_trunk, age_head="ranks")
