@@ -1,4 +1,4 @@
-"""The builder imports nothing of ours, so the two tell the same facts twice: here they are held together."""
+"""The builder imports nothing of ours and repeats the constants of the schema; both must agree."""
 
 import ast
 import json
@@ -26,6 +26,7 @@ def test_schema_and_builder_agree_on_splits_and_codings() -> None:
     for name in ("SPLITS", "GENDERS", "RACES", "MIN_AGE", "MAX_AGE"):
         assert labels[name] == getattr(schema, name), name
     assert constants(ROOT / "datasets" / "utkface" / "splits.py")["FOLDS"] == schema.FOLDS
+    assert constants(ROOT / "datasets" / "utkface" / "collect.py")["MAX_PIXELS"] == schema.MAX_PIXELS
 
 
 def test_prepared_data_has_the_keys_of_the_schema(prepared: pathlib.Path) -> None:

@@ -3,6 +3,7 @@
 # mypy: allow-untyped-defs
 
 import csv
+import hashlib
 from collections import Counter
 
 import numpy as np
@@ -18,7 +19,7 @@ def table():
         return list(csv.DictReader(file))
 
 
-def test_splits_are_about_eight_one_and_one_tenths_and_folds_fifths():
+def test_shares_of_splits_and_folds():
     names = [f"{i % 117}_{i % 2}_{i % 5}_{i}" for i in range(10_000)]
     shares = [count / 10_000 for _, count in sorted(Counter(map(splits.split_of, names)).items())]
     assert shares == pytest.approx([0.1, 0.8, 0.1], abs=0.01)  # test, train, validation
@@ -27,38 +28,42 @@ def test_splits_are_about_eight_one_and_one_tenths_and_folds_fifths():
     assert [count / 10_000 for count in folds.values()] == pytest.approx([0.2] * 5, abs=0.015)
 
 
-def test_folds_do_not_follow_the_splits():
+def test_folds_are_independent_of_splits():
     names = [str(i) for i in range(5_000)]
     of_test = Counter(splits.fold_of(name) for name in names if splits.split_of(name) == "test")
     assert min(of_test.values()) > 60
 
 
-def test_the_hash_never_changes():
+def test_split_and_fold_are_stable_hashes():
     golden = {"1_0_0_1": ("train", 4), "1_0_0_13": ("validation", 1), "1_0_0_3": ("test", 1)}
     assert {name: (splits.split_of(name), splits.fold_of(name)) for name in golden} == golden
+    for name in map(str, range(200)):  # the first 64 bits of SHA-256
+        tenth = int(hashlib.sha256(name.encode()).hexdigest()[:16], 16) % 10
+        assert splits.split_of(name) == ("validation" if tenth == 8 else "test" if tenth == 9 else "train")
+        assert splits.fold_of(name) == int(hashlib.sha256(b"fold " + name.encode()).hexdigest()[:16], 16) % 5
 
 
-def test_a_group_is_named_after_the_least_stem_and_pairs_chain():
+def test_pairs_chain_to_groups_named_after_the_first_stem():
     groups = splits.assign_groups(["d", "c", "b", "a"], np.array([[0, 1], [1, 2]]), {})
     assert groups == ["b", "b", "b", "a"]
 
 
-def test_images_of_the_same_stem_are_one_group():
+def test_equal_stems_are_one_group():
     assert splits.assign_groups(["b", "a", "b"], NO_PAIRS, {}) == ["b", "a", "b"]
 
 
-def test_a_known_group_holds_together_and_keeps_its_name_whoever_is_missing_or_added():
+def test_known_group_keeps_its_name():
     known = {"k1": "k1", "k2": "k1", "k3": "k1"}
     assert splits.assign_groups(["k2", "x", "k3"], NO_PAIRS, known) == ["k1", "x", "k1"]
     assert splits.assign_groups(["k3", "a"], np.array([[0, 1]]), known) == ["k1", "k1"]
 
 
-def test_a_image_that_joins_two_known_groups_makes_them_one():
+def test_joined_known_groups_become_one():
     known = {"k1": "k1", "k2": "k1", "m1": "m1", "m2": "m1"}
     assert splits.assign_groups(["k2", "m2", "x"], np.array([[0, 2], [1, 2]]), known) == ["k1"] * 3
 
 
-def test_conflicts_are_told_for_all_images_of_a_group():
+def test_conflicts_hold_for_all_images_of_a_group():
     named = [labels.Labels(20, 0, 0, "1"), labels.Labels(21, 0, 0, "2"), labels.Labels(21, 1, 0, "3")]
     assert splits.find_conflicts(["a", "a", "b"], named) == ([True, True, False], [False, False, False])
     assert splits.find_conflicts(["a", "b", "b"], named) == ([False, False, False], [False, True, True])
@@ -68,21 +73,21 @@ def test_no_images_have_no_groups():
     assert splits.assign_groups([], NO_PAIRS, {}) == []
 
 
-def test_the_table_says_what_the_hash_says_and_no_group_is_in_two_splits():
+def test_table_agrees_with_the_hash():
     rows = table()
     assert len({row["file_name"] for row in rows}) == len(rows) > 20_000
     for row in rows:
         assert (row["split"], row["fold"]) == (splits.split_of(row["group"]), str(splits.fold_of(row["group"])))
 
 
-def test_each_group_of_the_table_is_named_after_the_least_stem_of_its_images():
+def test_table_names_groups_after_their_first_stem():
     members: dict[str, list[str]] = {}
     for row in table():
         members.setdefault(row["group"], []).append(labels.parse_name(row["file_name"]).stem)
     assert all(group == min(stems) for group, stems in members.items())
 
 
-def test_reading_the_table_gives_the_groups_of_several_images_and_no_others():
+def test_known_groups_have_several_images():
     known = splits.read_known_groups()
     sizes = Counter(row["group"] for row in table())
     assert len(known) == sum(size for size in sizes.values() if size > 1) > 1_500

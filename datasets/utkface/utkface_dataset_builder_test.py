@@ -5,6 +5,7 @@
 import hashlib
 import io
 import json
+import os
 import re
 import subprocess
 import sys
@@ -128,7 +129,7 @@ class UTKFaceTest(tfds.testing.DatasetBuilderTestCase):
         ("55_0_0_20170116232725357jpg.chip.jpg", (55, 0, 0, "20170116232725357")),
     ],
 )
-def test_a_name_with_all_four_labels_is_read_even_if_its_ending_is_odd(name, expected):
+def test_odd_endings_are_parsed(name, expected):
     assert labels.parse_name(name) == expected
 
 
@@ -140,12 +141,12 @@ def test_a_name_with_all_four_labels_is_read_even_if_its_ending_is_odd(name, exp
         *("1_0_0_1.png", "1_0_0_1", "1_0_0_1\n.jpg"),
     ],
 )
-def test_a_name_without_all_four_labels_is_never_guessed(name):
+def test_incomplete_names_are_skipped(name):
     with pytest.raises(labels.Skipped):
         labels.parse_name(name)
 
 
-def test_kept_and_skipped_make_seen_and_every_defect_is_listed_with_its_reason(built):
+def test_every_skipped_file_is_listed_with_its_reason(built):
     report = built.info.metadata
     listed = {skipped["file"]: skipped["reason"] for skipped in report["skipped_files"]}
     assert listed == {f"UTKFace/{name}": reason for name, (_, reason) in DEFECTS.items()}
@@ -157,7 +158,7 @@ def test_kept_and_skipped_make_seen_and_every_defect_is_listed_with_its_reason(b
     assert report["skipped_by_reason"][MALFORMED] == 2
 
 
-def test_the_size_of_the_images_is_told_if_they_all_have_one(tmp_path, built):
+def test_common_size_is_in_the_metadata(tmp_path, built):
     assert list(built.info.metadata["size"]) == [16, 16]
     write_folder(tmp_path / "UTKFace", faces() | {"20_0_0_7.jpg": jpeg(7, side=18)})
     assert build(tmp_path, tmp_path / "data").info.metadata["size"] is None
@@ -168,13 +169,13 @@ def collect_from(manual_dir: Path, scratch: Path, config: str, **options) -> col
     return collect.collect_images(sources.find_sources(manual_dir, config), scratch, **options)
 
 
-def test_the_size_is_told_as_height_and_width(tmp_path):
+def test_size_is_height_and_width(tmp_path):
     Image.new("RGB", (24, 16)).save(wide := io.BytesIO(), "JPEG")
     write_folder(tmp_path / "manual", {"1_0_0_1.jpg": wide.getvalue(), "2_0_0_1.jpg": wide.getvalue()})
     assert collect_from(tmp_path / "manual", tmp_path / "scratch", "aligned_cropped").size == (16, 24)
 
 
-def test_paths_are_sorted_and_each_has_its_own_bytes_and_thumbnail(tmp_path):
+def test_collection_is_sorted_with_bytes_and_thumbnails(tmp_path):
     files = {
         f"UTKFace/{folder}/{age}_0_0_1.jpg": jpeg(age) for age, folder in ((9, "b"), (8, "c"), (7, "d"), (60, "a"))
     }
@@ -187,7 +188,7 @@ def test_paths_are_sorted_and_each_has_its_own_bytes_and_thumbnail(tmp_path):
         np.testing.assert_array_equal(thumbnail, near_duplicates.thumbnail(collect.decode_jpeg(files[path])))
 
 
-def test_of_two_images_with_one_name_in_two_parts_the_first_is_kept_and_the_other_told(tmp_path):
+def test_first_of_two_images_with_one_name_is_kept(tmp_path):
     for part, image in (("part1", jpeg(1)), ("part2", jpeg(2)), ("part3", jpeg(1))):
         write_folder(tmp_path / "manual" / part, {"1_0_0_1.jpg": image})
     collected = collect_from(tmp_path / "manual", tmp_path / "scratch", "in_the_wild", parts=True)
@@ -199,17 +200,17 @@ def test_of_two_images_with_one_name_in_two_parts_the_first_is_kept_and_the_othe
     ]
 
 
-def test_the_list_of_skipped_files_lies_beside_the_shards(built):
+def test_skipped_json_lists_the_skipped_files(built):
     written = json.loads((Path(built.data_dir) / "skipped.json").read_text())
     assert written == built.info.metadata["skipped_files"]
 
 
-def test_the_info_ends_in_what_was_skipped(built):
+def test_report_ends_with_the_skipped_files(built):
     assert "56 files seen, 40 kept, 16 skipped" in repr(built.info)
     assert "  2 not named .jpg: 'UTKFace/Thumbs.db', 'UTKFace/desktop.ini'\n" in repr(built.info)
 
 
-def test_five_files_are_named_for_each_reason_and_then_where_the_others_are(tmp_path):
+def test_report_lists_five_files_per_reason(tmp_path):
     told = []
     for letters in ("abcde", "abcdef"):
         files = {"1_0_0_1.jpg": jpeg()} | {f"{letter}.txt": b"" for letter in letters}
@@ -219,12 +220,12 @@ def test_five_files_are_named_for_each_reason_and_then_where_the_others_are(tmp_
     assert re.search(r"\n  all of them: .*/skipped\.json$", told[1])
 
 
-def test_images_lie_in_the_order_of_a_hash_of_their_names(built):
+def test_examples_are_in_hash_order(built):
     names = [example["file_name"].decode() for example in tfds.as_numpy(built.as_dataset("train"))]
     assert names == sorted(names, key=lambda name: hashlib.sha256(name.encode()).digest())
 
 
-def test_images_keep_their_bytes_and_carry_the_labels_of_their_names(built):
+def test_examples_keep_bytes_and_labels(built):
     images = faces()
     examples = encoded_examples(built)
     assert len(examples) == len(images)
@@ -235,7 +236,7 @@ def test_images_keep_their_bytes_and_carry_the_labels_of_their_names(built):
         assert example["timestamp"].decode() == labels.parse_name(name).timestamp
 
 
-def test_supervised_examples_are_image_and_gender_and_tfds_shows_them(built, monkeypatch):
+def test_tfds_tools_show_supervised_examples(built, monkeypatch):
     monkeypatch.setattr("matplotlib.pyplot.show", lambda: None)
     dataset = built.as_dataset("test", as_supervised=True)
     [(image, gender)] = tfds.as_numpy(dataset)
@@ -247,14 +248,14 @@ def test_supervised_examples_are_image_and_gender_and_tfds_shows_them(built, mon
 
 
 @pytest.mark.parametrize("mode", ["L", "CMYK"])
-def test_grey_and_cmyk_images_decode_to_three_channels(tmp_path, mode):
+def test_grey_and_cmyk_images_decode_to_rgb(tmp_path, mode):
     images = {name: jpeg(i, mode=mode) for i, name in enumerate(faces())}
     builder = build(write_folder(tmp_path / "manual", images), tmp_path / "data")
     assert builder.info.metadata["kept"] == 40
     assert {example["image"].shape for example in tfds.as_numpy(builder.as_dataset("train"))} == {(16, 16, 3)}
 
 
-def test_an_archive_in_another_order_gives_the_same_bytes_as_the_folder(tmp_path):
+def test_archive_and_folder_give_equal_shards(tmp_path):
     files = faces() | {name: content for name, (content, _) in DEFECTS.items()}
     write_folder(tmp_path / "folder" / "crop_part1", files)
     write_archive(tmp_path / "tar" / "crop_part1.tar.gz", dict(reversed(files.items())))
@@ -266,7 +267,7 @@ def test_an_archive_in_another_order_gives_the_same_bytes_as_the_folder(tmp_path
     assert dict(from_folder.info.metadata) == dict(from_archive.info.metadata)
 
 
-def test_a_plain_build_gives_several_tfrecord_shards_and_the_same_ones_again(tmp_path):
+def test_two_builds_give_equal_shards(tmp_path):
     manual_dir = write_folder(tmp_path / "manual", faces(200, side=64))
     builder = build(manual_dir, tmp_path / "data1")
     assert builder.info.file_format == tfds.core.FileFormat.TFRECORD
@@ -287,12 +288,12 @@ def test_a_plain_build_gives_several_tfrecord_shards_and_the_same_ones_again(tmp
         (40 << 20, 7_000, {"min_shard_size": 10 << 20}, 4),
     ],
 )
-def test_there_are_eight_shards_unless_they_are_tiny_or_huge_or_the_user_says_otherwise(size, images, config, shards):
+def test_number_of_shards(size, images, config, shards):
     config = utkface_dataset_builder._ShardConfig(**config)
     assert config.get_number_shards(size, images) == shards
 
 
-def test_an_archive_cut_short_is_an_error_and_leaves_nothing_that_loads(tmp_path):
+def test_truncated_archive_leaves_no_data_set(tmp_path):
     archive = write_archive(tmp_path / "manual" / "UTKFace.tar.gz", faces())
     archive.write_bytes(archive.read_bytes()[:-2000])
     with pytest.raises(ValueError, match="damaged or was not downloaded to its end"):
@@ -300,7 +301,7 @@ def test_an_archive_cut_short_is_an_error_and_leaves_nothing_that_loads(tmp_path
     assert not utkface_dataset_builder.Builder(data_dir=tmp_path / "data").is_prepared()
 
 
-def test_a_link_in_an_archive_is_skipped_and_told(tmp_path):
+def test_link_in_an_archive_is_skipped(tmp_path):
     files = faces()
     archive_path = write_archive(tmp_path / "UTKFace.tar.gz", files)
     with tarfile.open(archive_path, "w:gz") as archive:
@@ -315,13 +316,13 @@ def test_a_link_in_an_archive_is_skipped_and_told(tmp_path):
     assert report["skipped_files"] == [{"file": "20_0_0_1.jpg", "reason": "a link or a device, not a file"}]
 
 
-def test_a_folder_of_one_image_builds_and_says_which_splits_stay_empty(tmp_path):
+def test_one_image_builds_and_reports_empty_splits(tmp_path):
     builder = build(write_folder(tmp_path / "manual", {"1_0_0_1.jpg": jpeg()}), tmp_path / "data")
     assert {name: split.num_examples for name, split in builder.info.splits.items()} == {"train": 1}
     assert "no image falls into 'validation'" in repr(builder.info)
 
 
-def test_a_source_without_a_usable_image_is_an_error_with_the_reasons(tmp_path):
+def test_source_without_images_is_refused_with_reasons(tmp_path):
     manual_dir = write_folder(tmp_path / "manual", {"1_0_0_1.jpg": b"", "notes.txt": b"x"})
     with pytest.raises(
         ValueError,
@@ -331,7 +332,20 @@ def test_a_source_without_a_usable_image_is_an_error_with_the_reasons(tmp_path):
 
 
 @pytest.mark.slow
-def test_prepared_data_load_in_another_directory_without_the_builder(built, tmp_path):
+def test_importing_the_package_registers_the_builder(built, tmp_path):
+    program = (
+        "import utkface, tensorflow_datasets as tfds\n"
+        f"builder = tfds.builder('utkface', data_dir={built.data_dir_root.as_posix()!r})\n"
+        "print(type(builder) is utkface.Builder)"
+    )
+    environment = os.environ | {"PYTHONPATH": str(FOLDER.parent)}
+    command = [sys.executable, "-c", program]
+    output = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
+    assert output.stdout.split("\n")[-2] == "True"
+
+
+@pytest.mark.slow
+def test_prepared_data_load_without_the_builder(built, tmp_path):
     program = (
         "import sys, tensorflow_datasets as tfds\n"
         f"images = tfds.load('utkface', split='train', data_dir={built.data_dir_root.as_posix()!r})\n"
@@ -346,7 +360,7 @@ def test_prepared_data_load_in_another_directory_without_the_builder(built, tmp_
 
 
 @pytest.mark.slow
-def test_tfds_build_ends_in_the_names_that_it_left_out_and_gives_the_same_shards_in_every_process(tmp_path):
+def test_tfds_build_prints_a_short_report_and_gives_equal_shards(tmp_path):
     odd = "61_1_20170109142408075.jpg.chip.jpg"
     manual_dir = write_archive(tmp_path / "manual" / "UTKFace.tar.gz", faces() | {odd: jpeg()}).parent
     arguments = ["build", "utkface", f"--manual_dir={manual_dir}", f"--data_dir={tmp_path / 'data'}"]
@@ -362,7 +376,7 @@ def test_tfds_build_ends_in_the_names_that_it_left_out_and_gives_the_same_shards
     assert shards_of(built_there) == shards_of(build(manual_dir, tmp_path / "here"))
 
 
-def test_copies_of_a_photograph_share_group_split_and_fold_and_tell_their_conflicts(tmp_path):
+def test_copies_share_their_group_and_conflicts(tmp_path):
     image = jpeg(1, side=64)
     mirrored = io.BytesIO()
     Image.open(io.BytesIO(image)).transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(mirrored, "JPEG")
@@ -380,7 +394,7 @@ def test_copies_of_a_photograph_share_group_split_and_fold_and_tell_their_confli
     assert builder.info.metadata["groups"] == 40
 
 
-def test_a_copy_goes_to_the_split_and_the_fold_of_its_group_and_not_of_its_own_name(tmp_path):
+def test_copies_go_to_the_split_of_their_group(tmp_path):
     first, *others = ("1_0_0_1", "1_0_0_13", "1_0_0_3")
     assert [splits.split_of(name) for name in (first, *others)] == ["train", "validation", "test"]
     files = {f"{name}.jpg": jpeg(1, side=64) for name in (first, *others)}
@@ -391,13 +405,13 @@ def test_a_copy_goes_to_the_split_and_the_fold_of_its_group_and_not_of_its_own_n
     }
 
 
-def test_a_image_of_the_published_set_goes_to_its_group_though_the_others_are_missing(tmp_path):
+def test_published_image_keeps_its_group_alone(tmp_path):
     stem, group = next((stem, group) for stem, group in splits.read_known_groups().items() if stem != group)
     builder = build(write_folder(tmp_path / "manual", {f"{stem}.jpg.chip.jpg": jpeg(1)}), tmp_path / "data")
     assert [example["group"].decode() for example in encoded_examples(builder)] == [group]
 
 
-def test_a_build_may_be_cut_to_so_many_images_a_split(tmp_path):
+def test_max_examples_per_split(tmp_path):
     builder = build(write_folder(tmp_path / "manual", faces()), tmp_path / "data", max_examples_per_split=2)
     assert {name: split.num_examples for name, split in builder.info.splits.items()} == {
         "train": 2,
@@ -406,7 +420,7 @@ def test_a_build_may_be_cut_to_so_many_images_a_split(tmp_path):
     }
 
 
-def test_a_missing_or_an_added_image_moves_nothing_else(tmp_path):
+def test_missing_image_moves_no_other(tmp_path):
     def splits_of(names):
         builder = build(
             write_folder(tmp_path / f"{len(names)}", {name: faces(90)[name] for name in names}),
@@ -421,7 +435,7 @@ def test_a_missing_or_an_added_image_moves_nothing_else(tmp_path):
     assert len(fewer) == 73 and fewer.items() <= every.items()
 
 
-def test_two_forms_with_the_same_images_are_one_and_the_copies_are_listed(tmp_path):
+def test_second_source_gives_copies(tmp_path):
     write_folder(tmp_path / "UTKFace", faces())
     write_archive(tmp_path / "crop_part1.tar.gz", dict(list(faces().items())[:10]))
     report = build(tmp_path, tmp_path / "data").info.metadata
@@ -435,21 +449,21 @@ def test_two_forms_with_the_same_images_are_one_and_the_copies_are_listed(tmp_pa
         ({"9_0_0_9.jpg": jpeg(7)}, r"has 1 images that .* does not have: 9_0_0_9.jpg"),
     ],
 )
-def test_two_forms_that_contradict_each_other_are_an_error(tmp_path, other, told):
+def test_contradicting_sources_are_refused(tmp_path, other, told):
     write_folder(tmp_path / "UTKFace", faces())
     write_archive(tmp_path / "UTKFace.tar.gz", other)
     with pytest.raises(ValueError, match=rf"(?s)contradict each other.*{told}.*Received: "):
         build(tmp_path, tmp_path / "data")
 
 
-def test_a_linked_folder_is_skipped_for_what_it_is(tmp_path):
+def test_linked_folder_is_skipped(tmp_path):
     write_folder(tmp_path / "manual" / "UTKFace", faces())
     (tmp_path / "manual" / "UTKFace" / "more").symlink_to(write_folder(tmp_path / "elsewhere", faces()))
     report = build(tmp_path / "manual", tmp_path / "data").info.metadata
     assert report["skipped_files"] == [{"file": "UTKFace/more/", "reason": "a link to a folder, which is not followed"}]
 
 
-def test_a_zip_that_holds_the_images_under_several_folders_gives_each_once(tmp_path):
+def test_zip_with_several_copies_gives_each_image_once(tmp_path):
     with zipfile.ZipFile(tmp_path / "archive.zip", "w") as archive:
         for folder in ("UTKFace", "crop_part1", "utkface_aligned_cropped/UTKFace"):
             for name, content in faces().items():
@@ -459,7 +473,7 @@ def test_a_zip_that_holds_the_images_under_several_folders_gives_each_once(tmp_p
     assert {skipped["copy_of"].split("/")[0] for skipped in report["skipped_files"]} == {"UTKFace"}
 
 
-def test_in_the_wild_joins_its_parts_and_keeps_the_sizes_of_the_photographs(tmp_path):
+def test_in_the_wild_joins_parts(tmp_path):
     first, second = dict(list(faces().items())[:20]), dict(list(faces(side=48).items())[20:])
     write_archive(tmp_path / "part1.tar.gz", first)
     write_archive(tmp_path / "part3.tar.gz", second)
@@ -471,7 +485,7 @@ def test_in_the_wild_joins_its_parts_and_keeps_the_sizes_of_the_photographs(tmp_
 
 
 @pytest.mark.slow
-def test_a_build_that_is_killed_leaves_nothing_that_loads_and_the_next_one_succeeds(tmp_path):
+def test_killed_build_leaves_no_data_set(tmp_path):
     manual_dir = write_folder(tmp_path / "manual" / "UTKFace", faces(3000)).parent
     arguments = ["build", "utkface", f"--manual_dir={manual_dir}", f"--data_dir={tmp_path / 'data'}"]
     command = [sys.executable, "-m", "tensorflow_datasets.scripts.cli.main", *arguments]
@@ -488,7 +502,7 @@ def test_a_build_that_is_killed_leaves_nothing_that_loads_and_the_next_one_succe
 
 
 @pytest.mark.slow
-def test_a_disk_that_takes_no_more_is_an_error_and_leaves_nothing(tmp_path):
+def test_full_disk_leaves_no_data_set(tmp_path):
     manual_dir = write_folder(tmp_path / "manual" / "UTKFace", faces(400)).parent
     program = (
         "import resource, runpy, sys\n"
