@@ -1,4 +1,4 @@
-"""What the examples in docstrings find: a folder for each, and the run, the photograph and the data that it names."""
+"""Runs docstring examples in a folder of their own, with the run, photograph or data set that they name."""
 
 import pathlib
 
@@ -9,24 +9,24 @@ IMAGES = {"train": 16, "validation": 8, "test": 8}
 
 
 @pytest.fixture(autouse=True)
-def place_of_an_example(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+def example_folder(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     if not isinstance(request.node, pytest.DoctestItem):
         return
-    words, folder = request.node.dtest.docstring, request.getfixturevalue("tmp_path")
+    text, folder = request.node.dtest.docstring, request.getfixturevalue("tmp_path")
     monkeypatch.chdir(folder)
-    if '"runs/1"' in words:
+    if '"runs/1"' in text:
         (folder / "runs").mkdir()
         (folder / "runs/1").symlink_to(request.getfixturevalue("example_run"))
-    if "party.jpg" in words:
+    if "party.jpg" in text:
         (folder / "party.jpg").symlink_to(request.getfixturevalue("example_photograph"))
-    if "load_utkface(" in words or "evaluate_run(" in words:
-        place = str(request.getfixturevalue("example_data"))
-        monkeypatch.setattr("tensorflow_datasets.core.constants.DATA_DIR", place)
+    if "load_utkface(" in text or "evaluate_run(" in text:
+        data_dir = str(request.getfixturevalue("example_data"))
+        monkeypatch.setattr("tensorflow_datasets.core.constants.DATA_DIR", data_dir)
 
 
 @pytest.fixture(scope="session")
 def example_run(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
-    """A run whose model has learned nothing: it answers 33 years and one half."""
+    """A run with an untrained model, which predicts 33 years and one half."""
     import keras
 
     from agegender import build_model
@@ -40,7 +40,7 @@ def example_run(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
 
 @pytest.fixture(scope="session")
 def example_photograph(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
-    """Two faces."""
+    """A drawn photograph of two faces."""
     from PIL import Image
 
     from agegender.synthetic.faces import draw_people
@@ -52,7 +52,7 @@ def example_photograph(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path
 
 @pytest.fixture(scope="session")
 def example_data(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
-    """A prepared data set, of ages from 20 on."""
+    """A prepared data set with ages from 20."""
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(TESTS)
         from tiny_utkface import prepare
