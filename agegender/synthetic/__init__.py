@@ -1,1 +1,1 @@
-"""Drawn faces, a stand-in for UTKFace."""
+"""Synthetic faces, a stand-in for UTKFace."""

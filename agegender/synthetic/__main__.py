@@ -1,4 +1,4 @@
-"""`python -m agegender.synthetic --out=DIR` writes drawn faces."""
+"""`python -m agegender.synthetic --out=DIR` writes synthetic faces."""
 
 from agegender.synthetic.faces import main
 

@@ -1,4 +1,4 @@
-"""The drawn faces are deterministic, named as UTKFace names its files, and show their labels with honest overlap."""
+"""Synthetic faces are deterministic, named as in UTKFace, and depend on their labels with overlap."""
 
 import re
 import subprocess
@@ -35,11 +35,11 @@ def paths(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 
 def _probe(train: np.ndarray, target: np.ndarray, test: np.ndarray) -> np.ndarray:
-    """Ridge regression: standardise by the training faces, fit, and answer for the test faces."""
-    mean, spread = train.mean(0), train.std(0) + 1e-6
-    rows, asked = (train - mean) / spread, (test - mean) / spread
+    """Ridge regression: standardise by the training faces, fit, and predict the test faces."""
+    mean, std = train.mean(0), train.std(0) + 1e-6
+    rows, unseen = (train - mean) / std, (test - mean) / std
     weights = np.linalg.solve(rows.T @ rows + 300 * np.eye(rows.shape[1]), rows.T @ (target - target.mean()))
-    return asked @ weights + target.mean()
+    return unseen @ weights + target.mean()
 
 
 def test_same_arguments_draw_the_same_pixels():
@@ -54,7 +54,7 @@ def test_each_label_and_the_seed_change_the_image(other):
 
 
 @pytest.mark.parametrize("size", [16, 24, 63, 64, 99, 100, 200])
-def test_a_face_is_a_uint8_rgb_image_of_the_asked_size(size):
+def test_face_is_uint8_rgb_of_any_size(size):
     face = draw_face(30, 0, 0, seed=1, size=size)
     assert face.shape == (size, size, 3)
     assert face.dtype == np.uint8
@@ -63,12 +63,12 @@ def test_a_face_is_a_uint8_rgb_image_of_the_asked_size(size):
 
 @pytest.mark.parametrize("gender", range(len(schema.GENDERS)))
 @pytest.mark.parametrize("age", [schema.MIN_AGE, 1, 16, 17, schema.MAX_AGE])
-def test_the_ends_of_the_age_range_can_be_drawn(age, gender):
+def test_extreme_ages_are_drawn(age, gender):
     for race in range(len(schema.RACES)):
         assert draw_face(age, gender, race, seed=0, size=32).shape == (32, 32, 3)
 
 
-def test_the_same_seed_at_two_sizes_is_the_same_person():
+def test_seed_is_the_same_person_at_two_sizes():
     def thumbnail(seed: int, size: int) -> np.ndarray:
         image = Image.fromarray(draw_face(30, 1, 0, seed=seed, size=size)).resize((16, 16), Image.Resampling.BOX)
         return np.asarray(image, np.float64)
@@ -80,7 +80,7 @@ def test_the_same_seed_at_two_sizes_is_the_same_person():
         assert distances[index] < 5
 
 
-def test_skin_gets_darker_from_white_over_indian_to_black_on_average():
+def test_skin_depends_on_race():
     def cheek(race: int) -> float:
         faces = np.stack([draw_face(30, seed % 2, race, seed=seed, size=32) for seed in range(40)])
         return float(faces[:, 14:18, 8:24].mean())
@@ -90,7 +90,7 @@ def test_skin_gets_darker_from_white_over_indian_to_black_on_average():
     assert indian > black + 15
 
 
-def test_skin_is_redder_than_blue_in_the_array_and_in_the_file(paths):
+def test_channels_are_rgb_in_array_and_file(paths):
     for faces in (np.stack([draw_face(30, 0, 0, seed=seed, size=32) for seed in range(20)]), map(_read, paths[:100])):
         cheeks = np.stack(list(faces))[:, 14:18, 8:24].mean((0, 1, 2))
         assert cheeks[0] > cheeks[1] > cheeks[2] and cheeks[0] > cheeks[2] + 20
@@ -109,17 +109,17 @@ def test_another_seed_writes_other_files(tmp_path):
     assert {path.name for path in first}.isdisjoint(path.name for path in second)
 
 
-def test_a_larger_count_leaves_the_first_files_as_they_were(tmp_path):
+def test_larger_count_only_adds_files(tmp_path):
     few, many = write_faces(tmp_path / "few", 4, size=24), write_faces(tmp_path / "many", 9, size=24)
     assert [path.read_bytes() for path in few] == [path.read_bytes() for path in many[:4]]
 
 
-def test_written_faces_are_jpegs_of_the_asked_size(tmp_path):
+def test_written_faces_are_jpegs_of_the_given_size(tmp_path):
     for size in (24, 200):
         assert _read(write_faces(tmp_path, 1, size=size)[0]).shape == (size, size, 3)
 
 
-def test_names_carry_labels_of_the_schema_and_a_time_of_their_own(paths):
+def test_names_have_labels_and_distinct_times(paths):
     times = []
     for path in paths:
         age, gender, race = _labels(path)
@@ -131,7 +131,7 @@ def test_names_carry_labels_of_the_schema_and_a_time_of_their_own(paths):
     assert sorted(paths) == sorted(paths[0].parent.iterdir())
 
 
-def test_labels_are_spread_about_as_in_utkface(paths):
+def test_labels_are_distributed_as_in_utkface(paths):
     ages, genders, races = (np.array(column) for column in zip(*map(_labels, paths), strict=True))
     assert Counter(ages.tolist()).most_common(1)[0][0] == 26
     assert 0.08 < np.mean(ages <= 5) < 0.25
@@ -142,7 +142,7 @@ def test_labels_are_spread_about_as_in_utkface(paths):
     assert abs(np.corrcoef(genders, races)[0, 1]) < 0.05
 
 
-def test_a_linear_probe_learns_age_and_gender_but_not_perfectly(paths):
+def test_linear_probe_learns_labels_imperfectly(paths):
     thumbnails = np.stack([np.asarray(Image.fromarray(_read(path)).resize((20, 20))) for path in paths])
     features = thumbnails.reshape(len(paths), -1) / 255.0
     age, gender, _ = (np.array(column, np.float64) for column in zip(*map(_labels, paths), strict=True))
@@ -168,7 +168,7 @@ def test_a_linear_probe_learns_age_and_gender_but_not_perfectly(paths):
         ({"size": 15}, r"`size` must be in \[16, 1024\]. Received: size=15"),
     ],
 )
-def test_a_wrong_argument_is_named_with_its_range(change, message):
+def test_bad_argument_is_named_with_its_range(change, message):
     arguments = {"age": 30, "gender": 0, "race": 0, "seed": 0, "size": 24} | change
     with pytest.raises(ValueError, match=message):
         draw_face(
@@ -177,7 +177,7 @@ def test_a_wrong_argument_is_named_with_its_range(change, message):
 
 
 @pytest.mark.parametrize("change", [{"count": 0}, {"count": -3}, {"size": 5}, {"seed": -1}])
-def test_wrong_options_make_no_folder(tmp_path, change):
+def test_bad_argument_makes_no_folder(tmp_path, change):
     options = {"count": 1, "size": 24, "seed": 0} | change
     name, value = next(iter(change.items()))
     with pytest.raises(ValueError, match=f"Received: {name}={value}"):
@@ -185,7 +185,7 @@ def test_wrong_options_make_no_folder(tmp_path, change):
     assert not (tmp_path / "faces").exists()
 
 
-def test_the_command_line_writes_what_the_function_writes(tmp_path, capsys):
+def test_command_writes_the_same_files(tmp_path, capsys):
     main([f"--out={tmp_path / 'shell'}", "--count=3", "--size=24", "--seed=2"])
     assert "3 faces" in capsys.readouterr().out
     expected = write_faces(tmp_path / "python", 3, size=24, seed=2)
@@ -193,14 +193,14 @@ def test_the_command_line_writes_what_the_function_writes(tmp_path, capsys):
         assert (tmp_path / "shell" / path.name).read_bytes() == path.read_bytes()
 
 
-def test_the_command_line_explains_a_wrong_count(tmp_path, capsys):
+def test_command_explains_a_bad_count(tmp_path, capsys):
     with pytest.raises(SystemExit) as stopped:
         main([f"--out={tmp_path}", "--count=0"])
     assert stopped.value.code == 2
     assert "`count` must be 1 or more. Received: count=0" in capsys.readouterr().err
 
 
-def test_the_module_runs_and_loads_neither_tensorflow_nor_keras():
+def test_module_runs_without_tensorflow_and_keras():
     command = [sys.executable, "-m", "agegender.synthetic", "--help"]
     shown = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
     for word in ("--out", "--count", "--size", "--seed", "Example"):
