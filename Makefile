@@ -98,12 +98,12 @@ $(BIN)/python:
 # One stamp for each set of extras, made again when setup.cfg changes.
 $(BIN)/.train: setup.cfg | $(BIN)/python
 	@echo 'Installing TensorFlow and more, 3 GB on the disk: one minute to five.'
-	$(BIN)/python -m pip install --disable-pip-version-check --editable '.[data,train]'
+	$(BIN)/python -m pip install --disable-pip-version-check --editable '.[train]'
 	@touch $@
 
 $(BIN)/.test: setup.cfg | $(BIN)/python
 	@echo 'Installing TensorFlow and more, 4 GB on the disk: some minutes.'
-	$(BIN)/python -m pip install --disable-pip-version-check --editable '.[data,train,test]'
+	$(BIN)/python -m pip install --disable-pip-version-check --editable '.[train,test]'
 	@touch $@ $(BIN)/.train
 
 $(BIN)/.docs: setup.cfg | $(BIN)/python

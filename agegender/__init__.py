@@ -104,7 +104,15 @@ register_layers_with_keras()  # so that `keras.saving.load_model` loads the libr
 def __getattr__(name: str) -> Any:
     if name not in _MODULES:
         raise AttributeError(f"module 'agegender' has no attribute {name!r}")
-    return getattr(importlib.import_module(f"agegender.{_MODULES[name]}"), name)
+    try:
+        module = importlib.import_module(f"agegender.{_MODULES[name]}")
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] == "agegender":
+            raise
+        raise ModuleNotFoundError(
+            f"`agegender.{name}` needs {error.name}: pip install 'agegender[train]'", name=error.name
+        ) from None
+    return getattr(module, name)
 
 
 def __dir__() -> list[str]:

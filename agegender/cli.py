@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from agegender import __version__
 from agegender.environment import load_backend
+from agegender.released import find_released
 from agegender.schema import AGE
 
 if TYPE_CHECKING:
@@ -46,156 +47,179 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit code: 0 if all went well, 1 if some images could not be used, 2 if nothing could be done.
     """
-    asked = _parser().parse_args(arguments)
+    args = _parser().parse_args(arguments)
     warnings.filterwarnings("ignore", module=r"PIL\.")  # of a damaged image the answer says what is wrong
     try:
-        load_backend()
-        return asked.run(asked)
+        if _needs_keras(args):
+            load_backend()
+        return args.run(args)
     except BrokenPipeError:  # as behind `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except KeyboardInterrupt:
         return 130
     except (OSError, ValueError, ImportError, RuntimeError) as error:
-        print(f"agegender {asked.command}: {_words(error)}", file=sys.stderr)
+        print(f"agegender {args.command}: {_words(error)}", file=sys.stderr)
         return WRONG
     except Exception as error:
         if not type(error).__module__.startswith("tensorflow"):
             raise
         from agegender.training.signals import format_error  # of a damaged shard, or a device without memory
 
-        print(f"agegender {asked.command}: {type(error).__name__}: {format_error(error)}", file=sys.stderr)
+        print(f"agegender {args.command}: {type(error).__name__}: {format_error(error)}", file=sys.stderr)
         return WRONG
 
 
-def predict(asked: argparse.Namespace) -> int:
+def _needs_keras(args: argparse.Namespace) -> bool:
+    if args.command in ("evaluate", "export"):
+        return True
+    return args.model is not None and pathlib.Path(args.model).suffix != ".onnx"
+
+
+def predict(args: argparse.Namespace) -> int:
     """Answers for every image, in order, as they come."""
     from agegender.inference.images import ImageError
     from agegender.inference.output import WRITERS, printable
 
-    if asked.draw and asked.draw.exists() and not asked.draw.is_dir():
-        raise ValueError(f"--draw must be a folder, there already or not. Received: {asked.draw}, a file")
-    images = list(_images(asked.images, asked.draw))
-    predictor = _predictor(asked)
-    if AGE in predictor.model.output and (predictor.calibration is None or predictor.calibration.ages is None):
+    if args.draw and args.draw.exists() and not args.draw.is_dir():
+        raise ValueError(f"--draw must be a folder, there already or not. Received: {args.draw}, a file")
+    images = list(_images(args.images, args.draw))
+    predictor = _predictor(args)
+    if AGE in predictor.heads and (predictor.calibration is None or predictor.calibration.ages is None):
         _say("The model is not calibrated: no age intervals. `python -m experiments.calibrate` fits them.")
-    if asked.draw:
-        asked.draw.mkdir(parents=True, exist_ok=True)
+    if args.draw:
+        args.draw.mkdir(parents=True, exist_ok=True)
     failed, drawn = 0, 0
 
     def answers() -> Iterator["Photograph | ImageError"]:
         nonlocal failed, drawn
-        streamed = predictor.stream(images, aligned=asked.aligned)
+        streamed = predictor.stream(images, aligned=args.aligned)
         for image, answer in zip(images, _progress(streamed, len(images)), strict=True):
             if isinstance(image, bytes):
                 answer.source = "standard input"
             if isinstance(answer, ImageError):
                 failed += 1
                 _say(f"agegender predict: {printable(answer.source)}: {answer.reason}")
-            elif asked.draw:
-                predictor.draw(image, answer).save(_place(asked.draw, answer.source))
+            elif args.draw:
+                predictor.draw(image, answer).save(_place(args.draw, answer.source))
                 drawn += 1
             yield answer
 
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="backslashreplace")  # a name of a file need not be text
-    WRITERS[asked.form](answers(), sys.stdout)
-    if asked.draw:
-        _say(f"{drawn} drawn, in {asked.draw}")
+    WRITERS[args.form](answers(), sys.stdout)
+    if args.draw:
+        _say(f"{drawn} drawn, in {args.draw}")
     if failed:
         _say(f"{failed} of {len(images)} could not be used.")
     return (WRONG if failed == len(images) else UNREADABLE) if failed else 0
 
 
-def evaluate(asked: argparse.Namespace) -> int:
+def evaluate(args: argparse.Namespace) -> int:
     """The report of a model on a split of a prepared data set, or on photographs with a table of labels."""
-    if asked.labels:
+    if args.labels:
         from agegender.evaluation.photographs import evaluate_photographs
 
-        predictor = _predictor(asked)
-        print(evaluate_photographs(asked.labels, folder=asked.images, predictor=predictor, out=asked.out))
+        predictor = _predictor(args)
+        print(evaluate_photographs(args.labels, folder=args.images, predictor=predictor, out=args.out))
         return 0
     from agegender.evaluation.evaluate import evaluate_run
 
     report = evaluate_run(
-        asked.model,
-        asked.split,
-        data_dir=asked.data_dir,
-        out=asked.out,
-        flip=asked.flip,
-        batch_size=asked.batch_size,
+        args.model,
+        args.split,
+        data_dir=args.data_dir,
+        out=args.out,
+        flip=args.flip,
+        batch_size=args.batch_size,
         verbose=sys.stderr.isatty(),
     )
     print(report)
-    if asked.out:
-        print(f"\nReport: {asked.out / 'report.html'}")
+    if args.out:
+        print(f"\nReport: {args.out / 'report.html'}")
     return 0
 
 
-def export(asked: argparse.Namespace) -> int:
+def export(args: argparse.Namespace) -> int:
     """The model as a file for other programs."""
     from agegender.export.export import export_model
     from agegender.inference.images import each_image, read_image
-    from agegender.models.saving import find_released, model_file
+    from agegender.models.saving import model_file
 
-    images = [read_image(each) for each in each_image(asked.images)] if asked.images else None
-    model = asked.model or find_released()
-    out = asked.out or model_file(model).parent / EXPORTS[asked.format]
-    print(export_model(model, out, format=asked.format, flip=asked.flip, images=images))
+    images = [read_image(each) for each in each_image(args.images)] if args.images else None
+    out = args.out or (model_file(args.model).parent if args.model else pathlib.Path()) / EXPORTS[args.format]
+    print(export_model(args.model, out, format=args.format, flip=args.flip, images=images))
     return 0
 
 
-def serve(asked: argparse.Namespace) -> int:
+def serve(args: argparse.Namespace) -> int:
     """The server, until it is stopped."""
     from agegender.server import serve
 
     serve(
-        asked.model,
-        host=asked.host,
-        port=asked.port,
-        workers=asked.workers,
-        allowed_hosts=[name for names in asked.allowed_hosts for name in names.split(",") if name],
-        root_path=asked.root_path,
-        open_page=asked.command == "demo",
+        args.model,
+        host=args.host,
+        port=args.port,
+        workers=args.workers,
+        allowed_hosts=[name for names in args.allowed_hosts for name in names.split(",") if name],
+        root_path=args.root_path,
+        open_page=args.command == "demo",
     )
     return 0
 
 
-def info(asked: argparse.Namespace) -> int:
+def info(args: argparse.Namespace) -> int:
     """What there is to work with, one line each."""
-    import keras
-
-    import agegender as ag
-    from agegender.models.dtypes import list_devices
-    from agegender.training.run_record import describe_run, read_record
-
-    print(f"agegender {__version__}, Keras {keras.__version__} on {keras.backend.backend()}")
-    print(f"devices   {', '.join(list_devices())}")
-    print(f"dtype     {ag.fastest_dtype()} is the fastest here")
-    model, data = _first_line(lambda: _about_model(asked)), _first_line(lambda: _about_data(asked.data_dir))
+    print(f"agegender {__version__}, {_describe_frameworks()}")
+    record = _read_record(args.model)
+    data_dir = args.data_dir or record.get("data_dir")
+    model, data = _first_line(lambda: _describe_model(args)), _first_line(lambda: _describe_data(data_dir))
     print(f"model     {model}")
     print(f"data      {data}")
-    if asked.model and read_record(asked.model):
-        print(f"\nthe run\n{describe_run(asked.model)}")
+    if record:
+        from agegender.training.run_record import describe_run
+
+        print(f"\nthe run\n{describe_run(args.model)}")
         return 0
-    named = (asked.model, model), (asked.data_dir, data)
+    named = (args.model, model), (args.data_dir, data)
     return WRONG if any(name and found.startswith(_NONE) for name, found in named) else 0
 
 
-def _about_model(asked: argparse.Namespace) -> str:
-    from agegender.models.saving import find_released
+def _describe_frameworks() -> str:
+    import onnxruntime
 
-    predictor = _predictor(asked)
-    side = predictor.model.input_shape[1]
+    runtime = f"ONNX Runtime {onnxruntime.__version__}"
+    try:
+        load_backend()
+    except ImportError:
+        return f"{runtime}; no Keras, which training needs: pip install 'agegender[train]'"
+    import keras
+
+    from agegender.models.dtypes import fastest_dtype, list_devices
+
+    devices = ", ".join(list_devices())
+    return f"{runtime}, Keras {keras.__version__} on {keras.backend.backend()}, {devices}, {fastest_dtype()}"
+
+
+def _read_record(model: str | None) -> dict[str, Any]:
+    if model is None or not (pathlib.Path(model) / "run.json").exists():
+        return {}
+    from agegender.training.run_record import read_record
+
+    return read_record(model) or {}
+
+
+def _describe_model(args: argparse.Namespace) -> str:
+    predictor = _predictor(args)
+    height, width = predictor.image_size
     promise = predictor.calibration and f"age intervals of {predictor.calibration.coverage:.0%}"
     return (
-        f"{asked.model or find_released()}: {', '.join(sorted(predictor.model.output))} from {side} x {side} pixels, "
-        f"{predictor.model.count_params():,} weights, {promise or 'not calibrated'}"
-        f"{', mean over mirror images' if predictor.flip else ''}"
+        f"{args.model or find_released()}: {', '.join(predictor.heads)} from {height} x {width} pixels, "
+        f"{promise or 'not calibrated'}{', mean over mirror images' if predictor.flip else ''}"
     )
 
 
-def _about_data(data_dir: str | None) -> str:
+def _describe_data(data_dir: str | None) -> str:
     from agegender.data.prepared import find_prepared
 
     found = find_prepared(data_dir).info
@@ -210,11 +234,11 @@ def _first_line(say: Callable[[], str]) -> str:
         return f"{_NONE}{str(error).splitlines()[0]}"
 
 
-def _predictor(asked: argparse.Namespace) -> "Predictor":
+def _predictor(args: argparse.Namespace) -> "Predictor":
     import agegender as ag
 
-    options = {name: getattr(asked, name) for name in ("batch_size", "flip", "min_face") if hasattr(asked, name)}
-    return ag.Predictor(asked.model, **options)
+    options = {name: getattr(args, name) for name in ("batch_size", "flip", "min_face") if hasattr(args, name)}
+    return ag.Predictor(args.model, **options)
 
 
 def _words(error: Exception) -> str:
@@ -275,77 +299,77 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"agegender {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
-    asked = _command(commands, "predict", predict, "find the faces of photographs, guess age and gender of each")
-    asked.add_argument(
+    args = _command(commands, "predict", predict, "find the faces of photographs, guess age and gender of each")
+    args.add_argument(
         "images",
         nargs="+",
         metavar="IMAGE",
         help="file, folder, glob in quotes, or - for stdin; behind -- if its name begins with -",
     )
-    _add_model(asked, "--model")
-    form = asked.add_mutually_exclusive_group()
+    _add_model(args, "--model")
+    form = args.add_mutually_exclusive_group()
     form.add_argument("--json", dest="form", action="store_const", const="json", help="one JSON array, a image a line")
     form.add_argument("--csv", dest="form", action="store_const", const="csv", help="a table, a face a row")
-    asked.add_argument(
+    args.add_argument(
         "--draw", type=pathlib.Path, metavar="FOLDER", help="also write the photographs with boxes here, NAME-faces.jpg"
     )
-    asked.add_argument("--aligned", action="store_true", help="each image is one face, cut as UTKFace cuts them")
-    asked.add_argument("--min-face", type=int, default=40, metavar="PIXELS", help="smallest face to look for (40)")
-    asked.set_defaults(form="words")
+    args.add_argument("--aligned", action="store_true", help="each image is one face, cut as UTKFace cuts them")
+    args.add_argument("--min-face", type=int, default=40, metavar="PIXELS", help="smallest face to look for (40)")
+    args.set_defaults(form="words")
 
-    asked = _command(commands, "evaluate", evaluate, "measure a model on a prepared data set")
-    _add_model(asked, "model")
-    asked.add_argument("--data-dir", metavar="FOLDER", help="where `tfds build` wrote (~/tensorflow_datasets)")
-    asked.add_argument(
+    args = _command(commands, "evaluate", evaluate, "measure a model on a prepared data set")
+    _add_model(args, "model")
+    args.add_argument("--data-dir", metavar="FOLDER", help="where `tfds build` wrote (~/tensorflow_datasets)")
+    args.add_argument(
         "--split", default="test", help="train, validation or test, or a slice such as test[:20%%] (test)"
     )
-    asked.add_argument(
+    args.add_argument(
         "--labels", metavar="CSV", help="measure photographs instead: a table of file, age or age_band, gender"
     )
-    asked.add_argument("--images", metavar="FOLDER", help="where the photographs of --labels are (beside the table)")
-    asked.add_argument("--out", type=pathlib.Path, metavar="FOLDER", help="write the report here, one HTML page")
+    args.add_argument("--images", metavar="FOLDER", help="where the photographs of --labels are (beside the table)")
+    args.add_argument("--out", type=pathlib.Path, metavar="FOLDER", help="write the report here, one HTML page")
 
-    asked = _command(commands, "export", export, "write a model for other programs")
-    _add_model(asked, "model", batches=False)
-    asked.add_argument("--out", type=pathlib.Path, metavar="PATH", help="what to write (beside the model)")
-    asked.add_argument("--format", choices=EXPORTS, default="saved_model", help="(saved_model)")
-    asked.add_argument("--images", metavar="FOLDER", help="aligned faces, on which int8 formats measure their ranges")
+    args = _command(commands, "export", export, "write a model for other programs")
+    _add_model(args, "model", batches=False)
+    args.add_argument("--out", type=pathlib.Path, metavar="PATH", help="what to write (beside the model)")
+    args.add_argument("--format", choices=EXPORTS, default="saved_model", help="(saved_model)")
+    args.add_argument("--images", metavar="FOLDER", help="aligned faces, on which int8 formats measure their ranges")
 
     for name, words in (("serve", "serve a REST API and a web page"), ("demo", "serve them and open the page")):
-        asked = _command(commands, name, serve, f"{words}; needs the extra [server]")
-        _add_model(asked, "model", batches=False, flips=False)
-        asked.add_argument("--host", default="127.0.0.1", help="address to listen on (127.0.0.1: this machine only)")
-        asked.add_argument("--port", type=int, default=7860, help="(7860)")
-        asked.add_argument("--workers", type=int, default=1, metavar="N", help="processes, each with its own model (1)")
-        asked.add_argument(
+        args = _command(commands, name, serve, f"{words}; needs the extra [server]")
+        _add_model(args, "model", batches=False, flips=False)
+        args.add_argument("--host", default="127.0.0.1", help="address to listen on (127.0.0.1: this machine only)")
+        args.add_argument("--port", type=int, default=7860, help="(7860)")
+        args.add_argument("--workers", type=int, default=1, metavar="N", help="processes, each with its own model (1)")
+        args.add_argument(
             "--allowed-hosts",
             action="append",
             default=[],
             metavar="NAMES",
             help="names of this server beside localhost and IP addresses, with commas; *.example.org, or * for all",
         )
-        asked.add_argument("--root-path", default="", metavar="PATH", help="prefix that a proxy does not remove")
+        args.add_argument("--root-path", default="", metavar="PATH", help="prefix that a proxy does not remove")
 
-    asked = _command(commands, "info", info, "devices, dtype, model and data that are found")
-    _add_model(asked, "model", batches=False, flips=False)
-    asked.add_argument("--data-dir", metavar="FOLDER", help="where `tfds build` wrote (~/tensorflow_datasets)")
+    args = _command(commands, "info", info, "devices, dtype, model and data that are found")
+    _add_model(args, "model", batches=False, flips=False)
+    args.add_argument("--data-dir", metavar="FOLDER", help="where `tfds build` wrote (~/tensorflow_datasets)")
     return parser
 
 
 def _command(commands: Any, name: str, run: Callable[[Any], int], words: str) -> argparse.ArgumentParser:
-    asked = commands.add_parser(name, help=words, description=f"{words[0].upper()}{words[1:]}.", epilog=_NOT_FOR)
-    asked.set_defaults(run=run)
-    return asked
+    args = commands.add_parser(name, help=words, description=f"{words[0].upper()}{words[1:]}.", epilog=_NOT_FOR)
+    args.set_defaults(run=run)
+    return args
 
 
-def _add_model(asked: argparse.ArgumentParser, name: str, *, batches: bool = True, flips: bool = True) -> None:
+def _add_model(args: argparse.ArgumentParser, name: str, *, batches: bool = True, flips: bool = True) -> None:
     optional: dict[str, Any] = {} if name.startswith("-") else {"nargs": "?"}
-    words = "folder of a run or .keras file (the released model, in a clone)"
-    asked.add_argument(name, metavar="MODEL", help=words, **optional)
+    words = ".onnx file, or with [train] .keras file or folder of a run (the released model)"
+    args.add_argument(name, metavar="MODEL", help=words, **optional)
     if batches:
-        asked.add_argument("--batch-size", type=int, default=64, metavar="N", help="faces a step (64)")
+        args.add_argument("--batch-size", type=int, default=64, metavar="N", help="faces a step (64)")
     if flips:
-        asked.add_argument(
+        args.add_argument(
             "--flip",
             action=argparse.BooleanOptionalAction,
             help="answer with the mean over each face and its mirror image (as the model was calibrated)",

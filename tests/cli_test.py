@@ -19,7 +19,6 @@ import agegender as ag
 from agegender import cli, environment
 from agegender.export import export
 from agegender.inference import output
-from agegender.models import saving
 from tests.conftest import make_tiny_trunk
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -128,7 +127,7 @@ def test_a_image_comes_from_standard_input(model: str, album: pathlib.Path) -> N
 def test_what_cannot_be_used_is_named_and_the_exit_code_is_one(
     model: str, album: pathlib.Path, capsys: pytest.CaptureFixture[str], images: list[str], words: str
 ) -> None:
-    from tests.images_test import claims
+    from tests.inference.images_test import claims
 
     (album / "empty").mkdir()
     (album / "huge.png").write_bytes(claims(20_000, 20_000))
@@ -144,7 +143,7 @@ def test_what_cannot_be_used_is_named_and_the_exit_code_is_one(
     [
         (["predict", "--model", "{album}", "{album}"], "no trained model at"),
         (["predict", "--model", "{album}/text.jpg", "{album}"], "text.jpg"),
-        (["predict", "{album}"], "There is no released model"),
+        (["predict", "{album}"], "There is no model at"),
         (["predict", "--model", "{model}", "--min-face", "3", "{album}"], "`min_face` must be pixels, 20 or more"),
         (["predict", "--model", "{model}", "--batch-size", "0", "{album}"], "`batch_size` must be a whole number"),
         (["evaluate", "{model}", "--data-dir", "{album}"], "tfds build"),
@@ -164,8 +163,7 @@ def test_where_nothing_can_be_done_one_line_says_why_and_the_exit_code_is_two(
     arguments: list[str],
     words: str,
 ) -> None:
-    monkeypatch.setattr(saving, "_RELEASED", album / "none")
-    monkeypatch.delenv("AGEGENDER_MODEL", raising=False)
+    monkeypatch.setenv("AGEGENDER_MODEL", str(album / "none"))
     keras.Sequential([keras.Input((4,)), keras.layers.Dense(1)]).save(album / "foreign.keras")
     with zipfile.ZipFile(album / "damaged.keras", "w") as damaged:
         damaged.writestr("config.json", "{}")

@@ -96,27 +96,31 @@ def evaluate_run(
     >>> evaluate_run("runs/1", "test", out="report").count
     8
     """
-    from agegender import Predictor, load_utkface
+    from agegender import load_utkface
+    from agegender.calibration.calibration import load_calibration
     from agegender.data.prepared import known_labels
+    from agegender.models.saving import load_model
+    from agegender.released import find_released
     from agegender.training.run_record import read_data_dir
 
     if data_dir is None and run is not None:
         data_dir = read_data_dir(run)
     if out is not None:  # before the slow part
         pathlib.Path(out).mkdir(parents=True, exist_ok=True)
-    predictor = Predictor(run, flip=flip)
-    calibration = predictor.calibration
-    if calibration and calibration.flip != predictor.flip:
+    path = find_released() if run is None else run
+    model, calibration = load_model(path), load_calibration(path)
+    flip = (calibration is not None and calibration.flip) if flip is None else flip
+    if calibration and calibration.flip != flip:
         logging.warning("The calibration is not measured: it was fitted with flip=%s", calibration.flip)
         calibration = None
     dataset = load_utkface(
         split,
         batch_size=batch_size,
-        image_size=predictor.model.input_shape[1],
+        image_size=model.input_shape[1],
         data_dir=data_dir,
         labels=known_labels(data_dir),
     )
-    report = evaluate(predictor.model, dataset, calibration=calibration, flip=predictor.flip, verbose=verbose)
+    report = evaluate(model, dataset, calibration=calibration, flip=flip, verbose=verbose)
     if out is not None:
         _write_run_report(report, out, f"{run or 'The released model'} on {split}", dataset, split, data_dir)
     return report

@@ -29,7 +29,8 @@ from agegender.calibration.calibration import Calibration, load_calibration
 from agegender.export.serving_model import RAW_GENDER, build_serving_model, decode_images, resize_images
 from agegender.inference.images import fit_image, read_image
 from agegender.models.layers import MeanAge, MedianAge
-from agegender.models.saving import check_model, find_released, load_model
+from agegender.models.saving import check_model, load_model
+from agegender.released import find_released
 from agegender.schema import AGE, AGE_HIGH, AGE_LOW, GENDER, HEADS, IMAGE
 
 FORMATS: Final = ("saved_model", "onnx", "onnx_int8", "litert_float16", "litert_int8")

@@ -110,19 +110,50 @@ def read_image(image: Any, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
     >>> read_image("party.jpg").size
     (360, 200)
     """
+    return _read(image, max_pixels)[0]
+
+
+def _read(image: Any, max_pixels: int, *, reduce_above: int | None = None) -> tuple[Image.Image, tuple[int, int]]:
+    """An image, perhaps at half its size, and the size of the whole."""
     source = name_of(image)
     try:
         if isinstance(image, str | os.PathLike):
             _check_file(os.stat(image))
-            return _open(image, max_pixels)
+            return _open(image, max_pixels, reduce_above)
         if isinstance(image, bytes | bytearray | memoryview) or hasattr(image, "read"):
-            return _open(io.BytesIO(_bytes_of(image)), max_pixels)
+            return _open(io.BytesIO(_bytes_of(image)), max_pixels, reduce_above)
         decoded = image if isinstance(image, Image.Image) else _from_values(np.asarray(image), max_pixels)
-        return _upright_rgb(decoded, max_pixels)
+        upright = _upright_rgb(decoded, max_pixels)
+        return upright, upright.size
     except ImageError as error:
         raise ImageError(source, error.reason) from None
+    except MemoryError:
+        raise ImageError(source, "needs more memory than there is: reduce the image") from None
     except Exception as error:  # of files that are damaged or made to harm, Pillow's readers let any kind through
         raise ImageError(source, _reason(error, max_pixels)) from None
+
+
+def read_reduced(image: Any, max_pixels: int) -> tuple[Image.Image, tuple[int, int]]:
+    """Reads one image, at half its size where it has many pixels; a JPEG file is reduced while it is decoded.
+
+    Args:
+        image: as for `read_image`.
+        max_pixels: of images that are read at their full size.
+
+    Returns:
+        A Pillow image of mode "RGB", and the width and height of the whole image, both upright.
+
+    Raises:
+        ImageError: as `read_image`.
+    """
+    if isinstance(image, str | os.PathLike | bytes | bytearray | memoryview):
+        decoded, size = _read(image, MAX_PIXELS, reduce_above=max_pixels)
+    else:
+        decoded = read_image(image)
+        size = decoded.size
+    if decoded.size == size and size[0] * size[1] > max_pixels:
+        decoded = decoded.reduce(2)
+    return decoded, size
 
 
 def fit_image(image: Image.Image, width: int, height: int) -> Image.Image:
@@ -228,11 +259,17 @@ def _bytes_of(image: Any) -> bytes:
     return data
 
 
-def _open(file: Any, max_pixels: int) -> Image.Image:
+def _open(file: Any, max_pixels: int, reduce_above: int | None) -> tuple[Image.Image, tuple[int, int]]:
     with Image.open(file, formats=known_formats()) as image:
+        width, height = image.size
+        _check_pixels(width, height, max_pixels)
         if image.format in ("JPEG", "MPO"):  # Pillow makes the second of the first
             _check_scans(image.fp)
-        return _upright_rgb(image, max_pixels)
+            if reduce_above is not None and width * height > reduce_above:
+                image.draft(None, ((width + 1) // 2, (height + 1) // 2))
+        decoded = _upright_rgb(image, max_pixels)
+        turned = (decoded.width > decoded.height) != (width > height)
+        return decoded, (height, width) if turned else (width, height)
 
 
 @functools.cache

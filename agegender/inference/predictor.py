@@ -1,53 +1,57 @@
-"""From photographs to ages and genders: read, find the faces, cut them as the training images were cut, answer."""
+"""From photographs to ages and genders: read, find faces, align them, predict."""
 
+import collections
 import dataclasses
+import itertools
 import os
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, overload
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any, Final, overload
 
-import keras
 import numpy as np
 from PIL import Image
 
-from agegender.calibration.calibration import Calibration, load_calibration
-from agegender.inference.alignment import align_face, yaw_ratio
+from agegender.inference.alignment import align_face, similarity, yaw_ratio
 from agegender.inference.detection import MIN_FACE, Detection, FaceDetector
 from agegender.inference.drawing import draw_faces
-from agegender.inference.images import ImageError, each_image, fit_image, is_one, name_of, read_image
+from agegender.inference.face_model import load_face_model
+from agegender.inference.images import ImageError, each_image, fit_image, is_one, name_of, read_image, read_reduced
 from agegender.inference.results import Face, Photograph
-from agegender.models.prediction import predict_batch
-from agegender.models.saving import check_model, find_released, load_model
 from agegender.schema import AGE, GENDER
 
-_TOGETHER = 16  # photographs, at most, that are looked at together
-_TOGETHER_PIXELS = 4_000_000  # and pixels, unless one alone has more
-SMALL_FACE = 40  # pixels: the model has seen no face that small
-_SQUARE = 1.25  # times as long as wide: an aligned face that is stretched this far looks like another
-TURNED = 0.28  # of the distance of the eyes: 99 in 100 faces of UTKFace are turned less
+if TYPE_CHECKING:
+    import keras
+
+SMALL_FACE: Final = 40  # pixels: the model has seen no smaller face
+TURNED: Final = 0.28  # of the distance of the eyes: 99 in 100 faces of UTKFace are turned less
+_SQUARE: Final = 1.25  # times as long as wide: an aligned face that is stretched this far looks like another
+_LARGE: Final = 3_000_000  # pixels: faces are looked for in a copy of half the size where a photograph has more
+_HALF_MIN_FACE: Final = 40  # pixels: smaller faces are not found at half the size
 
 
 class Predictor:
-    """Finds the faces of photographs and guesses age and gender of each.
+    """Finds the faces of photographs and predicts age and gender of each.
 
     Args:
-        model: a model, a `.keras` file, or the folder of a run (its `best.keras` is taken). A calibration.json beside
-            the file is used. None is the released model: the file or folder that the environment variable
-            AGEGENDER_MODEL names, or else models/utkface64 of the checkout that this package is run from.
+        model: an `.onnx` file from `export_model`, a Keras model, a `.keras` file, or the folder of a run, whose
+            `best.keras` is taken; Keras models need the extra `[train]`. A calibration in or beside the file is used.
+            None is the released model, or the one that the environment variable AGEGENDER_MODEL names.
         batch_size: faces a step, and photographs that are waited for.
-        flip: whether to answer with the mean over a face and its mirror image, which takes twice as long; None does
-            what the calibration was fitted with, and only then does it hold.
-        aligned: what calls do that do not say it: whether images show one face each, cut as UTKFace cuts them,
-            which is not looked for.
-        min_face: pixels, the side of the smallest face that is looked for, see `faces.FaceDetector`.
+        flip: whether to average over each face and its mirror image, which takes twice as long. None does what the
+            calibration was fitted with, and only then does it hold.
+        aligned: whether images show one aligned face each, so that none is looked for; calls can say otherwise.
+        min_face: side in pixels of the smallest face to look for, 20 or more.
 
     Attributes:
-        model: the Keras model.
-        calibration: its `Calibration`, None if there is none.
+        model: the Keras model, or the model read from an ONNX file.
+        heads: "age", "gender" or both.
+        image_size: height and width in pixels of the model's images.
+        calibration: its `Calibration`, None without.
 
     Raises:
         FileNotFoundError: if there is no model.
-        ValueError: if it is damaged, or not from `build_model`, if its calibration is damaged, or an argument is none
-            of the above.
+        ValueError: if the model or its calibration is damaged or not of this library, or an argument is wrong.
+        ModuleNotFoundError: if the model needs Keras and it is not installed.
 
     Example:
 
@@ -60,23 +64,23 @@ class Predictor:
 
     def __init__(
         self,
-        model: keras.Model | str | os.PathLike | None = None,
+        model: "keras.Model | str | os.PathLike | None" = None,
         *,
         batch_size: int = 64,
         flip: bool | None = None,
         aligned: bool = False,
         min_face: int = MIN_FACE,
     ) -> None:
-        _check(batch_size, flip, aligned)
-        self.calibration: Calibration | None = None
+        _check_options(batch_size, flip, aligned)
         self.detector = FaceDetector(min_face=min_face)
-        if isinstance(model, keras.Model):
-            self.model = check_model(model)
-        else:
-            path = find_released() if model is None else model
-            self.model, self.calibration = load_model(path), load_calibration(path)
+        self._face_model, self.calibration = load_face_model(model)
+        if self._face_model.flip and flip is False:
+            raise ValueError(f"`flip` must be None or True: {model} averages over mirror images. Received: flip=False")
+        self.model: Any = getattr(self._face_model, "model", self._face_model)
+        self.heads, self.image_size = self._face_model.heads, self._face_model.image_size
         self.batch_size = batch_size
-        self.flip = (self.calibration is not None and self.calibration.flip) if flip is None else flip
+        calibrated = self.calibration is not None and self.calibration.flip
+        self.flip = bool(self._face_model.flip or calibrated) if flip is None else flip
         self.aligned = aligned
 
     @overload
@@ -92,10 +96,10 @@ class Predictor:
             images: one photograph: a path, the bytes of a file, a file opened to read bytes, RGB values 0..255 as an
                 array or tensor [height, width, 3] of any size, or a Pillow image. Or many: a sequence of these, an
                 array [batch, height, width, 3], a folder, whose images and those below it are taken, or a glob.
-            aligned: whether each image shows one face, cut as UTKFace cuts them; None is what `Predictor` was told.
+            aligned: whether each image shows one aligned face; None is what `Predictor` was given.
 
         Returns:
-            For one photograph its faces. For many a list in the same order, in which a `ImageError` stands for
+            For one photograph its faces. For many a list in the same order, in which an `ImageError` stands for
             each that cannot be used; those of a folder or glob are sorted by name, each knows its `source`.
 
         Raises:
@@ -111,8 +115,10 @@ class Predictor:
     def stream(self, images: Any, *, aligned: bool | None = None) -> Iterator[Photograph | ImageError]:
         """Predicts photographs one after the other, however many there are, in constant memory.
 
+        Photographs are read and searched in threads while the model answers.
+
         Args:
-            images: as above, or any iterable of photographs; a `ImageError` among them is handed on.
+            images: as above, or any iterable of photographs; an `ImageError` among them is handed on.
             aligned: as above.
 
         Returns:
@@ -121,28 +127,18 @@ class Predictor:
         Raises:
             ImageError: if this is neither a photograph nor several, or a folder or glob has none.
         """
-        _check(self.batch_size, self.flip, aligned)
+        _check_options(self.batch_size, self.flip, aligned)
         return self._stream(each_image(images), self.aligned if aligned is None else aligned)
 
-    def _stream(self, images: Iterable[Any], aligned: bool) -> Iterator[Photograph | ImageError]:
-        waiting: list[_Cut | ImageError] = []
-        for photographs in self._read(images):
-            waiting += self._cut(photographs, aligned)
-            faces = sum(len(each.crops) for each in waiting if isinstance(each, _Cut))
-            if max(faces, len(waiting)) >= self.batch_size:
-                yield from self._answer(waiting)
-                waiting = []
-        yield from self._answer(waiting)
-
     def draw(self, image: Any, faces: Sequence[Face] | None = None) -> Image.Image:
-        """The photograph with a box, the guesses and the interval at each face.
+        """Draws a box, the prediction and the interval at each face of a photograph.
 
         Args:
             image: one, as above.
-            faces: what was predicted of it; by default it is predicted now.
+            faces: what was predicted for it; by default it is predicted now.
 
         Returns:
-            A new Pillow decoded of the photograph's size.
+            A new Pillow image of the photograph's size.
 
         Raises:
             ImageError: if it cannot be used.
@@ -150,56 +146,64 @@ class Predictor:
         decoded = read_image(image)
         return draw_faces(decoded, self(decoded) if faces is None else faces)
 
-    def _read(self, images: Iterable[Any]) -> Iterator[list["_Read | ImageError"]]:
-        """A few photographs at a time, to look for faces in them together."""
-        group: list[_Read | ImageError] = []
-        pixels = 0
-        for image in images:
-            try:
-                if isinstance(image, ImageError):
-                    raise image
+    def _stream(self, images: Iterable[Any], aligned: bool) -> Iterator[Photograph | ImageError]:
+        waiting: list[_Faces | ImageError] = []
+        for faces in _map_in_threads(lambda image: self._find_faces(image, aligned), images, self.batch_size):
+            waiting.append(faces)
+            crops = sum(len(each.crops) for each in waiting if isinstance(each, _Faces))
+            if max(crops, len(waiting)) >= self.batch_size:
+                yield from self._answer(waiting)
+                waiting = []
+        yield from self._answer(waiting)
+
+    def _find_faces(self, image: Any, aligned: bool) -> "_Faces | ImageError":
+        """Reads one photograph and aligns its faces. Whatever goes wrong is an answer: others still get theirs."""
+        try:
+            if isinstance(image, ImageError):
+                return image
+            if aligned:
                 decoded = read_image(image)
-                group.append((name_of(image), decoded))
-                pixels += decoded.width * decoded.height
-            except ImageError as error:
-                group.append(error)
-            if len(group) >= min(_TOGETHER, self.batch_size) or pixels >= _TOGETHER_PIXELS:
-                yield group
-                group, pixels = [], 0
-        yield group
+                return _Faces(name_of(image), decoded.size, [self._resize(decoded)], [None])
+            return self._search(image)
+        except ImageError as error:
+            return error
+        except MemoryError:
+            return ImageError(name_of(image), "needs more memory than there is: reduce the image")
+        except Exception as error:
+            return ImageError(name_of(image), f"cannot be searched for faces: {type(error).__name__}: {error}"[:300])
 
-    def _cut(self, group: Sequence["_Read | ImageError"], aligned: bool) -> Iterator["_Cut | ImageError"]:
-        images = [each[1] for each in group if not isinstance(each, ImageError)]
-        detected = [] if aligned else self.detector.find([np.asarray(image) for image in images])
-        every: Iterator[Sequence[Detection | None]] = iter([[None]] * len(images) if aligned else detected)
-        height, width = self.model.input_shape[1:3]
-        for each in group:
-            if isinstance(each, ImageError):
-                yield each
-                continue
-            source, image = each
-            found = next(every)
-            crops = [image if face is None else align_face(image, face.landmarks) for face in found]
-            yield _Cut(source, image.size, [np.asarray(fit_image(crop, width, height)) for crop in crops], found)
+    def _search(self, image: Any) -> "_Faces":
+        halved = self.detector.min_face >= _HALF_MIN_FACE
+        decoded, size = read_reduced(image, _LARGE) if halved else _with_size(read_image(image))
+        scale = size[0] / decoded.width
+        found = self.detector(decoded, scale=scale)
+        if scale > 1 and any(_enlarges(face, scale) for face in found):
+            decoded, scale = read_image(image), 1.0  # the reduced copy has too few pixels for a crop
+        crops = [self._resize(align_face(decoded, np.divide(face.landmarks, scale))) for face in found]
+        return _Faces(name_of(image), size, crops, found)
 
-    def _answer(self, waiting: Sequence["_Cut | ImageError"]) -> Iterator[Photograph | ImageError]:
-        crops = [crop for each in waiting if isinstance(each, _Cut) for crop in each.crops]
-        guesses = iter(self._guess(crops))
+    def _resize(self, crop: Image.Image) -> np.ndarray:
+        height, width = self.image_size
+        return np.asarray(fit_image(crop, width, height))
+
+    def _answer(self, waiting: Sequence["_Faces | ImageError"]) -> Iterator[Photograph | ImageError]:
+        crops = [crop for each in waiting if isinstance(each, _Faces) for crop in each.crops]
+        predictions = iter(self._predict(crops))
         for each in waiting:
             if isinstance(each, ImageError):
                 yield each
                 continue
-            faces = [_face(found, each.size, next(guesses)) for found in each.found]
+            faces = [_make_face(found, each.size, next(predictions)) for found in each.found]
             yield Photograph(faces, source=each.source, size=each.size)
 
-    def _guess(self, crops: list[np.ndarray]) -> list["_Guess"]:
-        guesses: list[_Guess] = []
+    def _predict(self, crops: list[np.ndarray]) -> list["_Prediction"]:
+        predictions: list[_Prediction] = []
         for start in range(0, len(crops), self.batch_size):
-            guesses += self._guess_batch(np.stack(crops[start : start + self.batch_size]))
-        return guesses
+            predictions += self._predict_batch(np.stack(crops[start : start + self.batch_size]))
+        return predictions
 
-    def _guess_batch(self, batch: np.ndarray) -> list["_Guess"]:
-        outputs = predict_batch(self.model, batch, flip=self.flip)
+    def _predict_batch(self, batch: np.ndarray) -> list["_Prediction"]:
+        outputs: dict[str, Any] = dict(self._face_model.predict(batch, flip=self.flip))
         none = [None] * len(batch)
         intervals: Sequence[tuple[float, float] | None] = none
         if AGE in outputs and self.calibration is not None and self.calibration.ages is not None:
@@ -211,13 +215,12 @@ class Predictor:
         return list(zip(ages, genders, intervals, strict=True))
 
 
-_Read = tuple[str, Image.Image]
-_Guess = tuple[float | None, float | None, tuple[float, float] | None]
+_Prediction = tuple[float | None, float | None, tuple[float, float] | None]
 
 
 @dataclasses.dataclass(frozen=True)
-class _Cut:
-    """A photograph of which nothing is kept but its faces, until there are enough for a batch."""
+class _Faces:
+    """The faces of a photograph, which is not kept itself, until there are enough for a batch."""
 
     source: str
     size: tuple[int, int]
@@ -225,7 +228,32 @@ class _Cut:
     found: Sequence[Detection | None]
 
 
-def _check(batch_size: object, flip: object, aligned: object) -> None:
+def _map_in_threads(function: Callable[[Any], Any], items: Iterable[Any], ahead: int) -> Iterator[Any]:
+    """Maps in as many threads as there are processors, a few items ahead of what is taken; results keep their order."""
+    items = iter(items)
+    for item in itertools.islice(items, 1):  # here: most calls have one item
+        yield function(item)
+    count = min(os.cpu_count() or 1, ahead)
+    pending: collections.deque[Future] = collections.deque()
+    with ThreadPoolExecutor(count) as threads:  # starts a thread with the first item
+        for item in items:
+            pending.append(threads.submit(function, item))
+            if len(pending) > min(2 * count, ahead - 1):
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+
+
+def _with_size(image: Image.Image) -> tuple[Image.Image, tuple[int, int]]:
+    return image, image.size
+
+
+def _enlarges(face: Detection, scale: float) -> bool:
+    """Whether a crop has more pixels than the face has in a photograph reduced by `scale`."""
+    return float(np.hypot(*similarity(face.landmarks)[:, 0])) * scale > 1
+
+
+def _check_options(batch_size: object, flip: object, aligned: object) -> None:
     if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
         raise ValueError(f"`batch_size` must be a whole number, 1 or more. Received: batch_size={batch_size!r}")
     for name, value in (("flip", flip), ("aligned", aligned)):
@@ -233,18 +261,25 @@ def _check(batch_size: object, flip: object, aligned: object) -> None:
             raise ValueError(f"`{name}` must be True, False or None. Received: {name}={value!r}")
 
 
-def _face(found: Detection | None, size: tuple[int, int], guess: _Guess) -> Face:
+def _make_face(found: Detection | None, size: tuple[int, int], prediction: _Prediction) -> Face:
     if found is None:
         shape = [] if max(size) <= _SQUARE * min(size) else [f"not square: {size[0]} x {size[1]} pixels"]
-        return Face((0, 0, *size), *guess, note=", ".join(_small((0, 0, *size)) + shape) or None)
-    return Face(found.box, *guess, landmarks=found.landmarks, score=found.score, note=_note(found))
+        return Face((0, 0, *size), *prediction, note=", ".join(_note_size((0, 0, *size)) + shape) or None)
+    return Face(found.box, *prediction, landmarks=found.landmarks, score=found.score, note=_note(found, size))
 
 
-def _note(found: Detection) -> str | None:
-    turned = ["turned from the camera"] if abs(yaw_ratio(found.landmarks)) > TURNED else []
-    return ", ".join(_small(found.box) + turned) or None
+def _note(found: Detection, size: tuple[int, int]) -> str | None:
+    """Why a prediction should not be trusted."""
+    notes = _note_size(found.box)
+    if abs(yaw_ratio(found.landmarks)) > TURNED:
+        notes.append("turned from the camera")
+    left, top, right, bottom = found.box
+    inside = all(0 <= x < size[0] and 0 <= y < size[1] for x, y in found.landmarks)
+    if not inside or left <= 0 or top <= 0 or right >= size[0] - 1 or bottom >= size[1] - 1:
+        notes.append("cut off by the edge of the image")
+    return ", ".join(notes) or None
 
 
-def _small(box: tuple[int, int, int, int]) -> list[str]:
+def _note_size(box: tuple[int, int, int, int]) -> list[str]:
     side = min(box[2] - box[0], box[3] - box[1])
     return [f"small: {side} pixels, below {SMALL_FACE}"] if side < SMALL_FACE else []

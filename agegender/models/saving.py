@@ -19,31 +19,11 @@ from agegender.models import augmentation, layers  # noqa: F401
 from agegender.models.layers import iterate_layers
 from agegender.schema import BEST_MODEL, HEADS
 
-_RELEASED = pathlib.Path(__file__).parents[2] / "models" / "utkface64"  # at the top of a checkout
-_VARIABLE = "AGEGENDER_MODEL"
 _WEIGHTS: Final = "model.weights.h5"  # in a .keras file
 _MAX_EXPANSION: Final = 4  # Keras packs weights without compression, and floats hardly compress
 _SLACK: Final = 1_000_000  # bytes, for the configuration and small files
 _MAX_ACTIVATION: Final = 2**28  # values per image and layer; VGG16 has 2**24 at 512 pixels
 _LOADING: Final = threading.Lock()
-
-
-def find_released() -> pathlib.Path:
-    """Returns the path of the released model.
-
-    Raises:
-        FileNotFoundError: if it is not there.
-    """
-    variable = os.environ.get(_VARIABLE)
-    path = pathlib.Path(variable) if variable else _RELEASED
-    if not model_file(path).is_file():
-        raise FileNotFoundError(
-            f"There is no released model at {path}{f', which {_VARIABLE} names' if variable else ''}. It comes with a "
-            "clone of the project, not with an installed package: copy the folder models/utkface64 of a clone, or "
-            "train a model with `make train`, and give the folder to `Predictor`, to the command (--model=FOLDER for "
-            f"predict, FOLDER for the others) or in the environment variable {_VARIABLE}."
-        )
-    return path
 
 
 def model_file(path: str | os.PathLike) -> pathlib.Path:

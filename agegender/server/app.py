@@ -205,8 +205,8 @@ def describe_model(predictor: Predictor) -> dict[str, Any]:
     ages = calibration is not None and calibration.ages is not None
     return {
         "version": __version__,
-        "outputs": sorted(predictor.model.output),
-        "input_size": predictor.model.input_shape[1],
+        "outputs": sorted(predictor.heads),
+        "input_size": predictor.image_size[1],
         "flip": predictor.flip,
         "calibration": {
             "age_interval_coverage": calibration.coverage if calibration is not None and ages else None,

@@ -18,7 +18,6 @@ import pytest
 from conftest import SIZE, make_tiny_trunk
 
 from agegender import build_model
-from agegender.models import saving
 from agegender.models.saving import check_model, load_model
 
 CONFIG, WEIGHTS = "config.json", "model.weights.h5"
@@ -64,13 +63,6 @@ def test_model_loads_from_file_and_folder(model: keras.Model, parts: Parts, tmp_
         load_model(tmp_path / "nowhere")
     with pytest.raises(ValueError, match=r"`model` must be .*Received: 3"):
         load_model(3)  # type: ignore[arg-type]
-
-
-def test_released_model_is_found(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert saving.model_file(saving.find_released()).is_file()
-    monkeypatch.setenv("AGEGENDER_MODEL", str(tmp_path))
-    with pytest.raises(FileNotFoundError, match=rf"no released model at {tmp_path}, which AGEGENDER_MODEL names"):
-        saving.find_released()
 
 
 # --- hostile and damaged parts

@@ -1,0 +1,143 @@
+"""Models that answer with age and gender for aligned faces, whatever computes them."""
+
+import dataclasses
+import json
+import os
+import pathlib
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Final, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from agegender.calibration.calibration import Calibration, load_calibration
+from agegender.inference.runtime import OnnxModel
+from agegender.released import ONNX_MODEL, find_released, is_released
+from agegender.schema import AGE, GENDER, HEADS, MAX_AGE, MIN_AGE
+
+_METADATA: Final = "agegender"  # key of the metadata in a file that `export_model` wrote
+_RAW_GENDER: Final = "gender_uncalibrated"
+_SMALLEST_PART: Final = 4  # faces that a thread answers at once
+
+
+class FaceModel(Protocol):
+    """What answers for faces.
+
+    Attributes:
+        heads: "age", "gender" or both.
+        image_size: height and width in pixels of the images it takes.
+        flip: True if it always averages over mirror images, None if the caller chooses.
+    """
+
+    heads: Sequence[str]
+    image_size: tuple[int, int]
+    flip: bool | None
+
+    def predict(self, images: NDArray[np.uint8], *, flip: bool) -> dict[str, NDArray[np.float32]]:
+        """Predicts one batch.
+
+        Args:
+            images: RGB [batch, height, width, 3].
+            flip: whether to average the answers for each image and its mirror image.
+
+        Returns:
+            For each head [batch]: the age in years, within 0..116, and the uncalibrated probability of female.
+        """
+        ...
+
+
+class OnnxFaceModel:
+    """A model that `export_model` wrote as ONNX.
+
+    Args:
+        path: of the file.
+
+    Attributes:
+        calibration: the one in the file, None without.
+
+    Raises:
+        FileNotFoundError: if there is no file.
+        ValueError: if it is damaged, or `export_model` did not write it.
+    """
+
+    def __init__(self, path: str | os.PathLike) -> None:
+        self.path = pathlib.Path(path)
+        if not self.path.is_file():
+            raise FileNotFoundError(f"There is no model at {self.path}. `export_model(..., format='onnx')` writes one.")
+        self._model = OnnxModel(self.path)
+        try:
+            session = self._model.session
+            metadata = json.loads(session.get_modelmeta().custom_metadata_map[_METADATA])
+            self.heads: Sequence[str] = [head for head in HEADS if head in metadata["heads"]]
+            height, width = metadata["image_size"]
+            self.image_size = (int(height), int(width))
+            self.flip: bool | None = True if metadata["flip"] else None
+            fields = metadata["calibration"]
+            self.calibration = None if fields is None else Calibration(**_as_tuples(fields))
+            self._outputs = [each.name for each in session.get_outputs()]
+            if not self.heads or not set(self.heads) <= set(self._outputs):
+                raise ValueError("it has neither an age nor a gender output")
+        except Exception as error:  # onnxruntime's errors have no common type
+            reason = f"the metadata lacks {error}" if isinstance(error, KeyError) else str(error).splitlines()[0][:200]
+            raise ValueError(f"{self.path} is damaged, or not an ONNX file of `export_model`: {reason}") from None
+
+    def predict(self, images: NDArray[np.uint8], *, flip: bool) -> dict[str, NDArray[np.float32]]:
+        """Predicts one batch, in as many threads as there are processors."""
+        mirror = flip and self.flip is None
+        views = np.concatenate([images, images[:, :, ::-1]]) if mirror else images
+        answers = self._predict_views(np.ascontiguousarray(views))
+        if mirror:
+            answers = {head: values.reshape(2, -1).mean(axis=0) for head, values in answers.items()}
+        if AGE in answers:  # a regression has no bounds
+            answers[AGE] = np.clip(answers[AGE], MIN_AGE, MAX_AGE)
+        return answers
+
+    def _predict_views(self, views: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
+        count = min(os.cpu_count() or 1, max(1, len(views) // _SMALLEST_PART))
+        parts = np.array_split(views, count)
+        if count == 1:
+            outputs = [self._model.run(parts[0])]
+        else:
+            with ThreadPoolExecutor(count) as threads:  # new each time: threads do not survive a fork
+                outputs = list(threads.map(self._model.run, parts))
+        columns = [np.concatenate(each).ravel() for each in zip(*outputs, strict=True)]
+        values = dict(zip(self._outputs, columns, strict=True))
+        values[GENDER] = values.get(_RAW_GENDER, values.get(GENDER, np.empty(0)))
+        return {head: values[head] for head in self.heads}
+
+
+def load_face_model(model: Any) -> tuple[FaceModel, Calibration | None]:
+    """Loads what `Predictor` takes as a model.
+
+    Args:
+        model: a Keras model, an `.onnx` or `.keras` file, the folder of a run, or None for the released model.
+
+    Returns:
+        The model, and the calibration beside or in it.
+    """
+    keras = sys.modules.get("keras")  # whoever has a Keras model has imported Keras
+    if keras is not None and isinstance(model, keras.Model):
+        from agegender.inference.keras_model import KerasFaceModel
+
+        return KerasFaceModel(model), None
+    path = find_released() if model is None else model
+    if not isinstance(path, str | os.PathLike):
+        raise ValueError(
+            f"`model` must be a Keras model, an .onnx or .keras file or the folder of a run. Received: {model!r}"
+        )
+    path = pathlib.Path(path)
+    if is_released(path):
+        return OnnxFaceModel(path / ONNX_MODEL), load_calibration(path)
+    if path.suffix == ".onnx":
+        onnx = OnnxFaceModel(path)
+        return onnx, onnx.calibration
+    from agegender.inference.keras_model import load_keras_model
+
+    return load_keras_model(path), load_calibration(path)
+
+
+def _as_tuples(fields: dict[str, Any]) -> dict[str, Any]:
+    names = {field.name for field in dataclasses.fields(Calibration)}
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in fields.items() if name in names}

@@ -1,0 +1,191 @@
+import json
+import pathlib
+import pickle
+import subprocess
+import sys
+import tracemalloc
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+import numpy as np
+import onnx
+import pytest
+from conftest import make_tiny_trunk
+from PIL import Image
+
+import agegender as ag
+from agegender.inference.face_model import OnnxFaceModel
+from agegender.released import find_released
+
+FACES = np.random.default_rng(0).integers(0, 256, (10, 64, 64, 3), "uint8")
+
+
+@pytest.fixture(scope="module")
+def varied() -> keras.Model:
+    """A model whose answers differ from image to image."""
+    model, random = ag.build_model(make_tiny_trunk()), np.random.default_rng(3)
+    for weight in model.trainable_weights:
+        weight.assign(weight + random.normal(scale=0.05, size=weight.shape))
+    return model
+
+
+@pytest.fixture(scope="module")
+def exported(varied: keras.Model, tmp_path_factory: pytest.TempPathFactory) -> Iterator[pathlib.Path]:
+    yield ag.export_model(varied, tmp_path_factory.mktemp("exported") / "model.onnx", format="onnx")
+
+
+def test_onnx_and_keras_agree_on_the_released_model() -> None:
+    folder = find_released()
+    by_keras = ag.Predictor(folder / "best.keras", aligned=True)(FACES)
+    by_onnx = ag.Predictor(aligned=True)(FACES)
+    for here, there in zip(by_onnx, by_keras, strict=True):
+        assert here[0].age == pytest.approx(there[0].age, abs=1e-3)
+        assert here[0].p_female == pytest.approx(there[0].p_female, abs=1e-4)
+        assert here[0].age_interval == pytest.approx(there[0].age_interval, abs=1e-2)
+
+
+@pytest.mark.parametrize("flip", [False, True])
+@pytest.mark.parametrize("count", [1, 3, 9])
+def test_onnx_and_keras_agree_at_every_batch_size(
+    varied: keras.Model, exported: pathlib.Path, flip: bool, count: int
+) -> None:
+    images = np.random.default_rng(1).integers(0, 256, (count, 24, 24, 3), "uint8")
+    outputs = [ag.Predictor(model, flip=flip)._face_model.predict(images, flip=flip) for model in (varied, exported)]
+    assert sorted(outputs[0]) == sorted(outputs[1]) == ["age", "gender"]
+    for head, expected in outputs[0].items():
+        np.testing.assert_allclose(outputs[1][head], expected, atol=1e-4)
+        assert outputs[1][head].shape == (count,)
+
+
+def test_a_file_that_flips_is_not_flipped_again(varied: keras.Model, tmp_path: pathlib.Path) -> None:
+    path = ag.export_model(varied, tmp_path / "flips.onnx", format="onnx", flip=True)
+    image = np.random.default_rng(2).integers(0, 256, (24, 24, 3), "uint8")
+    predictor = ag.Predictor(path, aligned=True)
+    (expected,) = ag.Predictor(varied, flip=True)(image, aligned=True)
+    assert predictor.flip and predictor(image)[0].age == pytest.approx(expected.age, abs=1e-3)
+    with pytest.raises(ValueError, match=r"`flip` must be None or True.*averages over mirror images"):
+        ag.Predictor(path, flip=False)
+
+
+def test_the_released_model_has_intervals_and_a_card(couple: np.ndarray) -> None:
+    predictor = ag.Predictor()
+    assert predictor.flip and predictor.image_size == (64, 64) and predictor.heads == ["age", "gender"]
+    faces = predictor(couple)
+    assert len(faces) == 2
+    for face in faces:
+        low, high = face.age_interval
+        assert 0 <= low < face.age < high <= 116 and high - low > 10
+    card = (find_released() / "README.md").read_text()
+    for words in ("non-commercial research only", "## What it is not for", "--age_head=median", "Coverage of the age"):
+        assert words in card
+
+
+def test_the_environment_names_another_model(
+    varied: keras.Model, exported: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    varied.save(tmp_path / "best.keras")
+    expected = ag.Predictor(varied, aligned=True)(FACES[0])[0].age
+    for path in (exported, tmp_path, tmp_path / "best.keras"):
+        monkeypatch.setenv("AGEGENDER_MODEL", str(path))
+        assert ag.Predictor(aligned=True)(FACES[0])[0].age == pytest.approx(expected, abs=1e-3)
+    monkeypatch.setenv("AGEGENDER_MODEL", str(tmp_path / "gone"))
+    with pytest.raises(FileNotFoundError, match=r"There is no model at .*gone, which the environment"):
+        ag.Predictor()
+
+
+def run_python(code: str, folder: pathlib.Path) -> subprocess.CompletedProcess[str]:
+    environ = {"PYTHONPATH": str(pathlib.Path(ag.__file__).parents[1])}
+    return subprocess.run([sys.executable, "-c", code], cwd=folder, env=environ, capture_output=True, text=True)
+
+
+def damage(path: pathlib.Path, what: str) -> None:
+    content = path.read_bytes()
+    if what == "cut":
+        path.write_bytes(content[: len(content) // 2])
+    elif what == "text":
+        path.write_text("not a model")
+    else:
+        model = onnx.load(path)
+        metadata = json.loads(model.metadata_props[0].value)
+        changes: dict[str, Any] = {"no metadata": {}, "no size": {**metadata, "image_size": None},
+                                   "other heads": {**metadata, "heads": ["race"]}}  # fmt: skip
+        del model.metadata_props[:]
+        if changes[what]:
+            onnx.helper.set_model_props(model, {"agegender": json.dumps(changes[what])})
+        onnx.save(model, path)
+
+
+@pytest.mark.parametrize("what", ["cut", "text", "no metadata", "no size", "other heads"])
+def test_a_damaged_or_foreign_onnx_file_is_refused(exported: pathlib.Path, tmp_path: pathlib.Path, what: str) -> None:
+    path = tmp_path / "damaged.onnx"
+    path.write_bytes(exported.read_bytes())
+    damage(path, what)
+    with pytest.raises(ValueError, match=r"damaged\.onnx is damaged, or not an ONNX file of `export_model`: ") as error:
+        OnnxFaceModel(path)
+    assert "\n" not in str(error.value)
+    with pytest.raises(FileNotFoundError, match="There is no model at"):
+        OnnxFaceModel(tmp_path / "gone.onnx")
+
+
+def test_a_predictor_is_pickled(varied: keras.Model, exported: pathlib.Path) -> None:
+    for model in (exported, varied):
+        predictor = ag.Predictor(model, aligned=True, flip=True, min_face=50)
+        again = pickle.loads(pickle.dumps(predictor))
+        assert again(FACES[0]) == predictor(FACES[0])
+        assert again.flip and again.detector.min_face == 50
+
+
+def test_a_keras_model_in_a_forked_process_says_what_to_do(varied: keras.Model) -> None:
+    predictor = ag.Predictor(varied, aligned=True)
+    predictor._face_model._process -= 1  # as in a child
+    with pytest.raises(RuntimeError, match=r"forked after it was loaded: make the Predictor in the child"):
+        predictor(FACES[0])
+
+
+def test_prediction_with_onnx_imports_neither_tensorflow_nor_keras(
+    exported: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    Image.fromarray(FACES[0]).save(tmp_path / "face.png")
+    code = f"""
+import sys
+import agegender as ag
+ag.Predictor()("face.png", aligned=True)
+ag.Predictor({str(exported)!r})("face.png")
+from agegender import cli
+assert cli.main(["predict", "--json", "face.png"]) == 0
+heavy = {{"tensorflow", "keras", "h5py", "matplotlib", "scipy"}}
+print(sorted(heavy & {{name.partition(".")[0] for name in sys.modules}}))
+"""
+    done = run_python(code, tmp_path)
+    assert done.stdout.splitlines()[-1] == "[]", done.stderr[-1000:]
+
+
+def test_without_keras_one_line_says_what_to_install(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "best.keras").write_bytes(b"")
+    code = """
+import sys
+for name in ("keras", "tensorflow", "h5py"):
+    sys.modules[name] = None
+import agegender as ag
+for use in (lambda: ag.Predictor("best.keras"), lambda: ag.train, lambda: ag.load_utkface):
+    try:
+        use()
+    except ImportError as error:
+        print(str(error).count("\\n"), "pip install 'agegender[train]'" in str(error))
+"""
+    done = run_python(code, tmp_path)
+    assert done.stdout.split() == ["0", "True"] * 3, done.stderr[-1000:]
+
+
+def test_memory_stays_flat_over_many_photographs() -> None:
+    predictor = ag.Predictor(batch_size=8)
+    images = (np.full((200, 300, 3), number % 256, "uint8") for number in range(120))
+    peaks = []
+    for number, _ in enumerate(predictor.stream(images)):
+        if number == 10:
+            tracemalloc.start()
+        if number in (40, 110):
+            peaks.append(tracemalloc.get_traced_memory()[0])
+    tracemalloc.stop()
+    assert peaks[1] < peaks[0] + 2e6  # one photograph has 0.2 MB
