@@ -6,6 +6,7 @@ functions, because scripts set environment variables first.
 """
 
 import sys
+import traceback
 from collections.abc import Callable
 from typing import Final
 
@@ -150,6 +151,12 @@ def all_reduce_max(number: int) -> int:
 
 
 def is_peer_failure(error: BaseException) -> bool:
-    """Whether an error of JAX, in one of several processes, is most likely due to another one that ended."""
+    """Whether an error, in one of several processes, is most likely due to another one that ended.
+
+    That is any error from inside of JAX: a lost connection is a JaxRuntimeError or a plain ValueError.
+    """
     jax = sys.modules.get("jax")  # an error of JAX comes after its import
-    return jax is not None and isinstance(error, jax.errors.JaxRuntimeError) and process_count() > 1
+    if jax is None or process_count() == 1:
+        return False
+    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+    return isinstance(error, jax.errors.JaxRuntimeError) or frame.f_globals["__name__"].startswith("jax")

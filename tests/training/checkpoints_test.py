@@ -1,4 +1,4 @@
-"""Checkpoint files, the lock of a folder, signals and full disks, without a training around them."""
+"""Checkpoint files, the lock of a workdir, signals and run.json, without training."""
 
 import datetime
 import itertools
@@ -19,8 +19,7 @@ import numpy as np
 import pytest
 
 from agegender import files
-from agegender.training import checkpoints, run_record
-from agegender.training import signals as interruptions
+from agegender.training import checkpoints, run_record, signals
 
 ROOT = pathlib.Path(__file__).parents[2]
 ARRAYS = [
@@ -45,7 +44,7 @@ def python(code: str, *arguments: str | os.PathLike) -> subprocess.Popen:
     return subprocess.Popen(command, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
 
-def test_what_is_written_is_read_again(tmp_path: pathlib.Path) -> None:
+def test_checkpoint_round_trip(tmp_path: pathlib.Path) -> None:
     found = checkpoints.read_checkpoint(write(tmp_path, 12))
     assert found.facts == {**FACTS, "total": 12} and found.path.name == "step-00000012.npz"
     for array, expected in zip(found.arrays, ARRAYS, strict=True):
@@ -54,7 +53,7 @@ def test_what_is_written_is_read_again(tmp_path: pathlib.Path) -> None:
     np.testing.assert_array_equal(np.load(found.path)["0000"], ARRAYS[0])
 
 
-def test_so_many_stay_as_were_asked_for_and_none_of_a_later_step(tmp_path: pathlib.Path) -> None:
+def test_newest_checkpoints_are_kept_and_those_of_later_steps_removed(tmp_path: pathlib.Path) -> None:
     for step in (0, 5, 99_999_999, 100_000_000):
         write(tmp_path, step, keep=3)
     assert names(tmp_path) == ["step-00000005.npz", "step-100000000.npz", "step-99999999.npz"]
@@ -64,7 +63,7 @@ def test_so_many_stay_as_were_asked_for_and_none_of_a_later_step(tmp_path: pathl
     assert names(tmp_path) == ["step-00000007.npz"]
 
 
-def test_whatever_byte_is_flipped_the_contents_are_as_written_or_it_is_noticed(tmp_path: pathlib.Path) -> None:
+def test_flipped_bits_are_detected(tmp_path: pathlib.Path) -> None:
     path = write(tmp_path, 1)
     whole, noticed = path.read_bytes(), 0
     for place in random.Random(0).sample(range(len(whole)), 400):
@@ -79,7 +78,7 @@ def test_whatever_byte_is_flipped_the_contents_are_as_written_or_it_is_noticed(t
     assert noticed > 200
 
 
-def test_contents_that_were_changed_with_their_checksums_are_noticed_by_the_sha256(tmp_path: pathlib.Path) -> None:
+def test_sha256_detects_changed_arrays_with_valid_checksums(tmp_path: pathlib.Path) -> None:
     path = write(tmp_path, 1)
     with np.load(path) as archive:
         entries = {name: archive[name] for name in archive.files}
@@ -94,7 +93,7 @@ def test_contents_that_were_changed_with_their_checksums_are_noticed_by_the_sha2
 
 
 @pytest.mark.parametrize("length", [0, 10, 500, -1])
-def test_a_newest_one_cut_short_is_named_and_the_one_before_used(
+def test_truncated_newest_checkpoint_falls_back_to_the_one_before(
     tmp_path: pathlib.Path, capsys: pytest.CaptureFixture, length: int
 ) -> None:
     write(tmp_path, 1)
@@ -108,7 +107,17 @@ def test_a_newest_one_cut_short_is_named_and_the_one_before_used(
     )
 
 
-def test_none_that_can_be_read_is_an_error_and_none_at_all_is_not(tmp_path: pathlib.Path) -> None:
+def test_other_files_in_the_folder_are_ignored(tmp_path: pathlib.Path) -> None:
+    path = write(tmp_path, 4)
+    for name in ("step-copy.npz", "step-00000009 (1).npz", "step-00000009.npz.bak"):
+        (tmp_path / name).write_bytes(path.read_bytes())
+    newest = checkpoints.load_newest_checkpoint(tmp_path)
+    assert newest and newest.path == path
+    write(tmp_path, 5, keep=1)
+    assert "step-copy.npz" in names(tmp_path) and "step-00000004.npz" not in names(tmp_path)
+
+
+def test_only_damaged_checkpoints_are_an_error(tmp_path: pathlib.Path) -> None:
     assert checkpoints.load_newest_checkpoint(tmp_path / "none") is None
     (tmp_path / "step-00000001.npz").write_bytes(b"")
     with pytest.raises(
@@ -117,7 +126,7 @@ def test_none_that_can_be_read_is_an_error_and_none_at_all_is_not(tmp_path: path
         checkpoints.load_newest_checkpoint(tmp_path)
 
 
-def test_a_damaged_one_of_the_beginning_costs_nothing(
+def test_damaged_checkpoint_of_step_0_starts_from_scratch(
     tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "step-00000000.npz").write_bytes(b"")
@@ -126,12 +135,12 @@ def test_a_damaged_one_of_the_beginning_costs_nothing(
 
 
 @pytest.mark.parametrize("options", [{"seconds": 0}, {"steps": -1}, {"keep": 0}, {"seconds": float("nan")}])
-def test_when_to_save_is_checked(options: dict) -> None:
+def test_policy_out_of_range(options: dict) -> None:
     with pytest.raises(ValueError, match="Received: seconds="):
         checkpoints.CheckpointPolicy(**options)
 
 
-def test_five_minutes_at_most_are_lost_and_a_damaged_checkpoint_costs_only_the_steps_since_the_one_before() -> None:
+def test_default_policy() -> None:
     assert checkpoints.CheckpointPolicy() == checkpoints.CheckpointPolicy(seconds=300.0, steps=0, keep=2)
 
 
@@ -150,7 +159,7 @@ print(checkpoints.load_newest_checkpoint(folder).path.name)
 """
 
 
-def test_a_disk_that_takes_no_more_leaves_the_checkpoint_before(tmp_path: pathlib.Path) -> None:
+def test_full_disk_keeps_the_checkpoint_before(tmp_path: pathlib.Path) -> None:
     out, errors = python(FULL, tmp_path).communicate(timeout=120)
     assert out.splitlines() == ["File too large", "step-00000001.npz"], errors
     assert names(tmp_path) == ["step-00000001.npz"]
@@ -169,7 +178,7 @@ while True:
 """
 
 
-def test_killed_at_any_moment_of_writing_the_newest_one_is_intact(
+def test_newest_checkpoint_is_intact_after_kill_while_writing(
     tmp_path: pathlib.Path, capsys: pytest.CaptureFixture
 ) -> None:
     for attempt in range(5):
@@ -189,44 +198,43 @@ def test_killed_at_any_moment_of_writing_the_newest_one_is_intact(
     assert capsys.readouterr().err == "", "nothing cut short has the name of a checkpoint"
 
 
-# ---- the lock, signals, words
+# ---- the lock, signals, errors
 
 
-HOLD = """
+LOCK = """
 import pathlib, sys, time
 from agegender.training.signals import lock_workdir
 with lock_workdir(pathlib.Path(sys.argv[1])):
-    print("held", flush=True)
+    print("locked", flush=True)
     time.sleep(600)
 """
 
 
-def test_a_folder_is_held_by_one_process_which_is_named_until_it_is_killed(tmp_path: pathlib.Path) -> None:
+def test_lock_names_its_process_and_ends_with_it(tmp_path: pathlib.Path) -> None:
     folder = tmp_path / "run" / "checkpoints"
-    holder = python(HOLD, folder)
-    assert holder.stdout and holder.stdout.readline() == "held\n"
+    holder = python(LOCK, folder)
+    assert holder.stdout and holder.stdout.readline() == "locked\n"
     with (
         pytest.raises(BlockingIOError, match=f"Process {holder.pid} is training in {folder.parent}"),
-        interruptions.lock_workdir(folder),
+        signals.lock_workdir(folder),
     ):
         pass
     holder.kill()
     holder.communicate()
-    with interruptions.lock_workdir(folder):
+    with signals.lock_workdir(folder):
         assert (folder / "lock").read_text() == f"{os.getpid()}\n"
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_the_first_signal_is_noted_and_the_second_has_its_effect(
+def test_first_signal_is_recorded_and_second_has_its_usual_effect(
     number: signal.Signals, capfd: pytest.CaptureFixture[str]
 ) -> None:
     before = signal.signal(number, signal.default_int_handler)  # SIGTERM would end this process
     try:
-        with pytest.raises(KeyboardInterrupt), interruptions.StopSignals() as signals:
+        with pytest.raises(KeyboardInterrupt), signals.StopSignals() as stop:
             os.kill(os.getpid(), number)
-            assert (
-                signals.received == number.name and f"{number.name}: stopping after this step" in capfd.readouterr().err
-            )
+            assert stop.received == number.name
+            assert f"{number.name}: stopping after this step" in capfd.readouterr().err
             os.kill(os.getpid(), number)
             time.sleep(5)
         assert signal.getsignal(number) is signal.default_int_handler
@@ -234,22 +242,22 @@ def test_the_first_signal_is_noted_and_the_second_has_its_effect(
         signal.signal(number, before)
 
 
-def test_a_signal_that_is_ignored_as_in_the_background_of_a_shell_stays_ignored() -> None:
+def test_ignored_signal_stays_ignored() -> None:
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        with interruptions.StopSignals() as signals:
+        with signals.StopSignals() as stop:
             os.kill(os.getpid(), signal.SIGINT)
-        assert signals.received is None and signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+        assert stop.received is None and signal.getsignal(signal.SIGINT) == signal.SIG_IGN
     finally:
         signal.signal(signal.SIGINT, before)
 
 
-def test_in_another_thread_signals_are_left_alone() -> None:
+def test_signals_are_not_recorded_in_other_threads() -> None:
     before, seen = signal.getsignal(signal.SIGTERM), []
 
     def look() -> None:
-        with interruptions.StopSignals() as signals:
-            seen.append((signals.received, signal.getsignal(signal.SIGTERM)))
+        with signals.StopSignals() as stop:
+            seen.append((stop.received, signal.getsignal(signal.SIGTERM)))
 
     thread = threading.Thread(target=look)
     thread.start()
@@ -257,29 +265,40 @@ def test_in_another_thread_signals_are_left_alone() -> None:
     assert seen == [(None, before)]
 
 
-def test_nobody_has_to_catch_a_stopped_run() -> None:
+def test_stopped_exits_with_75() -> None:
     done = python("from agegender.training.signals import Stopped; raise Stopped('words')")
     assert done.communicate() == ("", "") and done.returncode == 75
 
 
-def test_an_error_of_the_disk_says_in_one_line_what_happened_and_where_the_run_stands() -> None:
+def test_disk_error_becomes_one_line() -> None:
     with (
         pytest.raises(OSError, match=r"^No space left on device: a\.csv\. The last is 3\. Fix that.*again\.$"),
-        interruptions.explain_errors(lambda: "never twice"),
-        interruptions.explain_errors(lambda: "The last is 3."),
+        signals.explain_errors(lambda: "not used: the inner message stays"),
+        signals.explain_errors(lambda: "The last is 3."),
     ):
         raise OSError(28, "No space left on device", "a.csv")
 
 
-def test_other_errors_stay_as_they_are() -> None:
-    with pytest.raises(FileExistsError, match=r"^words$"), interruptions.explain_errors(lambda: "x"):
+def test_damaged_shard_becomes_one_line() -> None:
+    import tensorflow as tf
+
+    error = tf.errors.DataLossError(None, None, "corrupted record at 12 [[{{node IteratorGetNext}}]] [Op:IteratorGet]")
+    message = r"^DataLossError: corrupted record at 12\. The last is 3\. Fix that, then run the same command again\.$"
+    with pytest.raises(signals.ExplainedError, match=message), signals.explain_errors(lambda: "The last is 3."):
+        raise error
+    with pytest.raises(tf.errors.InvalidArgumentError), signals.explain_errors(lambda: "x"):
+        raise tf.errors.InvalidArgumentError(None, None, "an error of the model")
+
+
+def test_other_errors_pass_through() -> None:
+    with pytest.raises(FileExistsError, match=r"^words$"), signals.explain_errors(lambda: "x"):
         raise FileExistsError("words")
 
 
 # ---- the record
 
 
-def test_times_are_told_in_utc(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_times_are_utc(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TZ", "UTC-9")
     time.tzset()
     try:
@@ -291,7 +310,7 @@ def test_times_are_told_in_utc(monkeypatch: pytest.MonkeyPatch) -> None:
         time.tzset()
 
 
-def test_a_record_is_described_in_words(tmp_path: pathlib.Path) -> None:
+def test_describe_run(tmp_path: pathlib.Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"There is no run\.json"):
         run_record.describe_run(tmp_path)
     facts: dict[str, Any] = {
@@ -321,9 +340,7 @@ def test_a_record_is_described_in_words(tmp_path: pathlib.Path) -> None:
     assert json.loads((tmp_path / "run.json").read_text())["seconds"]["evaluation"] == 4.26
 
 
-def test_a_clone_tells_its_commit_and_another_folder_does_not(
-    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_git_state_of_a_clone(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(run_record, "_ROOT", tmp_path)
     assert run_record.read_git_state() is None
     git = ["git", "-c", "user.name=n", "-c", "user.email=e@example.org", "-C", str(tmp_path)]

@@ -1,18 +1,17 @@
-"""Runs that are stopped and go on, and end as if they had not been."""
+"""Interrupted runs that resume and end as if they had not been interrupted."""
 
 import csv
-import functools
 import itertools
 import json
 import os
 import pathlib
 import random
 import re
-import shutil
 import signal
 import subprocess
 import sys
 import time
+import types
 from collections.abc import Callable
 from typing import Any
 
@@ -20,22 +19,28 @@ import keras
 import numpy as np
 import pytest
 from conftest import SIZE, make_tiny_trunk
+from tiny_utkface import prepare
 
 import agegender as ag
 from agegender.models.batch_norm import add_batch_norm
-from agegender.training import run_record
-from agegender.training.checkpoints import CheckpointPolicy
+from agegender.training import resume, run_record
+from agegender.training.checkpoints import CheckpointPolicy, read_checkpoint
 from agegender.training.data import skip_batches
 from agegender.training.run import check_workdir
+from agegender.training.signals import Stopped, StopSignals
 
 ROOT = pathlib.Path(__file__).parents[2]
-STEPS = 4
-EACH_STEP = CheckpointPolicy(steps=1)
+STEPS = 3
+SMALL_HEADS: dict[str, Any] = {"units": (8,), "age_dropout": (0.2,), "gender_dropout": (0.2,)}
 Weights = list[np.ndarray]
 
 
 class Batches(keras.utils.PyDataset):
-    """Four batches of eight images."""
+    """Three batches of eight images."""
+
+    def __init__(self, age: float | None = None) -> None:
+        super().__init__()
+        self._age = age
 
     def __len__(self) -> int:
         return STEPS
@@ -44,246 +49,280 @@ class Batches(keras.utils.PyDataset):
         draw = np.random.default_rng(index)
         age, gender = draw.uniform(1, 90, (8, 1)), draw.integers(0, 2, (8, 1))
         images = draw.integers(0, 256, (8, SIZE, SIZE, 3), dtype="uint8")
+        age = age if self._age is None else np.full((8, 1), self._age)
         return images, {"age": age.astype("float32"), "gender": gender.astype("float32")}
 
 
-class Stopping(Exception):
+class Interrupted(Exception):
     pass
 
 
-class Stop(keras.callbacks.Callback):
-    """What a fault in the middle of a run looks like, after so many steps."""
+class Interrupt(keras.callbacks.Callback):
+    """Raises an error, or sends this process a signal, after some steps."""
 
-    def __init__(self, steps: int) -> None:
+    def __init__(self, steps: int, number: signal.Signals | None = None) -> None:
         super().__init__()
-        self._left = steps
+        self._left, self._number = steps, number
 
     def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
         self._left -= 1
-        if self._left == 0:
-            raise Stopping("stopped by the test")
+        if self._left == 0 and self._number:
+            os.kill(os.getpid(), self._number)
+        elif self._left == 0:
+            raise Interrupted
 
 
 def make_model(*, batch_norm: bool = False, **options: Any) -> keras.Model:
     tiny = make_tiny_trunk()
-    trunk = keras.Model(tiny.inputs[0], tiny.outputs[0], name="tiny")  # as `vggface_trunk` gives one
-    return ag.build_model(add_batch_norm(trunk) if batch_norm else trunk, **options)
+    trunk = keras.Model(tiny.inputs[0], tiny.outputs[0], name="tiny")
+    return ag.build_model(add_batch_norm(trunk) if batch_norm else trunk, **{**SMALL_HEADS, **options})
 
 
-def go(
+def train(
     workdir: pathlib.Path,
     make: Callable[[], keras.Model] = make_model,
     *,
-    stop: int = 0,
+    data: Any = None,
+    validation: Any = None,
+    interrupt: keras.callbacks.Callback | None = None,
     epochs: int = 2,
     **options: Any,
 ) -> Weights:
     model = make()
-    given: dict[str, Any] = {"train": Batches(), "optimizer": ag.make_optimizer(steps=STEPS * epochs), **options}
-    given |= {"callbacks": [Stop(stop)] if stop else [], "checkpoints": CheckpointPolicy(steps=1), "verbose": 0}
     ag.train(
         model,
-        given.pop("train"),
-        given.pop("validation", None),
+        Batches() if data is None else data,
+        validation,
         workdir=workdir,
         epochs=epochs,
         steps_per_epoch=STEPS,
-        **given,
+        callbacks=[interrupt] if interrupt else [],
+        checkpoints=CheckpointPolicy(steps=1),
+        verbose=0,
+        **{"optimizer": ag.make_optimizer(steps=STEPS * epochs), **options},
     )
     return [np.array(weight) for weight in model.get_weights()]
 
 
-def equal(first: Weights, second: Weights) -> bool:
-    return all(itertools.starmap(np.array_equal, zip(first, second, strict=True)))
+def assert_equal_weights(first: Weights, second: Weights) -> None:
+    assert all(itertools.starmap(np.array_equal, zip(first, second, strict=True)))
 
 
 def assert_equal_runs(here: pathlib.Path, there: pathlib.Path) -> None:
     assert (here / "metrics.csv").read_bytes() == (there / "metrics.csv").read_bytes()
     for name in ("best.keras", "last.keras"):
-        models = [keras.saving.load_model(folder / name).get_weights() for folder in (here, there)]
-        assert equal(*models), name
+        assert_equal_weights(*(keras.saving.load_model(folder / name).get_weights() for folder in (here, there)))
     assert not (here / "checkpoints").exists()
 
 
-def everything() -> dict[str, Any]:
+def use_all_features() -> dict[str, Any]:
+    """Options that make every kind of state: statistics, dropout, augmentation, stages, a schedule."""
     return {
         "make": lambda: make_model(batch_norm=True, age_head="distribution"),
-        "epochs": 3,
         "validation": Batches(),
         "augmentation": ag.Augmentation(seed=2),
-        "optimizer": ag.make_optimizer(steps=3 * STEPS, learning_rate=1e-2),
+        "optimizer": ag.make_optimizer(steps=2 * STEPS, learning_rate=1e-2),
         "image_sizes": [(1, 12)],
     }
 
 
-def test_a_run_stopped_in_each_of_its_stages_ends_with_the_same_weights(tmp_path: pathlib.Path) -> None:
-    """Image sizes, statistics of a normalisation, dropout, augmentation, the schedule."""
+def test_resume_in_each_stage_matches_uninterrupted_run(tmp_path: pathlib.Path) -> None:
     keras.utils.set_random_seed(1)
-    expected = go(tmp_path / "whole", **everything())
+    expected = train(tmp_path / "whole", **use_all_features())
     keras.utils.set_random_seed(1)
-    for seed, stop in enumerate((3, 4)):
-        with pytest.raises(Stopping):
-            go(tmp_path / "parts", stop=stop, **everything())
-        keras.utils.set_random_seed(100 + seed)  # what was random in the beginning comes from the checkpoint
-    received = go(tmp_path / "parts", **everything())
-    assert equal(expected, received)
+    for seed, steps in enumerate((3, 3)):  # checkpoints are of steps 2 and 4; the first was in the first stage
+        with pytest.raises(Interrupted):
+            train(tmp_path / "parts", interrupt=Interrupt(steps), **use_all_features())
+        keras.utils.set_random_seed(100 + seed)  # all random state comes from the checkpoint
+    received = train(tmp_path / "parts", **use_all_features())
+    assert_equal_weights(expected, received)
     assert_equal_runs(tmp_path / "parts", tmp_path / "whole")
-    assert [each["step"] for each in run_record.read_record(tmp_path / "parts")["resumed"]] == [2, 5]
+    assert [each["step"] for each in run_record.read_record(tmp_path / "parts")["resumed"]] == [2, 4]
 
 
-class OfOneAge(Batches):
-    def __init__(self, age: float) -> None:
-        super().__init__()
-        self._age = age
-
-    def __getitem__(self, index: int) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-        images, targets = super().__getitem__(index)
-        return images, {**targets, "age": np.full((8, 1), self._age, "float32")}
-
-
-def test_a_run_that_goes_on_knows_which_epoch_was_the_best(tmp_path: pathlib.Path) -> None:
-    small = functools.partial(make_model, units=(8,), age_dropout=(0.0,), gender_dropout=(0.0,))
-    ever_worse: dict[str, Any] = {
-        "train": OfOneAge(90),
-        "validation": OfOneAge(1),
-        "loss_weights": {"gender": 0.0},
-        "make": small,
-    }
-    with pytest.raises(Stopping):
-        go(tmp_path, stop=STEPS + 1, **ever_worse)
-    before = (tmp_path / "best.keras").read_bytes()
-    go(tmp_path, **ever_worse)
+def test_resumed_run_remembers_the_best_epoch(tmp_path: pathlib.Path) -> None:
+    getting_worse = {"data": Batches(age=90), "validation": Batches(age=1), "loss_weights": {"gender": 0.0}}
+    with pytest.raises(Interrupted):
+        train(tmp_path, interrupt=Interrupt(STEPS + 1), **getting_worse)
+    best = (tmp_path / "best.keras").read_bytes()
+    train(tmp_path, **getting_worse)
     with open(tmp_path / "metrics.csv", newline="") as file:
         first, second = (float(row["val_loss"]) for row in csv.DictReader(file))
-    assert first < second and (tmp_path / "best.keras").read_bytes() == before
+    assert first < second and (tmp_path / "best.keras").read_bytes() == best
 
 
-def test_a_stream_of_utkface_goes_on_in_the_middle_of_an_epoch(prepared: pathlib.Path, tmp_path: pathlib.Path) -> None:
-    def stream() -> Any:
-        options: dict[str, Any] = {"batch_size": 16, "image_size": SIZE, "data_dir": prepared}
-        return ag.load_utkface("train", training=True, seed=3, **options)
+@pytest.mark.slow
+def test_utkface_resumes_within_an_epoch(prepared: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    def load() -> Any:
+        return ag.load_utkface("train", batch_size=16, image_size=SIZE, training=True, seed=3, data_dir=prepared)
 
     keras.utils.set_random_seed(1)
-    expected = go(tmp_path / "whole", train=stream(), epochs=4)  # more than a pass
-    assert stream().steps_per_epoch < 4 * STEPS
+    expected = train(tmp_path / "whole", data=load(), epochs=5)  # more than a pass
     keras.utils.set_random_seed(1)
-    with pytest.raises(Stopping):
-        go(tmp_path / "parts", train=stream(), epochs=4, stop=15)
-    assert equal(expected, go(tmp_path / "parts", train=stream(), epochs=4))
+    with pytest.raises(Interrupted):
+        train(tmp_path / "parts", data=load(), epochs=5, interrupt=Interrupt(14))
+    assert_equal_weights(expected, train(tmp_path / "parts", data=load(), epochs=5))
     assert_equal_runs(tmp_path / "parts", tmp_path / "whole")
 
 
-def test_a_recorded_trunk_is_recorded_anew_and_goes_on(tmp_path: pathlib.Path) -> None:
-    def frozen() -> keras.Model:
+@pytest.mark.slow
+def test_cached_trunk_is_cached_again_and_resumes(tmp_path: pathlib.Path) -> None:
+    def make_frozen() -> keras.Model:
         model = make_model()
         next(layer for layer in model.layers if isinstance(layer, keras.Model)).layers[2].trainable = False
         return model
 
     def options() -> dict[str, Any]:
-        return {"make": frozen, "cache_trunk": 1, "augmentation": ag.Augmentation(seed=2), "validation": Batches()}
+        return {"make": make_frozen, "cache_trunk": 1, "augmentation": ag.Augmentation(seed=2)}
 
     keras.utils.set_random_seed(1)
-    expected = go(tmp_path / "whole", **options())
+    expected = train(tmp_path / "whole", **options())
     keras.utils.set_random_seed(1)
-    with pytest.raises(Stopping):
-        go(tmp_path / "parts", stop=6, **options())
-    assert equal(expected, go(tmp_path / "parts", **options()))
+    with pytest.raises(Interrupted):
+        train(tmp_path / "parts", interrupt=Interrupt(5), **options())
+    assert_equal_weights(expected, train(tmp_path / "parts", **options()))
     assert_equal_runs(tmp_path / "parts", tmp_path / "whole")
-    assert not (tmp_path / "parts" / "trunk_cache").exists()
 
 
-# ---- what is refused and what is said
-
-
-def test_other_settings_are_named_before_anything_is_written(tmp_path: pathlib.Path) -> None:
-    config = {"learning_rate": 0.0003, "sizes": "1x12", "augmentation": {"zoom": 0.1}}
-    with pytest.raises(Stopping):  # nothing is learnt yet: other settings begin anew
-        go(tmp_path, stop=1, run_info={"config": {}}, loss_weights={"age": 3.0})
-    with pytest.raises(Stopping):
-        go(tmp_path, stop=2, run_info={"config": config})
+def test_other_settings_are_refused_and_nothing_is_written(tmp_path: pathlib.Path) -> None:
+    config = {"learning_rate": 0.0003, "augmentation": {"zoom": 0.1}}
+    with pytest.raises(Interrupted):  # before the first checkpoint other settings start again
+        train(tmp_path, interrupt=Interrupt(1), run_info={"config": {}}, loss_weights={"age": 3.0})
+    with pytest.raises(Interrupted):
+        train(tmp_path, interrupt=Interrupt(2), run_info={"config": config})
     assert "resumed" not in run_record.read_record(tmp_path)
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
-    others = {**config, "learning_rate": 0.001, "augmentation": {"zoom": 0.2}}
-    words = r"learning_rate was 0.0003, now 0.001; augmentation.zoom was 0.1, now 0.2. Resume with the settings"
-    with pytest.raises(ValueError, match=re.escape(words)):
-        go(tmp_path, run_info={"config": others}, optimizer=ag.make_optimizer(steps=8, learning_rate=0.001))
-    with pytest.raises(ValueError, match=r"other settings: loss_weights\.age was 1\.0, now 2\.0\. Resume"):
-        go(tmp_path, run_info={"config": config}, loss_weights={"age": 2.0})
-    with pytest.raises(ValueError, match=r"parameters was \d+, now \d+"):
-        go(tmp_path, lambda: make_model(batch_norm=True), run_info={"config": config})
-    others_still: dict[str, dict[str, Any]] = {
+    changes: dict[str, dict[str, Any]] = {
+        "learning_rate was 0.0003, now 0.001; augmentation.zoom was 0.1, now 0.2. Resume with the settings": {
+            "run_info": {"config": {"learning_rate": 0.001, "augmentation": {"zoom": 0.2}}}
+        },
+        "parameters was": {"make": lambda: make_model(batch_norm=True)},
         "epochs was 2, now 3": {"epochs": 3},
-        "loss_weights.gender was 1.0, now 2.0": {"loss_weights": {"gender": 2.0}},
-        "image_sizes": {"image_sizes": [(1, 12)]},
-        "augmentation": {"augmentation": ag.Augmentation(seed=1)},
+        "loss_weights.gender was 1.0, now 2.0. Resume": {"loss_weights": {"gender": 2.0}},
+        "image_sizes was": {"image_sizes": [(1, 12)]},
+        "augmentation was": {"augmentation": ag.Augmentation(seed=1)},
         "optimizer.weight_decay was 0.0001, now 0.01": {
             "optimizer": ag.make_optimizer(steps=2 * STEPS, weight_decay=0.01)
         },
     }
-    for words, options in others_still.items():
-        with pytest.raises(ValueError, match=rf"other settings: (.*; )?{re.escape(words)}"):
-            go(tmp_path, run_info={"config": config}, **options)
+    for message, options in changes.items():
+        with pytest.raises(ValueError, match=rf"other settings: (.*; )?{re.escape(message)}"):
+            train(tmp_path, **{"run_info": {"config": config}, **options})
     assert before == {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
 
 
-def test_a_weight_that_is_not_finite_is_not_saved(tmp_path: pathlib.Path) -> None:
-    class Poison(keras.callbacks.Callback):
-        def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
-            if batch == 1:
-                self.model.trainable_variables[0].assign(np.nan + self.model.trainable_variables[0])
-
-    keras.utils.set_random_seed(1)
-    model = make_model()
-    with pytest.raises(FloatingPointError, match=r"A weight is not finite after step 2 \(epoch 1, batch 2\)"):
-        ag.train(
-            model,
-            Batches(),
-            workdir=tmp_path,
-            epochs=1,
-            callbacks=[Poison()],
-            checkpoints=CheckpointPolicy(steps=1),
-            verbose=0,
-        )
-    names = sorted(path.name for path in (tmp_path / "checkpoints").glob("*"))
-    assert names == ["lock", "step-00000000.npz", "step-00000001.npz"]
+# ---- checkpoints during `fit`
 
 
-@pytest.mark.parametrize(("policy", "steps"), [({"seconds": 1e-9}, [2, 3]), ({"seconds": 1e9, "steps": 2}, [0, 2])])
-def test_a_checkpoint_is_written_after_so_many_seconds_or_steps(
-    tmp_path: pathlib.Path, policy: dict, steps: list[int]
+def make_checkpoint_callback(
+    folder: pathlib.Path, variables: list[keras.Variable] | None = None, **policy: Any
+) -> resume.CheckpointCallback:
+    """A callback of a run of 10 steps per epoch, ready for `on_train_batch_end`."""
+    state = types.SimpleNamespace(list_readers=lambda _: [(lambda v=v: np.array(v)) for v in variables or []], names=[])
+    callback = resume.CheckpointCallback(
+        state,
+        folder,
+        progress=resume.Progress(0, 0, 10),
+        policy=CheckpointPolicy(**policy),
+        stateful_callbacks=[],
+        settings={},
+        signals=StopSignals(),
+    )
+    callback.set_model(keras.Sequential())
+    callback.on_epoch_begin(0)
+    return callback
+
+
+def list_steps(folder: pathlib.Path) -> list[int]:
+    return sorted(int(path.stem.removeprefix("step-")) for path in folder.glob("*.npz"))
+
+
+def test_checkpoint_clock_restarts_after_each_checkpoint(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    keras.utils.set_random_seed(1)
-    with pytest.raises(Stopping):
-        checkpoints = CheckpointPolicy(**policy)
-        ag.train(
-            make_model(), Batches(), workdir=tmp_path, epochs=1, callbacks=[Stop(4)], checkpoints=checkpoints, verbose=0
-        )
-    written = sorted(int(path.stem.removeprefix("step-")) for path in (tmp_path / "checkpoints").glob("*.npz"))
-    assert written == steps
+    now = 1000.0
+    monkeypatch.setattr(resume, "time", types.SimpleNamespace(monotonic=lambda: now))
+    callback = make_checkpoint_callback(tmp_path, keep=10)  # 300 seconds by default
+    for batch, seconds in enumerate((299, 1, 1, 298, 1, 299)):  # since the step before
+        now += seconds
+        callback.on_train_batch_end(batch)
+    assert list_steps(tmp_path) == [2, 5]
 
 
-def test_data_that_only_begin_at_the_beginning_cannot_go_on(tmp_path: pathlib.Path) -> None:
+def test_checkpoints_are_written_after_some_steps_and_the_newest_are_kept(tmp_path: pathlib.Path) -> None:
+    callback = make_checkpoint_callback(tmp_path, seconds=1e9, steps=2, keep=3)
+    for batch in range(9):
+        callback.on_train_batch_end(batch)
+    assert list_steps(tmp_path) == [4, 6, 8]
+    callback.on_train_batch_end(9)
+    assert list_steps(tmp_path) == [4, 6, 8], "the end of the epoch is saved with its validation"
+
+
+def test_state_with_a_weight_that_is_not_finite_is_not_saved(tmp_path: pathlib.Path) -> None:
+    model = make_model(batch_norm=True)
+    trunk = next(layer for layer in model.layers if isinstance(layer, keras.Model))
+    trunk.trainable = False
+    learner = resume_learner(model)
+    state = resume.TrainingState(model, [learner])
+    for variable in (trunk.weights[0], model.layers[-1].weights[0], learner.optimizer.variables[-1]):
+        before = np.array(variable)
+        variable.assign(np.full(variable.shape, np.nan))
+        readers = state.list_readers()
+        with pytest.raises(FloatingPointError, match=r"A weight is not finite after step 2 \(epoch 1, batch 2\)"):
+            for read in readers:
+                resume._check_finite(read(), resume.Progress(0, 2, 3))
+        variable.assign(before)
+    for read in state.list_readers():
+        resume._check_finite(read(), resume.Progress(0, 2, 3))
+
+
+def resume_learner(model: keras.Model) -> keras.Model:
+    from agegender.training.learner import compile_learner, make_learner
+
+    return compile_learner(make_learner(model), ag.make_optimizer(steps=10))
+
+
+def test_training_state_has_every_variable_and_counts_no_batch() -> None:
+    model = make_model(batch_norm=True)
+    learner = resume_learner(model)
+    state = resume.TrainingState(model, [learner])
+    weights = len(model.variables)  # random states of the dropouts included
+    moments = 2 * len(model.trainable_variables)
+    assert len(state.names) == weights + moments + 1  # the iterations of the optimizer
+    assert learner.metrics_variables and all(np.all(np.array(value) == 0) for value in learner.metrics_variables)
+    arrays = [read() for read in state.list_readers(learner)]
+    assert len(state.restore(arrays)) == len(learner.metrics_variables)
+    with pytest.raises(ValueError, match="does not match the model and the optimizer"):
+        state.restore(arrays[1:])
+
+
+# ---- skipping batches
+
+
+def test_generator_cannot_be_skipped() -> None:
     generated = (Batches()[index % STEPS] for index in itertools.count())
     assert skip_batches(generated, 0, STEPS) is generated
     with pytest.raises(ValueError, match=r"To resume at step 3, `data` must be .* Received: a generator"):
         skip_batches(generated, 3, STEPS)
 
 
-def test_a_stream_of_utkface_begins_at_any_step_however_often_it_was_begun(prepared: pathlib.Path) -> None:
-    options: dict[str, Any] = {"batch_size": 16, "image_size": SIZE, "data_dir": prepared}
-    stream = ag.load_utkface("train", training=True, seed=3, skip=1, **options)
-    ages = [targets["age"] for _, targets in stream.take(20).as_numpy_iterator()]
-    for later in (stream.from_step(13), stream.from_step(6).from_step(7)):
-        found = [targets["age"] for _, targets in later.take(7).as_numpy_iterator()]
-        np.testing.assert_array_equal(found, ages[13:])
+def test_utkface_starts_at_any_step(tmp_path: pathlib.Path) -> None:
+    data = prepare(tmp_path, {"train": [{"age": age} for age in range(40)]})
+    stream = ag.load_utkface("train", batch_size=8, training=True, seed=3, skip=1, image_size=SIZE, data_dir=data)
+    ages = [targets["age"] for _, targets in stream.take(12).as_numpy_iterator()]
+    for later in (stream.from_step(8), skip_batches(stream, 3, 5).from_step(5)):
+        skipped = [targets["age"] for _, targets in later.take(4).as_numpy_iterator()]
+        np.testing.assert_array_equal(skipped, ages[8:])
         assert later.steps_per_epoch == stream.steps_per_epoch
 
 
 @pytest.mark.parametrize(("step", "expected"), [(0, [0, 1, 2, 3]), (8, [0, 1, 2, 3]), (3, [3, 0, 1, 2])])
-def test_batches_begin_at_any_step(step: int, expected: list[int]) -> None:
+def test_datasets_start_at_any_step(step: int, expected: list[int]) -> None:
+    import tensorflow as tf
+
     class Numbers(keras.utils.PyDataset):
         def __len__(self) -> int:
-            return STEPS
+            return 4
 
         def __getitem__(self, index: int) -> int:
             return index
@@ -291,64 +330,36 @@ def test_batches_begin_at_any_step(step: int, expected: list[int]) -> None:
         def on_epoch_end(self) -> None:
             ended.append(len(ended))
 
-    import tensorflow as tf
-
     ended: list[int] = []
-    for steps_per_epoch in (STEPS, 3):
+    for steps_per_epoch in (4, 3):
         later = skip_batches(Numbers(), step, steps_per_epoch)
-        assert later.num_batches == STEPS and [later[index] for index in range(STEPS)] == expected
+        assert later.num_batches == 4 and [later[index] for index in range(4)] == expected
         later.on_epoch_end()
-    assert len(ended) == 2, "a data set that shuffles at the end of an epoch is told of it"
-    assert list(skip_batches(tf.data.Dataset.range(STEPS), step, STEPS).take(STEPS).as_numpy_iterator()) == expected
+    assert len(ended) == 2, "a dataset that shuffles at the end of an epoch is notified"
+    assert list(skip_batches(tf.data.Dataset.range(4), step, 4).take(4).as_numpy_iterator()) == expected
 
 
-def test_a_shard_cut_short_ends_a_run_in_one_line(prepared: pathlib.Path, tmp_path: pathlib.Path) -> None:
-    data = tmp_path / "data"
-    shutil.copytree(prepared, data)
-    train = ag.load_utkface("train", batch_size=16, training=True, image_size=SIZE, data_dir=data)
-    shard = sorted(data.rglob("*train.tfrecord*"))[-1]
-    os.truncate(shard, shard.stat().st_size - 5)  # once loading has checked it
-    with pytest.raises(
-        OSError, match=r"^DataLossError: .*truncated record at.*checkpoint in .* is of step 0\. Fix"
-    ) as raised:
-        go(tmp_path / "run", train=train)
-    assert len(str(raised.value).splitlines()) == 1
-
-
-# ---- whole processes: kill -9, SIGTERM, a full disk, a second trainer, JAX
-
+# ---- kill -9, SIGTERM, a second process
 
 PROGRAM = """
-import sys, time
-import keras, numpy as np
-import agegender as ag
-from agegender.training.checkpoints import CheckpointPolicy
-
-class Batches(keras.utils.PyDataset):
-    def __len__(self): return 10
-    def __getitem__(self, index):
-        draw = np.random.default_rng(index)
-        images = draw.integers(0, 256, (4, 24, 24, 3), dtype="uint8")
-        return images, {"age": draw.uniform(1, 90, (4, 1)).astype("float32")}
+import pathlib, sys, time
+sys.path[:0] = ["tests", "tests/training"]
+import keras
+import resume_test as tests
 
 class Slow(keras.callbacks.Callback):
     def on_train_batch_end(self, batch, logs=None):
         print("step", flush=True)
-        time.sleep(SECONDS)
+        time.sleep(0.05)
 
-SECONDS = 0.05
-"""
-TRAIN = """
-trunk = keras.Sequential([keras.Input((24, 24, 3)), keras.layers.Rescaling(1 / 255),
-                          keras.layers.Conv2D(4, 3, strides=2), keras.layers.GlobalAveragePooling2D()])
-ag.train(ag.build_model(trunk, heads=["age"]), Batches(), Batches(), workdir=sys.argv[1], epochs=3, callbacks=[Slow()],
-         optimizer=ag.make_optimizer(steps=30), checkpoints=CheckpointPolicy(steps=3), verbose=0)
+keras.utils.set_random_seed(int(sys.argv[2]))
+tests.train(pathlib.Path(sys.argv[1]), epochs=4, validation=tests.Batches(), interrupt=Slow())
 """
 
 
-def start(code: str, *arguments: str | os.PathLike, backend: str = "tensorflow") -> subprocess.Popen:
+def start(workdir: pathlib.Path, seed: int = 1, *, backend: str = "tensorflow") -> subprocess.Popen:
     environ = {**os.environ, "KERAS_BACKEND": backend, "TF_CPP_MIN_LOG_LEVEL": "3"}
-    command = [sys.executable, "-c", code, *map(str, arguments)]
+    command = [sys.executable, "-c", PROGRAM, str(workdir), str(seed)]
     pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     return subprocess.Popen(command, cwd=ROOT, env=environ, **pipes)
 
@@ -364,76 +375,119 @@ def finish(program: subprocess.Popen) -> None:
     assert program.returncode == 0, errors
 
 
-@pytest.mark.parametrize("backend", ["tensorflow", "jax"])
-def test_a_program_that_is_killed_stopped_and_started_again_ends_with_the_same_weights(
-    tmp_path: pathlib.Path, backend: str
+def test_resume_after_kill_and_sigterm_matches_uninterrupted_run(
+    tmp_path: pathlib.Path, capfd: pytest.CaptureFixture
 ) -> None:
-    seeded = f"{PROGRAM}\nkeras.utils.set_random_seed(1)\n{TRAIN}"
-    finish(start(seeded.replace("0.05", "0"), tmp_path / "whole", backend=backend))
+    parts = tmp_path / "parts"
+    killed = start(parts)
+    keras.utils.set_random_seed(1)
+    train(tmp_path / "whole", epochs=4, validation=Batches())
+    wait_for_steps(killed, 5)
+    with pytest.raises(BlockingIOError, match=f"Process {killed.pid} is training in {parts}. Wait for it"):
+        train(parts, epochs=4, validation=Batches())
+    killed.kill()
+    killed.communicate()
+
+    keras.utils.set_random_seed(2)
+    done = max(list_steps(parts / "checkpoints"))
+    assert 4 <= done < 4 * STEPS
+    with pytest.raises(Stopped, match=r"SIGTERM: stopped after step \d+ \(.*\), checkpoint saved") as stopped:
+        train(parts, epochs=4, validation=Batches(), interrupt=Interrupt(1, signal.SIGTERM))
+    assert stopped.value.code == 75 and capfd.readouterr().err.rstrip().endswith("Run the same command to resume.")
+    newest = sorted((parts / "checkpoints").glob("*.npz"))[-1]
+    facts = read_checkpoint(newest).facts
+    assert facts["epoch"] * STEPS + facts["step"] == done + 1
+
+    train(parts, epochs=4, validation=Batches())
+    assert_equal_runs(parts, tmp_path / "whole")
+    record = json.loads((parts / "run.json").read_text())
+    assert [each["step"] for each in record["resumed"]] == [done, done + 1]
+    assert len(record["seconds"]["epochs"]) == 4 and record["finished"]
+    assert f"from step {done} at" in run_record.describe_run(parts)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", ["tensorflow", "jax"])
+def test_killed_stopped_and_resumed_program_matches_uninterrupted_one(tmp_path: pathlib.Path, backend: str) -> None:
+    finish(start(tmp_path / "whole", backend=backend))
     parts, draw = tmp_path / "parts", random.Random(backend)
 
-    killed = start(seeded, parts, backend=backend)
-    wait_for_steps(killed, draw.randrange(2, 9))
-    killed.send_signal(signal.SIGSTOP)  # or it would be done before the second one has begun
-    second = start(seeded, parts, backend=backend)
-    assert f"Process {killed.pid} is training in {parts}. Wait for it" in second.communicate()[1]
-    assert second.returncode == 1
-    killed.send_signal(signal.SIGCONT)
+    killed = start(parts, backend=backend)
+    wait_for_steps(killed, draw.randrange(2, 6))
     time.sleep(draw.uniform(0, 0.1))
     killed.kill()
     killed.communicate()
 
-    unseeded = f"{PROGRAM}\nkeras.utils.set_random_seed(2)\n{TRAIN}"
-    stopped = start(unseeded, parts, backend=backend)
-    wait_for_steps(stopped, draw.randrange(2, 9))
+    stopped = start(parts, seed=2, backend=backend)
+    wait_for_steps(stopped, draw.randrange(2, 4))
     stopped.send_signal(signal.SIGTERM)
-    words = stopped.communicate()[1].splitlines()
-    assert stopped.returncode == 75
-    assert re.fullmatch(
-        r"SIGTERM: stopped after step \d+ \(.*\), checkpoint saved. Run the same command to resume\.", words[-1]
-    )
+    errors = stopped.communicate()[1].splitlines()
+    assert stopped.returncode == 75, errors
+    assert re.fullmatch(r"SIGTERM: stopped after step \d+ \(.*\), checkpoint saved\. Run the same .*", errors[-1])
 
-    finish(start(unseeded, parts, backend=backend))
+    finish(start(parts, seed=3, backend=backend))
     assert_equal_runs(parts, tmp_path / "whole")
-    record = json.loads((parts / "run.json").read_text())
-    assert len(record["resumed"]) == 2 and len(record["seconds"]["epochs"]) == 3 and record["finished"]
-    assert "resumed" in run_record.describe_run(parts)
+    assert len(json.loads((parts / "run.json").read_text())["resumed"]) == 2
 
 
-def test_a_full_disk_ends_a_run_in_one_line_with_its_last_good_state(tmp_path: pathlib.Path) -> None:
+@pytest.mark.slow
+def test_full_disk_ends_a_run_in_one_line(tmp_path: pathlib.Path) -> None:
     full = """
-import resource
-class Full(keras.callbacks.Callback):
+import pathlib, resource, sys
+sys.path[:0] = ["tests", "tests/training"]
+import keras
+import resume_test as tests
+class FillDisk(keras.callbacks.Callback):
     def on_train_batch_end(self, batch, logs=None):
-        if batch == 4:
+        if batch == 1:
             resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
-Slow = Full
 try:
-    {train}
+    tests.train(pathlib.Path(sys.argv[1]), interrupt=FillDisk())
 except OSError as error:
     print(error)
 """
-    program = start(PROGRAM + full.replace("{train}", TRAIN.strip().replace("\n", "\n    ")), tmp_path)
-    out, errors = program.communicate()
-    assert re.fullmatch(
-        r"File too large.*\. The last checkpoint in .* is of step 3\. Fix that, then run .*again\.\n", out
-    ), errors
-    names = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
-    assert names == ["lock", "step-00000000.npz", "step-00000003.npz"]
+    command = [sys.executable, "-c", full, str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    message = r"File too large.*\. The last checkpoint in .* is of step 1\. Fix that, then run .*again\.\n"
+    assert re.fullmatch(message, done.stdout), done.stderr
+    assert list_steps(tmp_path / "checkpoints") == [0, 1]
 
 
-def test_a_run_without_the_checkpoints_that_it_needs_is_not_called_finished(tmp_path: pathlib.Path) -> None:
+# ---- the workdir
+
+
+def test_workdir_without_its_checkpoints_is_not_finished(tmp_path: pathlib.Path) -> None:
     (tmp_path / "best.keras").touch()
     with pytest.raises(FileExistsError, match="contains a finished run"):
         check_workdir(tmp_path)
-    run_record.write_record(tmp_path, {"seconds": {}})
+    run_record.write_record(tmp_path, {"seconds": None})
     with pytest.raises(OSError, match="an unfinished run, but not the checkpoints") as error:
         check_workdir(tmp_path)
     assert not isinstance(error.value, FileExistsError)
+    with pytest.raises(NotADirectoryError, match="Received: the file"):
+        check_workdir(tmp_path / "best.keras")
+
+
+def test_checkpoints_that_a_finished_run_left_are_removed(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "step-00000003.npz").touch()
+    run_record.mark_finished(tmp_path)
+    with pytest.raises(FileExistsError, match="contains a finished run"):
+        check_workdir(tmp_path)
+    assert not (tmp_path / "checkpoints").exists()
+
+
+def test_incomplete_record_resumes(tmp_path: pathlib.Path) -> None:
+    with pytest.raises(Interrupted):
+        train(tmp_path, epochs=1, interrupt=Interrupt(2))
+    (tmp_path / "run.json").write_text('{"started": "then", "seconds": null, "resumed": null}')
+    train(tmp_path, epochs=1)
+    record = run_record.read_record(tmp_path)
+    assert record["started"] == "then" and len(record["seconds"]["epochs"]) == 1 and record["finished"]
 
 
 @pytest.mark.parametrize("content", ["", '{"config": {', "[1, 2]", "7"])
-def test_a_damaged_record_is_named(tmp_path: pathlib.Path, content: str) -> None:
+def test_damaged_record_is_named(tmp_path: pathlib.Path, content: str) -> None:
     (tmp_path / "run.json").write_text(content)
     with pytest.raises(ValueError, match=r"run\.json is damaged or not the record of a run"):
         check_workdir(tmp_path)

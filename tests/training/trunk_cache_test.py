@@ -1,10 +1,11 @@
-"""`agegender.training.trunk_cache`: a run on recorded features is the run that it records."""
+"""`agegender.training.trunk_cache`: training on cached features is training on the images."""
 
 import json
 import os
 import pathlib
 import subprocess
 import sys
+import types
 
 import keras
 import numpy as np
@@ -49,11 +50,13 @@ def build(architecture: str = "vgg16", trainable: str | int = "last_block", **op
     ("architecture", "trainable"),
     [
         *(("vgg16", trainable) for trainable in ("last_block", "none", 2, 9)),
-        *(("resnet50", trainable) for trainable in ("last_block", 9)),  # 9: through a shortcut
-        ("senet50", "last_block"),
+        *(
+            pytest.param("resnet50", each, marks=pytest.mark.slow) for each in ("last_block", 9)
+        ),  # 9: through a shortcut
+        pytest.param("senet50", "last_block", marks=pytest.mark.slow),
     ],
 )
-def test_the_two_parts_together_are_the_model(architecture: str, trainable: str | int) -> None:
+def test_both_parts_together_are_the_model(architecture: str, trainable: str | int) -> None:
     model = build(architecture, trainable)
     frozen, rest = trunk_cache.split_model(model)
     images = batches()[0][0]
@@ -64,12 +67,12 @@ def test_the_two_parts_together_are_the_model(architecture: str, trainable: str 
     assert len(rest.trainable_weights) == len(model.trainable_weights)
 
 
-def test_the_cut_is_after_the_last_pooling_that_is_frozen() -> None:
+def test_split_is_after_the_last_frozen_pooling() -> None:
     frozen, _ = trunk_cache.split_model(build())
     assert frozen.output_shape == (None, 3, 3, 64) and frozen.layers[-1].name == "pool4"
 
 
-def test_a_trunk_that_learns_everywhere_cannot_be_cached(tmp_path: pathlib.Path) -> None:
+def test_trunk_without_frozen_layers_is_refused(tmp_path: pathlib.Path) -> None:
     with pytest.raises(ValueError, match=r"needs frozen layers at the start of the trunk.*26 trainable weights"):
         ag.train(build(trainable="all"), batches(), workdir=tmp_path / "run", epochs=1, cache_trunk=1)
     assert not (tmp_path / "run").exists()
@@ -92,27 +95,30 @@ def fit(workdir: pathlib.Path, *, epochs: int, cache_trunk: int, **options) -> t
     return history.history, model
 
 
-def test_recorded_epochs_are_those_of_a_run_without_a_cache(tmp_path: pathlib.Path) -> None:
+def test_cached_epochs_match_a_run_without_cache(tmp_path: pathlib.Path) -> None:
     (plain, one), (cached, other) = (fit(tmp_path / str(k), epochs=2, cache_trunk=k) for k in (0, 2))
     assert plain.keys() == cached.keys()
     for name, values in plain.items():
         np.testing.assert_allclose(cached[name], values, rtol=1e-4, err_msg=name)
     for a, b in zip(one.get_weights(), other.get_weights(), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5)
+    assert not (tmp_path / "2" / "trunk_cache").exists()
+    saved = keras.saving.load_model(tmp_path / "2" / "last.keras")
+    np.testing.assert_array_equal(saved(batches()[0][0])["age"], other(batches()[0][0])["age"])
 
 
-def test_weights_of_images_are_recorded_with_them(tmp_path: pathlib.Path) -> None:
+def test_sample_weights_are_cached(tmp_path: pathlib.Path) -> None:
     frozen, _ = trunk_cache.split_model(build())
-    weighed = [(*batch, np.full((4, 1), step, "float32")) for step, batch in enumerate(batches())]
-    replayed = trunk_cache.cache_features(frozen, weighed, tmp_path, steps_per_epoch=3)
+    weighted = [(*batch, np.full((4, 1), step, "float32")) for step, batch in enumerate(batches())]
+    replayed = trunk_cache.cache_features(frozen, weighted, tmp_path, steps_per_epoch=3)
     assert len(replayed) == 3
-    for step, (_, targets, weights) in enumerate(weighed):
+    for step, (_, targets, weights) in enumerate(weighted):
         _, again, given = replayed[step]
         np.testing.assert_array_equal(again["age"], targets["age"])
         np.testing.assert_array_equal(given, weights)
 
 
-def test_later_epochs_replay_the_same_images_in_another_order(tmp_path: pathlib.Path) -> None:
+def test_later_epochs_replay_the_same_views_in_another_order(tmp_path: pathlib.Path) -> None:
     frozen, _ = trunk_cache.split_model(build())
     replayed = trunk_cache.cache_features(
         frozen,
@@ -138,15 +144,7 @@ def test_later_epochs_replay_the_same_images_in_another_order(tmp_path: pathlib.
     assert not np.array_equal(views[0], views[1])  # two views of the same images
 
 
-def test_the_cache_is_gone_after_training_and_the_model_predicts_from_images(tmp_path: pathlib.Path) -> None:
-    _, model = fit(tmp_path, epochs=3, cache_trunk=1)
-    assert not (tmp_path / "trunk_cache").exists()
-    images = batches()[0][0]
-    saved = ag.Predictor(tmp_path / "last.keras").model
-    np.testing.assert_array_equal(saved.predict_on_batch(images)["age"], model.predict_on_batch(images)["age"])
-
-
-def test_the_cache_is_gone_after_a_training_that_failed(tmp_path: pathlib.Path) -> None:
+def test_cache_is_removed_after_a_failure(tmp_path: pathlib.Path) -> None:
     class Fail(keras.callbacks.Callback):
         def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
             assert (tmp_path / "trunk_cache").exists()
@@ -157,36 +155,58 @@ def test_the_cache_is_gone_after_a_training_that_failed(tmp_path: pathlib.Path) 
     assert not (tmp_path / "trunk_cache").exists()
 
 
-def test_a_disk_that_is_too_small_is_named_before_anything_is_written(
-    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("shutil.disk_usage", lambda _: os.terminal_size((0, 0)) and type("Usage", (), {"free": 1000}))
-    with pytest.raises(OSError, match=r"The feature cache needs 0\.0 GB in .*, but 0\.0 GB are free"):
-        fit(tmp_path, epochs=1, cache_trunk=1)
-    assert not (tmp_path / "trunk_cache").exists()
+def test_disk_space_is_checked_before_writing(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    frozen, _ = trunk_cache.split_model(build())
+    needed = 2 * 3 * 4 * (3 * 3 * 64) * 4  # epochs, batches, images, features, bytes
+    for free, fits in ((needed / 0.95 - 1, False), (needed / 0.95 + 1, True)):
+        usage = types.SimpleNamespace(free=free)
+        monkeypatch.setattr(trunk_cache.shutil, "disk_usage", lambda _, usage=usage: usage)
+        folder = tmp_path / str(fits)
+        if fits:
+            trunk_cache.cache_features(frozen, batches() * 2, folder, steps_per_epoch=3, cached_epochs=2)
+            assert sum(path.stat().st_size for path in folder.iterdir()) == needed
+        else:
+            with pytest.raises(OSError, match=r"The feature cache needs 0\.0 GB in .*, but 0\.0 GB are free"):
+                trunk_cache.cache_features(frozen, batches() * 2, folder, steps_per_epoch=3, cached_epochs=2)
+            assert not list(folder.iterdir())
+
+
+def test_split_through_a_shortcut_has_two_features() -> None:
+    image = keras.Input((SIZE, SIZE, 3))
+    first = keras.layers.Conv2D(4, 3, padding="same", trainable=False)(image)
+    second = keras.layers.Conv2D(4, 3, padding="same", trainable=False)(first)
+    third = keras.layers.Conv2D(4, 3, padding="same")(second)
+    trunk = keras.Model(image, keras.layers.GlobalAveragePooling2D()(keras.layers.Add()([first, third])))
+    model = ag.build_model(trunk)
+    for layer in (model.get_layer("age_deviations"), model.get_layer("gender")):
+        layer.kernel.assign(np.random.default_rng(0).normal(size=layer.kernel.shape))
+    frozen, rest = trunk_cache.split_model(model)
+    assert [tensor.shape[1:] for tensor in frozen.outputs] == [(SIZE, SIZE, 4)] * 2
+    images = batches()[0][0]
+    expected, received = model(images), rest(frozen(images))
+    np.testing.assert_allclose(expected["age"], received["age"], rtol=1e-5)
 
 
 @pytest.mark.parametrize("cache_trunk", [-1, 3, True, 1.0])
-def test_more_epochs_than_there_are_cannot_be_recorded(tmp_path: pathlib.Path, cache_trunk: object) -> None:
+def test_cached_epochs_out_of_range(tmp_path: pathlib.Path, cache_trunk: object) -> None:
     with pytest.raises(ValueError, match=r"`cache_trunk` must be in 0\.\.2 epochs"):
         ag.train(build(), batches(), workdir=tmp_path / "run", epochs=2, cache_trunk=cache_trunk)
     assert not (tmp_path / "run").exists()
 
 
-def test_features_are_kept_in_the_dtype_of_the_trunk(tmp_path: pathlib.Path) -> None:
+def test_features_have_the_dtype_of_the_trunk(tmp_path: pathlib.Path) -> None:
     keras.config.set_dtype_policy("mixed_bfloat16")
     try:
-        history, _ = fit(tmp_path / "run", epochs=2, cache_trunk=1)
         frozen, _ = trunk_cache.split_model(build())
-        replayed = trunk_cache.cache_features(frozen, batches(), tmp_path / "cache", steps_per_epoch=3)
+        cached = trunk_cache.cache_features(frozen, batches(), tmp_path, steps_per_epoch=3)
     finally:
         keras.config.set_dtype_policy("float32")
-    assert replayed[0][0].dtype.name == "bfloat16"
-    assert (tmp_path / "cache" / "features-0").stat().st_size == 12 * 3 * 3 * 64 * 2
-    assert np.isfinite(history["loss"]).all()
+    assert cached[0][0].dtype.name == "bfloat16"
+    assert (tmp_path / "features-0").stat().st_size == 12 * 3 * 3 * 64 * 2
 
 
-def test_a_recorded_run_trains_on_jax() -> None:
+@pytest.mark.slow
+def test_cached_run_trains_on_jax() -> None:
     code = """
 import pathlib, sys, tempfile
 sys.path.insert(0, "tests/training")

@@ -1,0 +1,116 @@
+"""A small run in one or several processes: `python distributed_program.py '{"workdir": ..., ...}'`.
+
+Prints the logs of each epoch and the loss of each step as JSON. On JAX it does not import TensorFlow.
+"""
+
+import contextlib
+import json
+import os
+import sys
+from typing import Any
+
+import keras
+import numpy as np
+
+import agegender as ag
+from agegender.models.batch_norm import add_batch_norm
+from agegender.training.checkpoints import CheckpointPolicy
+from agegender.training.processes import current_shard, is_chief, join_processes
+from agegender.training.signals import explain_errors
+
+SIZE = 16
+
+
+class Batches(keras.utils.PyDataset):
+    """This process's rows of four random batches."""
+
+    def __init__(self, seed: int, batch_size: int) -> None:
+        super().__init__()
+        index, count = current_shard()
+        self._seed, self._batch_size = seed, batch_size
+        self._rows = slice(index * batch_size // count, (index + 1) * batch_size // count)
+
+    def __len__(self) -> int:
+        return 4
+
+    def __getitem__(self, index: int) -> Any:
+        draw = np.random.default_rng([self._seed, index])
+        images = draw.integers(0, 256, (self._batch_size, SIZE, SIZE, 3), "uint8")
+        ages, genders = draw.uniform(1, 90, (self._batch_size, 1)), draw.integers(0, 2, (self._batch_size, 1))
+        targets = {"age": ages.astype("float32"), "gender": genders.astype("float32")}
+        return images[self._rows], {head: values[self._rows] for head, values in targets.items()}
+
+
+class Record(keras.callbacks.Callback):
+    """Records losses, and sends this process a signal after some steps."""
+
+    def __init__(self, ends: dict[str, int]) -> None:
+        super().__init__()
+        self.losses: list[float] = []
+        self.epochs: list[dict[str, float]] = []
+        self._ends = ends
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        self.losses.append(float((logs or {})["loss"]))
+        if len(self.losses) == self._ends.get("after"):
+            os.kill(os.getpid(), self._ends["signal"])
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        self.epochs.append({name: float(value) for name, value in (logs or {}).items()})
+
+
+def enter_scope(options: dict[str, Any]) -> contextlib.AbstractContextManager[Any]:
+    if keras.backend.backend() == "jax":
+        if "join" in options:
+            join_processes(*options["join"], timeout=60)
+        return contextlib.nullcontext()
+    import tensorflow as tf
+
+    devices = [tf.config.LogicalDeviceConfiguration()] * options["devices"]
+    tf.config.set_logical_device_configuration(tf.config.list_physical_devices("CPU")[0], devices)
+    return tf.distribute.MirroredStrategy().scope()
+
+
+def make_data(seed: int, batch_size: int) -> Any:
+    batches = Batches(seed, batch_size)
+    if keras.backend.backend() == "jax":
+        return batches
+    import tensorflow as tf
+
+    every = [batches[index] for index in range(len(batches))]
+    images, targets = keras.tree.map_structure(lambda *parts: np.concatenate(parts), *every)
+    return tf.data.Dataset.from_tensor_slices((images, targets)).batch(batch_size, drop_remainder=True)
+
+
+def run(options: dict[str, Any]) -> Record:
+    with enter_scope(options):
+        keras.utils.set_random_seed(1)
+        image = keras.Input((SIZE, SIZE, 3))
+        features = keras.layers.Conv2D(4, 3, strides=2, activation="relu")(keras.layers.Rescaling(1 / 255)(image))
+        trunk = keras.Model(image, keras.layers.GlobalAveragePooling2D()(features))
+        model = ag.build_model(add_batch_norm(trunk), units=(8,), age_dropout=(0.2,), gender_dropout=(0.2,))
+        record, batch_size = Record(options.get("ends", {})), options.get("batch_size", 8)
+        ag.train(
+            model,
+            make_data(1, batch_size),
+            make_data(2, batch_size),
+            workdir=options["workdir"],
+            epochs=2,
+            augmentation=ag.Augmentation(seed=1),
+            optimizer=ag.make_optimizer(steps=8, clipnorm=0.5, learning_rate=options.get("learning_rate", 1e-3)),
+            checkpoints=CheckpointPolicy(steps=2),
+            callbacks=[record],
+            verbose=0,
+        )
+    return record
+
+
+if __name__ == "__main__":
+    try:
+        with explain_errors(lambda: "Here."):
+            record = run(json.loads(sys.argv[1]))
+    except (OSError, ValueError) as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)
+        os._exit(1)
+    if is_chief():
+        print(json.dumps({"losses": record.losses, "epochs": record.epochs}), flush=True)
