@@ -55,7 +55,10 @@ ifeq ($(UTKFACE),)
 	@test -e $(IMAGES) || { rm -rf $(IMAGES).part && \
 	  $(BIN)/python -m agegender.synthetic --out=$(IMAGES).part/UTKFace --count=2000 --size=$(IMAGE_SIZE) && mv $(IMAGES).part $(IMAGES); }
 endif
-	cd datasets && ../$(BIN)/tfds build utkface --manual_dir="$(abspath $(IMAGES))" --data_dir=../$(PREPARED)
+	@mkdir -p data && echo 'Preparing the images in $(PREPARED)'
+	@(cd datasets && ../$(BIN)/tfds build utkface --manual_dir="$(abspath $(IMAGES))" --data_dir=../$(PREPARED)) \
+	  >$(PREPARED).log 2>&1 || { cat $(PREPARED).log >&2; exit 1; }
+	@sed -n '/ files seen, /,$$p' $(PREPARED).log
 
 # Before the environment, which takes minutes: a wrong argument should be an error at once.
 check-arguments:

@@ -31,7 +31,7 @@ def run(
     name = pathlib.Path(sys.argv[0]).stem
 
     def fail(error: BaseException) -> None:
-        print(f"{name}: {_describe_error(error)}", file=sys.stderr)
+        print(f"{name}: {describe_error(error)}", file=sys.stderr)
         code = next((code for kind, code in (exit_codes or {}).items() if isinstance(error, kind)), 1)
         if exit_now:
             sys.stdout.flush()
@@ -62,7 +62,8 @@ def run(
     app.run(run_main, flags_parser=parse_flags)
 
 
-def _describe_error(error: BaseException) -> str:
+def describe_error(error: BaseException) -> str:
+    """One line for an error that a user can do something about."""
     if isinstance(error, KeyboardInterrupt):
         return "interrupted"
     if isinstance(error, KeyError | AttributeError):  # of ml_collections

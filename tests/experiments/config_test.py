@@ -6,14 +6,17 @@ import pathlib
 from typing import Any
 
 import pytest
+from absl import flags
 from conftest import ROOT
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, config_flags
 from tiny_utkface import prepare
 
 from agegender.training.run_record import flatten, to_json
+from experiments.command import describe_error
 from experiments.config import default_config
 from experiments.train import train_and_evaluate
 
+pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")  # ml_collections calls it
 NAMES = sorted(path.stem for path in (ROOT / "experiments" / "configs").glob("[!_]*.py"))
 
 
@@ -44,9 +47,40 @@ def test_one_option_sets_seed_and_image_size_of_all_groups() -> None:
     assert config.trunk.image_size == 96 and config.data.heads == ("age",)
 
 
-def test_unknown_option_names_the_closest_one() -> None:
-    with pytest.raises(KeyError, match="learning_rate"):
-        default_config().optimizer.update(learning_rat=1e-3)
+def parse_config(*overrides: str) -> ConfigDict:
+    values = flags.FlagValues()
+    arguments = ["train.py", f"--config={ROOT / 'experiments' / 'configs' / 'joint.py'}", *overrides]
+    config_flags.DEFINE_config_file("config", None, flag_values=values, sys_argv=arguments)
+    values(arguments)
+    return values.config
+
+
+def test_command_line_changes_options() -> None:
+    config = parse_config(
+        "--config.trunk.weights=None",
+        "--config.trunk.trainable=3",
+        "--config.model.heads=('age',)",
+        "--config.augmentation.erasing=0",
+        "--config.train.image_sizes=((8, 32), (4, 48))",
+        "--config.seed=7",
+    )
+    assert (config.trunk.weights, config.trunk.trainable, config.data.heads) == (None, 3, ("age",))
+    assert (config.augmentation.erasing, config.augmentation.seed) == (0.0, 7)
+    assert config.train.image_sizes == ((8, 32), (4, 48)) and config.train.epochs == 30
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("--config.train.epoch=3", "The config has no option 'epoch'. Did you mean 'epochs'?"),
+        ("--config.trainn.epochs=3", "The config has no option 'trainn'. Did you mean 'train'?"),
+        ("--config.train.zzz=3", "The config has no option 'zzz'. See experiments/config.py."),
+    ],
+)
+def test_unknown_option_names_the_closest_one(override: str, message: str) -> None:
+    with pytest.raises((KeyError, AttributeError)) as error:
+        parse_config(override)
+    assert describe_error(error.value) == message
 
 
 @pytest.fixture(scope="module")
