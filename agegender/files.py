@@ -1,4 +1,4 @@
-"""Files that are whole or not there: written aside, put on the disk, and only then moved to their place."""
+"""Atomic writes: a file has its old content or its new content, also after a power cut."""
 
 import contextlib
 import os
@@ -6,18 +6,17 @@ import pathlib
 from collections.abc import Iterator
 from typing import Final
 
-_ASIDE: Final = ".aside-"  # what a killed program leaves begins so
+_PREFIX: Final = ".aside-"  # of temporary files
 
 
 @contextlib.contextmanager
-def replacing(path: str | os.PathLike) -> Iterator[pathlib.Path]:
-    """A path to write to instead of `path`, with the same ending; what was written is moved there at the end.
+def atomic_write(path: str | os.PathLike) -> Iterator[pathlib.Path]:
+    """Yields a temporary path with the same suffix, and renames it to `path` at the end.
 
-    Whoever reads `path`, also after a power cut, finds what was there before or all of what is there now. After an
-    error in between nothing of it is left.
+    After an error, the temporary file is removed and `path` is as it was.
 
     Args:
-        path: of the file; its folder is there.
+        path: path of the file; its folder must exist.
 
     Yields:
         The path to write to.
@@ -26,30 +25,30 @@ def replacing(path: str | os.PathLike) -> Iterator[pathlib.Path]:
 
     >>> import tempfile
     >>> folder = pathlib.Path(tempfile.mkdtemp())
-    >>> with replacing(folder / "a.txt") as aside:
-    ...     _ = aside.write_text("whole"), (folder / "a.txt").exists()
+    >>> with atomic_write(folder / "a.txt") as temporary:
+    ...     _ = temporary.write_text("content"), (folder / "a.txt").exists()
     >>> [(path.name, path.read_text()) for path in folder.iterdir()]
-    [('a.txt', 'whole')]
+    [('a.txt', 'content')]
     """
     path = pathlib.Path(path)
-    aside = path.with_name(f"{_ASIDE}{path.name}")
+    temporary = path.with_name(f"{_PREFIX}{path.name}")
     try:
-        yield aside
-        _put_on_disk(aside)
-        os.replace(aside, path)
-        _put_on_disk(path.parent)
+        yield temporary
+        _flush_to_disk(temporary)
+        os.replace(temporary, path)
+        _flush_to_disk(path.parent)
     except BaseException:
-        aside.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
 
 
-def sweep(folder: pathlib.Path) -> None:
-    """Removes what programs that were killed have left of files they were writing to a folder."""
-    for left in folder.glob(f"{_ASIDE}*"):
-        left.unlink(missing_ok=True)
+def remove_leftovers(folder: pathlib.Path) -> None:
+    """Removes the temporary files that killed processes left in a folder."""
+    for path in folder.glob(f"{_PREFIX}*"):
+        path.unlink(missing_ok=True)
 
 
-def _put_on_disk(path: pathlib.Path) -> None:
+def _flush_to_disk(path: pathlib.Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

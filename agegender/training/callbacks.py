@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import keras
 
-from agegender.files import replacing
+from agegender.files import atomic_write
 from agegender.schema import BEST_MODEL
 from agegender.training.resume import Progress, StatefulCallback
 from agegender.training.run_record import record_seconds
@@ -84,7 +84,7 @@ class _SaveModel(StatefulCallback):
                 return
             self._best = value
         if self._path is not None:
-            with replacing(self._path) as temporary:
+            with atomic_write(self._path) as temporary:
                 self._inference_model.save(temporary)
 
     def get_state(self) -> float:
@@ -186,11 +186,11 @@ class _WriteCurves(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
         rows = self._history.rows
-        with replacing(self._workdir / "metrics.csv") as temporary, open(temporary, "w", newline="") as file:
+        with atomic_write(self._workdir / "metrics.csv") as temporary, open(temporary, "w", newline="") as file:
             writer = csv.DictWriter(file, rows[0])
             writer.writeheader()
             writer.writerows(rows)
-        with replacing(self._workdir / "curves.png") as temporary:
+        with atomic_write(self._workdir / "curves.png") as temporary:
             draw_curves(rows, temporary)
 
 

@@ -24,7 +24,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from agegender.files import replacing
+from agegender.files import atomic_write
 from agegender.training.processes import broadcast_from_chief, is_chief, process_count
 
 CHECKPOINTS: Final = "checkpoints"  # folder in the workdir of an unfinished run
@@ -102,7 +102,7 @@ def write_checkpoint(
     """
     path = folder / f"step-{step:08}.npz"
     digest = hashlib.sha256()
-    with replacing(path) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
+    with atomic_write(path) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
         for index, array in enumerate(arrays):
             with archive.open(f"{index:04}.npy", "w", force_zip64=True) as entry:
                 np.lib.format.write_array(entry, array, allow_pickle=False)

@@ -65,7 +65,7 @@ def use_data_parallel() -> None:
 
 
 def leave_processes() -> None:
-    """Ends data-parallel training, once all processes call it; each process can go on by itself."""
+    """Ends data-parallel training, once all processes call it; each process is independent afterwards."""
     import keras
 
     several = process_count() > 1

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import keras
 
-from agegender.files import replacing
+from agegender.files import atomic_write
 from agegender.models.batch_norm import renew_statistics
 from agegender.models.saving import load_model
 from agegender.schema import BEST_MODEL
@@ -32,7 +32,7 @@ def renew_saved_models(workdir: pathlib.Path, model: keras.Model, read_images: C
         for path in (workdir / BEST_MODEL, workdir / LAST_MODEL):
             saved = load_model(path)
             renew_statistics(saved, _take_images(read_images(), _IMAGES))
-            with replacing(path) as temporary:
+            with atomic_write(path) as temporary:
                 saved.save(temporary)
     if process_count() == 1:
         model.set_weights(saved.get_weights())

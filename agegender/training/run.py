@@ -18,7 +18,7 @@ from typing import Any
 
 import keras
 
-from agegender.files import sweep
+from agegender.files import remove_leftovers
 from agegender.models.dtypes import list_devices
 from agegender.schema import BEST_MODEL
 from agegender.training import run_record
@@ -159,7 +159,7 @@ def run_training(
             if is_chief():
                 _write_record(run, progress if resumed else None)
                 for folder in (run.folder, run.workdir):
-                    sweep(folder)
+                    remove_leftovers(folder)
             if not resumed:
                 saver.save()  # a run that is started again then begins with the same random weights
             with inputs as (data, validation):

@@ -13,7 +13,7 @@ import subprocess
 from collections.abc import Mapping
 from typing import Any, Final
 
-from agegender.files import replacing
+from agegender.files import atomic_write
 
 RECORD: Final = "run.json"
 FINISHED: Final = "finished"
@@ -48,7 +48,7 @@ def read_data_dir(model: str | os.PathLike) -> str | None:
 
 def write_record(workdir: pathlib.Path, record: Mapping[str, Any]) -> None:
     """Writes the record of a run, atomically."""
-    with replacing(workdir / RECORD) as temporary:
+    with atomic_write(workdir / RECORD) as temporary:
         temporary.write_text(json.dumps(record, indent=2) + "\n")
 
 

@@ -16,31 +16,31 @@ def by_numpy(age_weight: float, gender_weight: float) -> float:
 
 
 @pytest.mark.parametrize(("age_weight", "gender_weight"), [(1, 1), (2, 0.5), (0, 1), (1, 0)])
-def test_the_joint_loss_is_the_weighted_sum_that_numpy_gives(age_weight: float, gender_weight: float) -> None:
+def test_joint_loss_matches_numpy(age_weight: float, gender_weight: float) -> None:
     loss = losses.joint_loss(TARGETS, OUTPUTS, {"age": age_weight, "gender": gender_weight})
     assert float(loss) == pytest.approx(by_numpy(age_weight, gender_weight), rel=1e-5)
 
 
-def test_the_age_loss_by_hand() -> None:
+def test_age_loss_by_hand() -> None:
     # Errors of 20, 0 and 10 years are 1, 0 and 0.5 standard deviations.
     np.testing.assert_allclose(losses.age_loss(TARGETS["age"], OUTPUTS["age"]), [1.0, 0.0, 0.25])
 
 
-def test_the_gender_loss_by_hand() -> None:
+def test_gender_loss_by_hand() -> None:
     expected = [np.log(2), -np.log(0.75), -np.log(0.9)]
     np.testing.assert_allclose(losses.gender_loss(TARGETS["gender"], OUTPUTS["gender"]), expected, rtol=1e-5)
 
 
-def test_probabilities_of_zero_and_one_give_a_finite_loss() -> None:
+def test_loss_of_probabilities_0_and_1_is_finite() -> None:
     loss = losses.gender_loss(np.array([[1.0], [0.0]]), np.array([[0.0], [1.0]]))
     assert np.all(np.isfinite(loss)) and np.all(np.asarray(loss) > 10)
 
 
-def test_a_model_with_one_head_has_the_loss_of_that_head() -> None:
+def test_joint_loss_of_one_head() -> None:
     assert float(losses.joint_loss(TARGETS, {"age": OUTPUTS["age"]})) == pytest.approx(1.25 / 3)
 
 
-def test_fit_and_evaluate_report_the_joint_loss() -> None:
+def test_compiled_model_has_the_joint_loss() -> None:
     image = keras.Input((1,))
     outputs = {
         "age": keras.layers.Dense(1, name="age")(image),
@@ -58,17 +58,17 @@ def test_fit_and_evaluate_report_the_joint_loss() -> None:
 
 
 @pytest.mark.parametrize("weight", [-1.0, float("nan"), float("inf")])
-def test_a_weight_that_cannot_be_is_named(weight: float) -> None:
+def test_loss_weight_out_of_range(weight: float) -> None:
     with pytest.raises(ValueError, match=r"`loss_weights` must map heads.*Received"):
         losses.compile_losses(["age"], {"age": weight})
 
 
-def test_weights_that_train_nothing_are_refused() -> None:
+def test_one_loss_weight_must_be_above_0() -> None:
     with pytest.raises(ValueError, match="one of them above 0"):
         losses.compile_losses(["age"], {"age": 0.0})
 
 
-def test_the_distribution_loss_is_zero_for_the_bell_itself_and_by_hand_for_a_flat_answer() -> None:
+def test_distribution_loss_by_hand() -> None:
     years = np.arange(117)
     bell = np.exp(-(((years - 30) / losses.LABEL_STD) ** 2) / 2)
     bell /= bell.sum()
@@ -77,7 +77,7 @@ def test_the_distribution_loss_is_zero_for_the_bell_itself_and_by_hand_for_a_fla
     np.testing.assert_allclose(found, [0.0, np.log(117) + np.sum(bell * np.log(np.maximum(bell, 1e-30)))], atol=1e-4)
 
 
-def test_the_age_loss_with_a_distribution_is_that_of_the_mean_and_half_that_of_the_distribution() -> None:
+def test_age_with_distribution_loss_by_hand() -> None:
     flat = np.full((1, 117), 1 / 117)
     found = losses.age_with_distribution_loss(np.array([[30.0]]), np.concatenate([[[50.0]], flat], axis=1))
     assert float(found[0]) == pytest.approx(1 + 0.5 * float(losses.distribution_loss(np.array([[30.0]]), flat)[0]))

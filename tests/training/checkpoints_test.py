@@ -193,7 +193,7 @@ def test_newest_checkpoint_is_intact_after_kill_while_writing(
         found = checkpoints.load_newest_checkpoint(folder)
         assert found and found.facts["step"] >= max(map(int, written), default=1)
         assert found.arrays[2][0] == found.facts["step"]
-        files.sweep(folder)
+        files.remove_leftovers(folder)
         assert all(name.startswith("step-") for name in names(folder)) and len(names(folder)) <= 3
     assert capsys.readouterr().err == "", "nothing cut short has the name of a checkpoint"
 
@@ -302,9 +302,9 @@ def test_times_are_utc(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TZ", "UTC-9")
     time.tzset()
     try:
-        told = datetime.datetime.fromisoformat(run_record.format_utc_now())
-        assert told.utcoffset() == datetime.timedelta(0)
-        assert abs(datetime.datetime.now(datetime.UTC) - told) < datetime.timedelta(minutes=1)
+        now = datetime.datetime.fromisoformat(run_record.format_utc_now())
+        assert now.utcoffset() == datetime.timedelta(0)
+        assert abs(datetime.datetime.now(datetime.UTC) - now) < datetime.timedelta(minutes=1)
     finally:
         monkeypatch.delenv("TZ")
         time.tzset()
