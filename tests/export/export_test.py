@@ -228,6 +228,26 @@ def test_serving_model_folds_batch_norm_and_computes_in_float32() -> None:
     np.testing.assert_allclose(answers["age"], expected["age"], atol=0.1)
 
 
+@pytest.mark.parametrize(
+    ("floatx", "policy", "data_format"),
+    [("float16", "float16", "channels_first"), ("float64", "mixed_bfloat16", "channels_last")],
+)
+def test_serving_model_ignores_keras_config(floatx: str, policy: str, data_format: str, model: keras.Model) -> None:
+    expected = build_serving_model(model, CALIBRATION, flip=True).predict_on_batch(draw_faces(4))
+    keras.config.set_floatx(floatx)
+    keras.config.set_dtype_policy(policy)
+    keras.config.set_image_data_format(data_format)
+    try:
+        answers = build_serving_model(model, CALIBRATION, flip=True).predict_on_batch(draw_faces(4))
+    finally:
+        keras.config.set_floatx("float32")
+        keras.config.set_dtype_policy("float32")
+        keras.config.set_image_data_format("channels_last")
+    for name, values in expected.items():
+        assert values.dtype == answers[name].dtype == np.float32
+        np.testing.assert_allclose(answers[name], values, rtol=1e-5)
+
+
 def test_ages_are_clipped() -> None:
     model = make_model()
     for bias, age in ((-9.0, 0.0), (9.0, 116.0)):
