@@ -37,12 +37,6 @@ from experiments import command
 if TYPE_CHECKING:
     from agegender.data.filters import LabelFilter
 
-_DATA_DIR = flags.DEFINE_string("data_dir", None, "Where `tfds build` wrote; by default ~/tensorflow_datasets.")
-_OUT = flags.DEFINE_string("out", None, "Folder for the PNG files.", required=True)
-_SPLIT = flags.DEFINE_string("split", "all", "all, train, validation, test, or slices: 'train[:10%]+test'.")
-_WHERE = flags.DEFINE_multi_string("where", [], "Whose faces to draw: 'male, 25'. May be given several times.")
-_FACES = flags.DEFINE_integer("faces", 40, "Faces a sheet, at most.", lower_bound=1, upper_bound=400)
-_SEED = flags.DEFINE_integer("seed", 0, "Seed of the choice of faces.", lower_bound=0)
 
 Labels = dict[str, np.ndarray]  # a column [images] for each label, and "split"
 _LABELS = (AGE, GENDER, RACE, FOLD, FILE_NAME, AGE_CONFLICT, GENDER_CONFLICT)
@@ -221,9 +215,15 @@ def _split_rows(labels: Labels) -> dict[str, np.ndarray]:
 
 
 def main(_: list[str]) -> None:
-    options: Any = {flag.name: flag.value for flag in (_DATA_DIR, _SPLIT, _WHERE, _FACES, _SEED)}
-    print(explore(pathlib.Path(_OUT.value), **options))
+    options: Any = {name: flags.FLAGS[name].value for name in ("data_dir", "split", "where", "faces", "seed")}
+    print(explore(pathlib.Path(flags.FLAGS.out), **options))
 
 
 if __name__ == "__main__":
+    flags.DEFINE_string("data_dir", None, "Where `tfds build` wrote; by default ~/tensorflow_datasets.")
+    flags.DEFINE_string("out", None, "Folder for the PNG files.", required=True)
+    flags.DEFINE_string("split", "all", "all, train, validation, test, or slices: 'train[:10%]+test'.")
+    flags.DEFINE_multi_string("where", [], "Whose faces to draw: 'male, 25'. May be given several times.")
+    flags.DEFINE_integer("faces", 40, "Faces a sheet, at most.", lower_bound=1, upper_bound=400)
+    flags.DEFINE_integer("seed", 0, "Seed of the choice of faces.", lower_bound=0)
     command.run(main)

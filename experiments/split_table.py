@@ -1,7 +1,7 @@
 r"""Writes the table of file name to split, fold and photograph group, or checks it against what was built.
 
-Two photographs may be near-identical in one form of UTKFace and just not in another, for the images differ in size.
-The table joins the groups of all forms that are given, and the builder keeps them together from then on:
+UTKFace is published in several forms with images of different sizes, and two images may match in one form only. The
+table joins the groups of all given forms, and the builder keeps the images of a group together:
 
   python -m experiments.split_table --data_dir=FORM_1 --data_dir=FORM_2
   python -m experiments.split_table --data_dir=FORM_1 --check
@@ -18,16 +18,11 @@ from absl import flags
 from agegender.schema import FILE_NAME, GROUP
 from experiments import command
 
-FOLDER = pathlib.Path(__file__).parent.parent / "datasets"
-sys.path.insert(0, str(FOLDER))  # `datasets` is the name of somebody else's package, so the import starts below it
-from utkface import labels, splits  # noqa: E402
-
-_DATA_DIR = flags.DEFINE_multi_string("data_dir", None, "Where `tfds build` wrote; once for each form.", required=True)
-_TABLE = flags.DEFINE_string("table", str(splits.TABLE), "The table.")
-_CHECK = flags.DEFINE_bool("check", False, "Compare with the table instead of writing it.")
+sys.path.insert(0, str(pathlib.Path(__file__).parent.parent / "datasets"))  # `datasets` is another package
+from utkface import labels, splits
 
 
-def built_groups(data_dir: str) -> Iterator[tuple[str, str]]:
+def read_groups(data_dir: str) -> Iterator[tuple[str, str]]:
     """Yields the file name and the photograph group of every image that was built."""
     from agegender.data.prepared import find_prepared, read_encoded, require_features
 
@@ -38,16 +33,16 @@ def built_groups(data_dir: str) -> Iterator[tuple[str, str]]:
             yield example[FILE_NAME].decode(), example[GROUP].decode()
 
 
-def rows(data_dirs: Sequence[str]) -> list[dict[str, str]]:
-    """Returns the rows of the table, sorted by file name."""
-    forms = [dict(built_groups(data_dir)) for data_dir in data_dirs]
+def build_table(data_dirs: Sequence[str]) -> list[dict[str, str]]:
+    """Builds the rows of the table, sorted by file name."""
+    forms = [dict(read_groups(data_dir)) for data_dir in data_dirs]
     names = sorted(set().union(*forms))
     row = {name: index for index, name in enumerate(names)}
-    first: dict[tuple[int, str], int] = {}
+    first_of_group: dict[tuple[int, str], int] = {}
     pairs = [
-        (first.setdefault((form, group), row[name]), row[name])
-        for form, built in enumerate(forms)
-        for name, group in sorted(built.items())
+        (first_of_group.setdefault((form, group), row[name]), row[name])
+        for form, group_of in enumerate(forms)
+        for name, group in sorted(group_of.items())
     ]
     groups = splits.assign_groups([labels.parse_name(name).stem for name in names], np.array(pairs), {})
     return [
@@ -56,20 +51,20 @@ def rows(data_dirs: Sequence[str]) -> list[dict[str, str]]:
     ]
 
 
-def write(path: pathlib.Path, table: Sequence[dict[str, str]]) -> None:
+def write_table(path: pathlib.Path, table: Sequence[dict[str, str]]) -> None:
     with path.open("w", newline="") as file:
         writer = csv.DictWriter(file, list(table[0]), lineterminator="\n")
         writer.writeheader()
         writer.writerows(table)
 
 
-def differences(table: Sequence[dict[str, str]], data_dirs: Sequence[str]) -> list[str]:
-    """Returns a line for each image that was built into another group than the table says, or that it lacks."""
+def find_differences(table: Sequence[dict[str, str]], data_dirs: Sequence[str]) -> list[str]:
+    """Describes each image that was built into another group than the table says, or that the table lacks."""
     expected = {row["file_name"]: row["group"] for row in table}
     return [
         f"{name}: built into {group}, the table says {expected.get(name, 'nothing')}"
         for data_dir in data_dirs
-        for name, group in built_groups(data_dir)
+        for name, group in read_groups(data_dir)
         if expected.get(name) != group
     ]
 
@@ -77,16 +72,19 @@ def differences(table: Sequence[dict[str, str]], data_dirs: Sequence[str]) -> li
 def main(argv: Sequence[str]) -> None:
     if len(argv) > 1:
         raise ValueError(f"No arguments beside flags. Received: {argv[1:]}")
-    if not _CHECK.value:
-        table = rows(_DATA_DIR.value)
-        write(pathlib.Path(_TABLE.value), table)
-        print(f"{len(table):,} images in {len({row['group'] for row in table}):,} groups: {_TABLE.value}")
+    if not flags.FLAGS.check:
+        table = build_table(flags.FLAGS.data_dir)
+        write_table(pathlib.Path(flags.FLAGS.table), table)
+        print(f"{len(table):,} images in {len({row['group'] for row in table}):,} groups: {flags.FLAGS.table}")
         return
-    with open(_TABLE.value, newline="") as file:
-        wrong = differences(list(csv.DictReader(file)), _DATA_DIR.value)
+    with open(flags.FLAGS.table, newline="") as file:
+        wrong = find_differences(list(csv.DictReader(file)), flags.FLAGS.data_dir)
     print("\n".join(wrong[:20]) or "The table agrees with what was built.")
     sys.exit(bool(wrong))
 
 
 if __name__ == "__main__":
+    flags.DEFINE_multi_string("data_dir", None, "Where `tfds build` wrote; once for each form.", required=True)
+    flags.DEFINE_string("table", str(splits.TABLE), "The CSV file of the table.")
+    flags.DEFINE_bool("check", False, "Compare with the table instead of writing it.")
     command.run(main)

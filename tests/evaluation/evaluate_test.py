@@ -1,8 +1,10 @@
 """Models evaluated on batches, and runs on the prepared data set."""
 
 import itertools
+import json
 import logging
 import pathlib
+import shutil
 
 import keras
 import numpy as np
@@ -170,3 +172,11 @@ def test_endless_dataset_is_refused(data: pathlib.Path) -> None:
     endless = ag.load_utkface("train", batch_size=4, training=True, data_dir=data)
     with pytest.raises(ValueError, match="must end"):
         ag.evaluate(build_reader(), endless)
+
+
+def test_run_is_evaluated_on_the_data_that_it_was_trained_on(
+    run: pathlib.Path, data: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    shutil.copy(run / "best.keras", tmp_path)
+    (tmp_path / "run.json").write_text(json.dumps({"data_dir": str(data)}))
+    assert ag.evaluate_run(tmp_path).count == 10
