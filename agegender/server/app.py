@@ -170,7 +170,7 @@ class _Server:
             return {**answer.to_dict(), "image": name}
         if isinstance(answer, ImageError):
             self._metrics.images.labels("unusable").inc()
-            return {"image": name, "error": f"The image {answer.reason}."}
+            return {"image": name, "error": f"The file {answer.reason}."}
         self._metrics.images.labels("failed").inc()
         print(f"agegender serve: an image failed: {type(answer).__name__}: {answer}", file=sys.stderr, flush=True)
         return {"image": name, "error": "The server failed on this image."}

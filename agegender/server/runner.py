@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import errno
 import json
+import logging
 import multiprocessing
 import os
 import signal
@@ -80,6 +81,7 @@ def make_config(app: Starlette | str, *, factory: bool = False, workers: int = 1
         factory: whether it is called to make the application.
         workers: processes.
     """
+    logging.getLogger("python_multipart").setLevel(logging.ERROR)  # it warns of each damaged body
     return uvicorn.Config(
         app,
         factory=factory,

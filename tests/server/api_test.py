@@ -64,7 +64,7 @@ def test_multipart_answers_a_list_in_order_with_errors_in_place(server: str, pre
     assert answers[2]["faces"] == []
     for broken in (1, 3):
         assert answers[broken].keys() == {"image", "error"}
-        assert re.fullmatch(r"The image .*\.", answers[broken]["error"])
+        assert re.fullmatch(r"The file .*\.", answers[broken]["error"])
 
 
 def test_options_change_the_answer_as_in_the_predictor(server: str, predictor: ag.Predictor) -> None:
