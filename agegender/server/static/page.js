@@ -177,10 +177,10 @@ find(".aligned input").addEventListener("change", () => { if (lastImage) ask(las
 
 const video = find(".view video");
 const overlay = find(".view canvas");
-const frame = document.createElement("canvas");
 let watching = false;
 
 function grab(side) {
+  const frame = document.createElement("canvas");
   const scale = Math.min(1, side / Math.max(video.videoWidth, video.videoHeight));
   frame.width = Math.round(video.videoWidth * scale);
   frame.height = Math.round(video.videoHeight * scale);
@@ -220,29 +220,40 @@ function setWatching(on) {
   overlay.width = overlay.width; // clears it
 }
 
-// One frame after the other: the next is grabbed when the last is answered.
+// Two frames are on their way at a time, so that the server computes while the page grabs and draws.
 async function watch() {
   setWatching(true);
   show();
-  let answered = 0;
-  let since = performance.now();
+  const progress = { sent: 0, drawn: 0, answered: 0, since: performance.now() };
+  await Promise.all([watchFrames(progress), watchFrames(progress)]);
+}
+
+async function watchFrames(progress) {
   while (watching) {
+    const number = ++progress.sent;
     try {
       const answer = await predict(await grab(LIVE_SIDE), find(".aligned input").checked);
       if (!watching) return;
-      [overlay.width, overlay.height] = [video.videoWidth, video.videoHeight];
-      drawFaces(overlay, answer);
+      if (number > progress.drawn) {
+        progress.drawn = number;
+        [overlay.width, overlay.height] = [video.videoWidth, video.videoHeight];
+        drawFaces(overlay, answer);
+      }
       say("");
+      showRate(progress);
     } catch (error) {
       say(explain(error));
       await new Promise((resolve) => { setTimeout(resolve, 1000); });
     }
-    answered += 1;
-    if (performance.now() - since >= 1000) {
-      find(".rate").textContent = `${((1000 * answered) / (performance.now() - since)).toFixed(0)} frames a second`;
-      [answered, since] = [0, performance.now()];
-    }
   }
+}
+
+function showRate(progress) {
+  progress.answered += 1;
+  const seconds = (performance.now() - progress.since) / 1000;
+  if (seconds < 1) return;
+  find(".rate").textContent = `${(progress.answered / seconds).toFixed(0)} frames a second`;
+  [progress.answered, progress.since] = [0, performance.now()];
 }
 
 find(".camera").addEventListener("click", openCamera);
