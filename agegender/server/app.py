@@ -111,6 +111,8 @@ class _Server:
     async def predict(self, request: Request) -> Response:
         """POST /v1/predict."""
         options = _read_options(request)
+        if options.flip is False and getattr(self._predictor.model, "flip", None):  # an ONNX file that always does
+            raise Refusal(400, "`flip` must be true: this model always averages over mirror images.", unread=True)
         with BodyReader(request, self._memory) as reader:
             uploads, is_list = await reader.read()
             try:

@@ -40,7 +40,7 @@ def test_other_wrong_arguments_are_named(tmp_path: pathlib.Path) -> None:
     with pytest.raises(ValueError, match=r"`workers` must be a whole number, 1 or more. Received: workers=0"):
         serve(workers=0)
     with pytest.raises(FileNotFoundError):
-        serve(tmp_path, port=0)
+        serve(tmp_path / "missing.onnx", port=0)
     with pytest.raises(ValueError, match=r'`root_path` must be a path such as "/faces". Received: root_path=\'faces\''):
         create_app(None, root_path="faces")  # type: ignore[arg-type]
 
