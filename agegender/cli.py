@@ -32,6 +32,7 @@ EXPORTS: Final = {  # formats, and what a file of each is called where nothing e
 }
 _LONGEST: Final = 200  # bytes: most file systems take names of 255
 _NONE: Final = "none: "
+_SERVER_PACKAGES: Final = ("starlette", "uvicorn", "prometheus_client", "python_multipart", "multipart")
 _NOT_FOR: Final = (
     "It guesses from looks and is often wrong. Not for deciding about people. Models trained on UTKFace or from "
     "VGGFace weights are for non-commercial research only."
@@ -230,8 +231,8 @@ def _describe_data(data_dir: str | None) -> str:
 def _first_line(say: Callable[[], str]) -> str:
     try:
         return say()
-    except (OSError, ValueError) as error:
-        return f"{_NONE}{str(error).splitlines()[0]}"
+    except (OSError, ValueError, ImportError) as error:
+        return f"{_NONE}{_words(error).splitlines()[0]}"
 
 
 def _predictor(args: argparse.Namespace) -> "Predictor":
@@ -243,6 +244,9 @@ def _predictor(args: argparse.Namespace) -> "Predictor":
 
 def _words(error: Exception) -> str:
     """What went wrong, without the number that a system error has."""
+    if isinstance(error, ModuleNotFoundError) and error.name and "pip install" not in str(error):
+        package = error.name.partition(".")[0]
+        return f"needs {package}: pip install 'agegender[{'server' if package in _SERVER_PACKAGES else 'train'}]'"
     if isinstance(error, OSError) and error.strerror:
         return ": ".join(str(part) for part in (error.filename, error.strerror) if part is not None)
     return str(error)
@@ -256,15 +260,18 @@ def _say(words: str) -> None:
 
 def _images(patterns: Iterable[str], drawn: pathlib.Path | None) -> Iterator[Any]:
     """Paths, what is wrong with a pattern, or the bytes of standard input; of a folder not what was drawn into it."""
-    from agegender.inference.images import MAX_BYTES, ImageError, find_images
+    from agegender.inference.images import MAX_BYTES, ImageError, list_images
 
     for pattern in patterns:
         if pattern == "-":
-            yield sys.stdin.buffer.read(MAX_BYTES + 1)  # a device may have no end
+            if sys.stdin is None:
+                yield ImageError("standard input", "is closed")
+            else:
+                yield sys.stdin.buffer.read(MAX_BYTES + 1)  # a device may have no end
             continue
         try:
-            found = find_images(pattern)
-            kept = found if len(found) == 1 else [path for path in found if not _is_drawn(path, drawn)]
+            found = list_images(pattern)
+            kept = found if len(found) == 1 else [each for each in found if not _is_drawn(each, drawn)]
             if len(kept) < len(found):
                 _say(f"{len(found) - len(kept)} left out of {pattern}: named as what --draw writes there, *-faces.jpg")
             yield from kept
@@ -280,7 +287,9 @@ def _progress(answers: Iterable[Any], count: int) -> Iterable[Any]:
     return tqdm.tqdm(answers, total=count, unit="image", disable=quiet)
 
 
-def _is_drawn(path: pathlib.Path, folder: pathlib.Path | None) -> bool:
+def _is_drawn(path: "pathlib.Path | ImageError", folder: pathlib.Path | None) -> bool:
+    if not isinstance(path, pathlib.Path):
+        return False
     named = re.search(r"-faces(-\d+)?\.jpg\Z", path.name)
     return bool(folder and named and folder.is_dir() and path.parent.samefile(folder))
 

@@ -1,5 +1,6 @@
 """Any image to upright RGB pixels: files, encoded bytes, arrays; whatever the format, the mode or the orientation."""
 
+import base64
 import functools
 import glob
 import io
@@ -9,7 +10,7 @@ import pathlib
 import re
 import stat
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import numpy as np
 from PIL import Image
@@ -49,6 +50,21 @@ _TURNS: Final = {
 _SIXTEEN_TO_EIGHT: Final = 257  # 65,535 becomes 255
 
 
+MAX_SIDE: Final = 65_535  # pixels, as JPEG has; of a row Pillow needs more memory than its pixels
+_MAX_COMMENT: Final = 1_000_000  # bytes
+_FIRST_BYTES: Final = 64
+_SIGNATURES: Final = re.compile(
+    rb"\xff\xd8\xff|\x89PNG\r\n\x1a\n|GIF8[79]a|BM|II[*+]\x00|MM\x00[*+]|RIFF....WEBP|P[1-6]\s"
+    rb"|\x00\x00\x00\x0cjP  |\xff\x4f\xff\x51|....ftyp(?:avi[fs]|mif1|msf1)",
+    re.DOTALL,
+)
+_HEIC_BRANDS: Final = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
+_URL_SAFE: Final = str.maketrans("-_", "+/")
+_DATA_URL: Final = "data:"
+_BASE64: Final = re.compile(r"[A-Za-z0-9+/_\-\s]+=*\s*")
+_SHORTEST_BASE64: Final = 60  # characters: the smallest image has more
+
+
 class ImageError(ValueError):
     """A image that cannot be used.
 
@@ -78,7 +94,9 @@ class ImageError(ValueError):
 
 
 def name_of(image: Any) -> str:
-    """What to call a image in an answer: its path, or what it is."""
+    """What to call an image in an answer: its path, or what it is."""
+    if isinstance(image, str) and (image.startswith(_DATA_URL) or _looks_like_base64(image)):
+        return f"text of {len(image)} characters"
     if isinstance(image, str | os.PathLike):
         return os.fsdecode(image) or "''"
     if isinstance(image, bytes | bytearray | memoryview):
@@ -95,12 +113,13 @@ def read_image(image: Any, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
     become 8; grey, palette and CMYK become RGB.
 
     Args:
-        image: a path; the bytes of a file; a file opened to read bytes; RGB or grey values 0..255 as an array or
-            tensor [height, width, 3], [height, width, 1] or [height, width]; or a Pillow decoded.
+        image: a path; the bytes of a file, or these in base64 or as a data URL; a file opened to read bytes; RGB or
+            grey values 0..255 as an array, tensor or nested list [height, width, 3], [height, width, 1] or
+            [height, width]; or a Pillow image.
         max_pixels: width times height of the largest image that is decoded.
 
     Returns:
-        A Pillow decoded of mode "RGB".
+        A Pillow image of mode "RGB".
 
     Raises:
         ImageError: if there is none, it cannot be read, or it is too large. It is a ValueError.
@@ -117,9 +136,12 @@ def _read(image: Any, max_pixels: int, *, reduce_above: int | None = None) -> tu
     """An image, perhaps at half its size, and the size of the whole."""
     source = name_of(image)
     try:
+        if isinstance(image, str) and (content := _decode_text(image)) is not None:
+            image = content
         if isinstance(image, str | os.PathLike):
             _check_file(os.stat(image))
-            return _open(image, max_pixels, reduce_above)
+            with open(image, "rb") as file:
+                return _open(file, max_pixels, reduce_above)
         if isinstance(image, bytes | bytearray | memoryview) or hasattr(image, "read"):
             return _open(io.BytesIO(_bytes_of(image)), max_pixels, reduce_above)
         decoded = image if isinstance(image, Image.Image) else _from_values(np.asarray(image), max_pixels)
@@ -168,11 +190,12 @@ def fit_image(image: Image.Image, width: int, height: int) -> Image.Image:
 
 
 def find_images(pattern: str | os.PathLike) -> list[pathlib.Path]:
-    """The image files that a path stands for, by name.
+    """Finds the image files that a path stands for.
 
     Args:
-        pattern: a file, itself; a folder, all files below it whose suffix is that of a image; or a glob, in which
-            `**` is any number of folders. Links to folders are not followed below a folder or a `**`.
+        pattern: a file, itself; a folder, all images in it and below, as their first bytes show, whatever their names;
+            or a glob, in which `**` is any number of folders. Links to folders are not followed below a folder or a
+            `**`; hidden files and folders are left out.
 
     Returns:
         Paths, sorted.
@@ -185,30 +208,89 @@ def find_images(pattern: str | os.PathLike) -> list[pathlib.Path]:
     >>> [path.name for path in find_images("*.jpg")]
     ['party.jpg']
     """
+    return [found for found in list_images(pattern) if isinstance(found, pathlib.Path)]
+
+
+def list_images(pattern: str | os.PathLike) -> "list[pathlib.Path | ImageError]":
+    """Finds the image files that a path stands for, and says what is left out of a folder.
+
+    Args:
+        pattern: as for `find_images`.
+
+    Returns:
+        Paths and, for each file of a folder that is not an image, an `ImageError`; sorted by path.
+
+    Raises:
+        ImageError: if there is no image.
+    """
     text = os.fsdecode(pattern)
     if not text:
         raise ImageError("''", "is an empty name; `.` is the current folder")
     try:
-        found, reason = _find(text)
+        if os.path.isdir(text):
+            os.scandir(text).close()  # an error here is one of the pattern
+            found = _list_folder(text)
+            if not any(isinstance(each, pathlib.Path) for each in found):
+                raise ImageError(text, f"has no images in it, and {len(found)} other files or folders")
+            return found
+        files, reason = _find_files(text)
+    except ImageError:
+        raise
     except (OSError, ValueError) as error:  # a name that is too long or has a NUL in it, a folder that may not be read
         raise ImageError(text, f"cannot be looked at: {getattr(error, 'strerror', None) or error}") from None
-    if not found:
+    if not files:
         raise ImageError(text, reason)
-    return found
+    return list(files)
 
 
-def _find(text: str) -> tuple[list[pathlib.Path], str]:
-    """The files, sorted, and what is wrong if there are none."""
+def _list_folder(top: str) -> "list[pathlib.Path | ImageError]":
+    found: dict[str, pathlib.Path | ImageError] = {}
+    folders = [top]
+    while folders:
+        folder = folders.pop()
+        try:
+            with os.scandir(folder) as entries:
+                for entry in entries:
+                    if entry.name.startswith("."):
+                        continue
+                    if entry.is_dir(follow_symlinks=False):
+                        folders.append(entry.path)
+                    elif not entry.is_dir():
+                        found[entry.path] = _check_entry(entry)
+        except OSError as error:
+            found[folder] = ImageError(_shorten(folder), f"cannot be looked at: {error.strerror}")
+    return [found[path] for path in sorted(found, key=pathlib.Path)]
+
+
+def _check_entry(entry: os.DirEntry) -> "pathlib.Path | ImageError":
+    try:
+        if not entry.is_file():
+            return ImageError(entry.path, "is a pipe, a device or a broken link, not a file")
+        with open(entry.path, "rb") as file:
+            first = file.read(_FIRST_BYTES)
+    except OSError as error:
+        return ImageError(entry.path, f"cannot be read as a image: {error.strerror}")
+    if not first:
+        return ImageError(entry.path, "is empty")
+    return pathlib.Path(entry.path) if is_image(first) else ImageError(entry.path, _describe_formats())
+
+
+def _find_files(text: str) -> tuple[list[pathlib.Path], str]:
+    """The files of a name or glob, sorted, and what is wrong if there are none."""
     path = pathlib.Path(text)
-    if path.is_dir():
-        os.scandir(path).close()  # `rglob` passes over what may not be read, as if it were empty
-        found = [each for each in path.rglob("*") if _is_image(each)]
-        return sorted(found), f"has no images in it: no file ends in {', '.join(SUFFIXES)}"
     if is_glob(text):
         found = [pathlib.Path(each) for each in set(_matches(path.parts)) if os.path.isfile(each)]
         return sorted(found), "matches no file"
     exists = path.exists()
     return [path] if path.is_file() else [], "is neither a file nor a folder" if exists else _MISSING
+
+
+def _shorten(path: str) -> str:
+    return path if len(path) <= _LONGEST else f"{path[:_LONGEST]}... ({len(path)} characters)"
+
+
+def _describe_formats() -> str:
+    return f"is no image, or of a format that is not read: only {', '.join(known_formats())}"
 
 
 def _matches(parts: tuple[str, ...]) -> Iterator[str]:
@@ -227,10 +309,6 @@ def _matches(parts: tuple[str, ...]) -> Iterator[str]:
 def is_glob(pattern: str | os.PathLike) -> bool:
     """Whether a path has wildcards, and is not the name of a file that has them in it."""
     return bool(_GLOB & set(os.fspath(pattern))) and not os.path.exists(pattern)
-
-
-def _is_image(path: pathlib.Path) -> bool:
-    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
 
 
 def _check_file(status: os.stat_result) -> None:
@@ -260,6 +338,12 @@ def _bytes_of(image: Any) -> bytes:
 
 
 def _open(file: Any, max_pixels: int, reduce_above: int | None) -> tuple[Image.Image, tuple[int, int]]:
+    first = file.read(_FIRST_BYTES)
+    file.seek(0)
+    if is_heic(first) and not _register_heic():
+        raise ImageError("", "is a HEIC file, which needs pip install 'agegender[heic]'")
+    if first.startswith(b"GIF8"):
+        _check_comments(file)
     with Image.open(file, formats=known_formats()) as image:
         width, height = image.size
         _check_pixels(width, height, max_pixels)
@@ -272,11 +356,59 @@ def _open(file: Any, max_pixels: int, reduce_above: int | None) -> tuple[Image.I
         return decoded, (height, width) if turned else (width, height)
 
 
+def is_image(first: bytes) -> bool:
+    """Whether a file is an image of a format that is read, as its first bytes show.
+
+    Args:
+        first: 32 bytes or more, if it has as many.
+
+    Example:
+
+    >>> is_image(b"\x89PNG\r\n\x1a\n"), is_image(b"%PDF-1.7")
+    (True, False)
+    """
+    return is_heic(first) or _SIGNATURES.match(first) is not None
+
+
+def is_heic(first: bytes) -> bool:
+    """Whether a file is a HEIC image, as the first bytes show; an AVIF file has other brands in the same place."""
+    return first[4:8] == b"ftyp" and b"avif" not in first[:_FIRST_BYTES] and first[8:12] in _HEIC_BRANDS
+
+
+@functools.cache
+def _register_heic() -> bool:
+    """Lets Pillow read HEIC, if the extra [heic] is installed."""
+    try:
+        import pillow_heif
+    except ModuleNotFoundError:
+        return False
+    pillow_heif.register_heif_opener()
+    known_formats.cache_clear()
+    return True
+
+
+def _check_comments(file: Any) -> None:
+    """Before Pillow joins the comments of a GIF, in time that grows with their square."""
+    content = file.read()
+    file.seek(0)
+    palette = 3 << ((content[10] & 7) + 1) if len(content) > 10 and content[10] & 0x80 else 0
+    place, total = 13 + palette, 0
+    while content[place : place + 1] == b"!":  # an extension: a kind, then parts of up to 255 bytes, then an empty one
+        is_comment = content[place + 1 : place + 2] == b"\xfe"
+        place += 2
+        while place < len(content) and content[place]:
+            total += content[place] if is_comment else 0
+            place += content[place] + 1
+        place += 1
+    if total > _MAX_COMMENT:
+        raise ImageError("", f"has {total:,} bytes of comments. The limit is {_MAX_COMMENT:,}")
+
+
 @functools.cache
 def known_formats() -> tuple[str, ...]:
     """Those of `FORMATS` that this Pillow was built with."""
     Image.init()
-    return tuple(each for each in FORMATS if each in Image.OPEN)
+    return tuple(each for each in (*FORMATS, "HEIF") if each in Image.OPEN)
 
 
 def _check_scans(file: Any) -> None:
@@ -304,16 +436,33 @@ def _upright_rgb(image: Image.Image, max_pixels: int) -> Image.Image:
 
 
 def _check_pixels(width: int, height: int, max_pixels: int) -> None:
+    if not width or not height:
+        raise ImageError("", f"has no pixels: {width} x {height}")
     if width * height > max_pixels:
         raise ImageError("", f"has {width} x {height} pixels. {_too_large(max_pixels)}")
+    if max(width, height) > MAX_SIDE:
+        raise ImageError("", f"has {width} x {height} pixels. The limit is {MAX_SIDE:,} a side")
 
 
 def _upright(image: Image.Image) -> Image.Image:
     try:
-        turn = _TURNS.get(image.getexif().get(_ORIENTATION, 1))
+        exif = image.info.get("exif")
+        orientation = image.getexif().get(_ORIENTATION) if exif is None else _read_orientation(exif)
+        turn = _TURNS.get(orientation or 1)
     except Exception:  # damaged EXIF data: a viewer shows the image as it lies
         turn = None
     return image if turn is None else image.transpose(turn)
+
+
+def _read_orientation(exif: bytes) -> int | None:
+    """The orientation in EXIF data; Pillow would copy the values of all tags, which may share one large block."""
+    data = exif.removeprefix(b"Exif\x00\x00")
+    order: Literal["little", "big"] = "little" if data[:2] == b"II" else "big"
+    start = int.from_bytes(data[4:8], order)
+    for place in range(start + 2, start + 2 + 12 * int.from_bytes(data[start : start + 2], order), 12):
+        if int.from_bytes(data[place : place + 2], order) == _ORIENTATION:
+            return int.from_bytes(data[place + 8 : place + 10], order)
+    return None
 
 
 def _rgb(image: Image.Image) -> Image.Image:
@@ -336,6 +485,8 @@ def _eight_bits(values: np.ndarray) -> Image.Image:
 
 
 def _from_values(values: np.ndarray, max_pixels: int) -> Image.Image:
+    if values.ndim == 2 and values.dtype.kind not in _REAL:
+        raise ImageError("", "is a table: give one column of it")
     if values.ndim == 0 or (values.ndim == 1 and values.dtype.kind not in _REAL):  # a number, or names in a list
         raise ImageError("", "is no image: a path, bytes, an open file, an array or a Pillow image is wanted")
     if values.ndim == 2:
@@ -365,7 +516,7 @@ def _reason(error: Exception, max_pixels: int) -> str:
     if isinstance(error, UnicodeDecodeError):
         return _OPENED_AS_TEXT
     if isinstance(error, Image.UnidentifiedImageError):
-        return f"is no image, or of a format that is not read: only {', '.join(known_formats())}"
+        return _describe_formats()
     if isinstance(error, Image.DecompressionBombError | Image.DecompressionBombWarning):  # the second as an error
         count = re.search(r"\d+", str(error))  # Pillow's words are all that is known of it
         return f"has {int(count[0]):,} pixels. {_too_large(max_pixels)}" if count else _too_large(max_pixels)
@@ -375,23 +526,69 @@ def _reason(error: Exception, max_pixels: int) -> str:
 
 def is_one(images: Any) -> bool:
     """Whether this stands for one image, good or not, and not for several."""
+    if isinstance(images, str) and (images.startswith(_DATA_URL) or _looks_like_base64(images)):
+        return True
     if isinstance(images, str | os.PathLike):
         return not (os.path.isdir(images) or is_glob(images))
+    if _is_numbers(images):
+        return np.ndim(images) != 4
     if (dimensions := getattr(images, "ndim", None)) is not None:  # an array, or a tensor of any framework
-        return dimensions != 4
+        return dimensions != 4 and not _is_column(images)
     return isinstance(images, bytes | bytearray | memoryview | Image.Image) or hasattr(images, "read")
 
 
 def each_image(images: Any) -> Iterator[Any]:
     """One by one the images that something stands for: one, a folder, a glob, a list or another iterable of images.
 
+    Files of a folder that are not images are among them, as an `ImageError` each.
+
     Raises:
         ImageError: if it is none of these, or a folder or glob without images.
     """
-    if isinstance(images, str | os.PathLike):
-        return iter(find_images(images))
     if is_one(images):
         return iter([images])
+    if isinstance(images, str | os.PathLike):
+        return iter(list_images(images))
+    if _is_numbers(images):
+        return iter(np.asarray(images))
     if isinstance(images, Mapping) or not isinstance(images, Iterable):
         raise ImageError(name_of(images), "is neither a image nor a sequence of images")
-    return iter(images)
+    return iter(np.asarray(images).tolist() if _is_column(images) else images)
+
+
+def _is_numbers(images: Any) -> bool:
+    """Whether this is a list of numbers, nested or not."""
+    while isinstance(images, list | tuple) and images:
+        images = images[0]
+        if isinstance(images, int | float | np.number):
+            return True
+    return False
+
+
+def _is_column(images: Any) -> bool:
+    """Whether this is an array or a column of a table that holds paths or images, not numbers."""
+    return getattr(images, "ndim", None) == 1 and getattr(getattr(images, "dtype", None), "kind", "O") in "OUST"
+
+
+def _looks_like_base64(text: str) -> bool:
+    # A file may have such a name, but it would lie in folders of such names.
+    return len(text) >= _SHORTEST_BASE64 and _BASE64.fullmatch(text) is not None and _decode_base64(text) is not None
+
+
+def _decode_text(text: str) -> bytes | None:
+    """The bytes in a data URL or in base64; None if the text is a path."""
+    if text.startswith(_DATA_URL):
+        head, _, body = text.partition(",")
+        if not head.endswith(";base64") or (content := _decode_base64(body)) is None:
+            raise ImageError("", "is a data URL without an image in base64")
+        return content
+    return _decode_base64(text) if _looks_like_base64(text) else None
+
+
+def _decode_base64(text: str) -> bytes | None:
+    """The bytes, if they are those of an image."""
+    try:
+        content = base64.b64decode("".join(text.split()).translate(_URL_SAFE), validate=True)
+    except ValueError:
+        return None
+    return content if is_image(content[:_FIRST_BYTES]) else None

@@ -1,14 +1,31 @@
+import base64
 import io
+import os
 import pathlib
 import pickle
 import struct
+import subprocess
 import zlib
+from collections.abc import Callable
+from typing import Any, Literal
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from agegender.inference.images import ImageError, find_images, fit_image, is_glob, read_image
+from agegender.inference import images
+from agegender.inference.images import (
+    ImageError,
+    each_image,
+    find_images,
+    fit_image,
+    is_glob,
+    is_one,
+    list_images,
+    name_of,
+    read_image,
+    read_reduced,
+)
 
 LEFT_RED = np.zeros((4, 6, 3), "uint8")
 LEFT_RED[:, :3, 0] = 200
@@ -223,7 +240,7 @@ def test_an_error_survives_pickling_and_is_ready_for_json() -> None:
 def album(tmp_path: pathlib.Path) -> pathlib.Path:
     for name in ("b.JPG", "a.png", "deep/er/c.webp", "notes.txt", ".hidden.jpg", "odd[1].jpg", "p.avif", "q.ppm"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).touch()
+        (tmp_path / name).write_bytes(b"" if name == "notes.txt" else encoded("PNG"))
     return tmp_path
 
 
@@ -242,12 +259,147 @@ def test_a_folder_a_glob_and_a_file_stand_for_images(album: pathlib.Path, patter
     assert [str(path.relative_to(album)) for path in find_images(album / pattern)] == names
 
 
-def test_in_a_folder_every_suffix_of_a_photograph_counts_and_no_other(tmp_path: pathlib.Path) -> None:
-    images = ["avif", "bmp", "gif", "j2k", "jfif", "jp2", "jpe", "jpeg", "jpg", "pbm", "pgm", "png", "ppm"]
-    images += ["tif", "tiff", "webp"]
-    for suffix in (*images, "eps", "heic", "mp4", "npy", "pdf", "svg", "txt"):
-        (tmp_path / f"a.{suffix}").touch()
-    assert [path.suffix[1:] for path in find_images(tmp_path)] == images
+def encoded(kind: str, size: tuple[int, int] = (4, 3), **options: Any) -> bytes:
+    file = io.BytesIO()
+    Image.new("RGB", size, "red").save(file, kind, **options)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("kind", ["AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP"])
+def test_a_folder_knows_images_by_their_first_bytes(tmp_path: pathlib.Path, kind: str) -> None:
+    for name in ("IMG_0001", "a.txt"):
+        (tmp_path / name).write_bytes(encoded(kind))
+    assert [path.name for path in find_images(tmp_path)] == ["IMG_0001", "a.txt"]
+    assert read_image(tmp_path / "IMG_0001").size == (4, 3)
+
+
+def test_what_is_left_out_of_a_folder_is_named(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "b.png").write_bytes(encoded("PNG"))
+    (tmp_path / "a.jpg").write_bytes(b"%PDF-1.7")
+    (tmp_path / "c.jpg").touch()
+    (tmp_path / "d.jpg").symlink_to(tmp_path / "gone")
+    (tmp_path / ".hidden").write_bytes(b"%PDF-1.7")
+    pdf, image, empty, link = list_images(tmp_path)
+    assert image == tmp_path / "b.png"
+    for error, name, reason in (
+        (pdf, "a.jpg", "is no image, or"),
+        (empty, "c.jpg", "is empty"),
+        (link, "d.jpg", "is a"),
+    ):
+        assert isinstance(error, ImageError) and error.source == str(tmp_path / name)
+        assert error.reason.startswith(reason)
+
+
+def test_folders_nested_too_deep_are_named(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "a.png").write_bytes(encoded("PNG"))
+    folder = os.open(tmp_path, os.O_RDONLY)
+    for _ in range(2_500):
+        os.mkdir("z", dir_fd=folder)
+        inner = os.open("z", os.O_RDONLY, dir_fd=folder)
+        os.close(folder)
+        folder = inner
+    os.close(folder)
+    image, error = list_images(tmp_path)
+    subprocess.run(["rm", "-r", tmp_path / "z"], check=True)  # pytest cannot
+    assert image == tmp_path / "a.png" and isinstance(error, ImageError)
+    assert "cannot be looked at: File name too long" in error.reason and len(error.source) < 400
+
+
+def test_heic_is_read_with_its_extra_and_named_without(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pillow_heif = pytest.importorskip("pillow_heif")
+    pillow_heif.from_pillow(Image.new("RGB", (64, 48), "red")).save(tmp_path / "IMG_1.HEIC")
+    with monkeypatch.context() as patch:
+        patch.setattr(images, "_register_heic", lambda: False)
+        with pytest.raises(ImageError, match=r"is a HEIC file, which needs pip install 'agegender\[heic\]'"):
+            read_image(tmp_path / "IMG_1.HEIC")
+    assert read_image(find_images(tmp_path)[0]).size == (64, 48)
+
+
+@pytest.mark.parametrize("make", [
+    lambda data: "data:image/png;base64," + base64.b64encode(data).decode(),
+    lambda data: base64.b64encode(data).decode(),
+    lambda data: base64.encodebytes(data).decode(),
+    lambda data: base64.urlsafe_b64encode(data).decode(),
+])  # fmt: skip
+def test_base64_is_an_image_with_a_short_name(make: Callable[[bytes], str]) -> None:
+    text = make(encoded("PNG", (30, 20)))
+    assert read_image(text).size == (30, 20)
+    assert is_one(text) and name_of(text) == f"text of {len(text)} characters"
+
+
+@pytest.mark.parametrize("text", ["data:image/png;base64,AAAA", "data:,hello", "data:image/png;base64," + "A" * 40_000])
+def test_a_data_url_without_an_image_is_refused_in_short(text: str) -> None:
+    with pytest.raises(ImageError, match="is a data URL without an image in base64") as error:
+        read_image(text)
+    assert len(str(error.value)) < 200
+
+
+def test_nested_lists_columns_and_arrays_of_paths_are_understood(tmp_path: pathlib.Path) -> None:
+    pandas = pytest.importorskip("pandas")
+    paths = [str(tmp_path / f"{name}.png") for name in "ab"]
+    values = np.arange(4 * 5 * 3).reshape(4, 5, 3)
+    np.testing.assert_array_equal(np.asarray(read_image(values.tolist())), values)
+    assert is_one(values.tolist()) and not is_one([values.tolist()])
+    assert [np.shape(each) for each in each_image([values.tolist()] * 2)] == [(4, 5, 3)] * 2
+    for several in (
+        np.array(paths),
+        np.array(paths, object),
+        pandas.Series(paths),
+        pandas.DataFrame({"p": paths})["p"],
+    ):
+        assert not is_one(several) and list(each_image(several)) == paths
+    with pytest.raises(ImageError, match="is a table: give one column of it"):
+        read_image(pandas.DataFrame({"p": paths}))
+
+
+@pytest.mark.parametrize(("image", "reason"), [
+    (lambda: Image.new("RGB", (0, 5)), "has no pixels: 0 x 5"),
+    (lambda: encoded("PNG", (65_536, 1)), "has 65536 x 1 pixels. The limit is 65,535 a side"),
+    (lambda: np.zeros((65_536, 1, 3), "uint8"), "has 1 x 65536 pixels. The limit is 65,535 a side"),
+])  # fmt: skip
+def test_sides_are_bounded(image: Callable[[], Any], reason: str) -> None:
+    with pytest.raises(ImageError) as error:
+        read_image(image())
+    assert error.value.reason == reason
+    assert read_image(encoded("PNG", (65_535, 1))).width == 65_535
+
+
+def test_comments_of_a_gif_are_bounded() -> None:
+    content = encoded("GIF")
+    place = content.index(b",")
+    for count, refused in ((3_900, False), (4_000, True)):  # parts of 255 bytes; the limit is 1,000,000
+        hostile = content[:place] + b"!\xfe" + (b"\xff" + bytes(255)) * count + b"\0" + content[place:]
+        if refused:
+            with pytest.raises(ImageError, match=r"has 1,020,000 bytes of comments\. The limit is 1,000,000"):
+                read_image(hostile)
+        else:
+            assert read_image(hostile).size == (4, 3)
+
+
+@pytest.mark.parametrize("order", ["little", "big"])
+def test_orientation_is_read_without_the_values_of_other_tags(order: Literal["little", "big"]) -> None:
+    def tag(number: int, kind: int, count: int, value: bytes) -> bytes:
+        return number.to_bytes(2, order) + kind.to_bytes(2, order) + count.to_bytes(4, order) + value.ljust(4, b"\0")
+
+    tags = [tag(7, 7, 9_000_000, (8).to_bytes(4, order))] * 300 + [tag(0x0112, 3, 1, (6).to_bytes(2, order))]
+    head = b"II*\0" if order == "little" else b"MM\0*"
+    exif = b"Exif\0\0" + head + (8).to_bytes(4, order) + len(tags).to_bytes(2, order) + b"".join(tags)
+    assert images._read_orientation(exif) == 6
+    assert read_image(encoded("PNG", (40, 30), exif=exif)).size == (30, 40)
+    assert images._read_orientation(b"") is None
+
+
+def test_a_large_jpeg_is_reduced_while_it_is_decoded() -> None:
+    content = encoded("JPEG", (400, 301))
+    reduced, size = read_reduced(content, 100_000)
+    assert (reduced.size, size) == ((200, 151), (400, 301))
+    assert read_reduced(content, 200_000)[0].size == (400, 301)
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    reduced, size = read_reduced(encoded("JPEG", (400, 301), exif=turned), 100_000)
+    assert (reduced.size, size) == ((151, 200), (301, 400))
+    reduced, size = read_reduced(encoded("PNG", (400, 300)), 100_000)
+    assert (reduced.size, size) == ((200, 150), (400, 300))
 
 
 def test_what_a_glob_finds_comes_by_name_and_not_from_hidden_folders(tmp_path: pathlib.Path) -> None:
