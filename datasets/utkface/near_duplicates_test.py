@@ -99,7 +99,7 @@ def test_threshold_of_the_plain_correlation(correlation, matches):
 
 
 def mixed(seed, share, shift):
-    """Thumbnails of an image, and of one that has `share` of it and is moved by so many of 200 pixels."""
+    """Returns thumbnails of an image and of a mixture with another that is shifted by `shift` of 200 pixels."""
     first, second = (np.asarray(field(each, 220).convert("L"), float) - 128 for each in (seed, seed + 1000))
     second -= first * (first * second).mean() / first.var()
     second = share * first / first.std() + (1 - share**2) ** 0.5 * second / second.std()

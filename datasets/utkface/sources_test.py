@@ -223,8 +223,15 @@ def test_not_found_lists_the_names_it_looked_for(tmp_path, config, looked_for):
     with pytest.raises(FileNotFoundError) as error:
         sources.find_sources(tmp_path, config)
     archives = [stem + suffix for of_config, stem, suffix in ARCHIVES if of_config == config]
-    told = [*looked_for, *archives, str(tmp_path), "Found there: nothing.", sources.HOMEPAGE, "another --manual_dir"]
-    assert [words for words in told if words not in str(error.value)] == []
+    expected = [
+        *looked_for,
+        *archives,
+        str(tmp_path),
+        "Found there: nothing.",
+        sources.HOMEPAGE,
+        "another --manual_dir",
+    ]
+    assert [words for words in expected if words not in str(error.value)] == []
 
 
 def test_not_found_lists_what_is_there(tmp_path):
@@ -337,7 +344,7 @@ def test_macos_leftovers_are_listed(tmp_path):
 
 @pytest.mark.parametrize("suffix", ARCHIVE_SUFFIXES)
 @pytest.mark.parametrize(
-    ("member", "told"),
+    ("member", "expected"),
     [
         ("./UTKFace//1_0_0_1.jpg", "UTKFace/1_0_0_1.jpg"),
         ("/etc/1_0_0_1.jpg", "etc/1_0_0_1.jpg"),
@@ -345,9 +352,9 @@ def test_macos_leftovers_are_listed(tmp_path):
         ("../../UTKFace/../1_0_0_1.jpg", "1_0_0_1.jpg"),
     ],
 )
-def test_archive_paths_stay_inside(tmp_path, suffix, member, told):
+def test_archive_paths_stay_inside(tmp_path, suffix, member, expected):
     write_archive(tmp_path / f"UTKFace{suffix}", {member: b"image"})
-    assert contents(only_source(tmp_path)) == {told: b"image"}
+    assert contents(only_source(tmp_path)) == {expected: b"image"}
 
 
 def test_backslashes_become_slashes(tmp_path):

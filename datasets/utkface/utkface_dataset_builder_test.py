@@ -211,13 +211,16 @@ def test_report_ends_with_the_skipped_files(built):
 
 
 def test_report_lists_five_files_per_reason(tmp_path):
-    told = []
+    reports = []
     for letters in ("abcde", "abcdef"):
         files = {"1_0_0_1.jpg": jpeg()} | {f"{letter}.txt": b"" for letter in letters}
-        told.append(repr(build(write_folder(tmp_path / letters, files), tmp_path / f"data of {letters}").info))
-    assert "5 not named .jpg: 'a.txt', 'b.txt', 'c.txt', 'd.txt', 'e.txt'" in told[0] and "all of them" not in told[0]
-    assert "6 not named .jpg: 'a.txt', 'b.txt', 'c.txt', 'd.txt', 'e.txt', ..." in told[1]
-    assert re.search(r"\n  all of them: .*/skipped\.json$", told[1])
+        reports.append(repr(build(write_folder(tmp_path / letters, files), tmp_path / f"data of {letters}").info))
+    assert (
+        "5 not named .jpg: 'a.txt', 'b.txt', 'c.txt', 'd.txt', 'e.txt'" in reports[0]
+        and "all of them" not in reports[0]
+    )
+    assert "6 not named .jpg: 'a.txt', 'b.txt', 'c.txt', 'd.txt', 'e.txt', ..." in reports[1]
+    assert re.search(r"\n  all of them: .*/skipped\.json$", reports[1])
 
 
 def test_examples_are_in_hash_order(built):
@@ -443,16 +446,16 @@ def test_second_source_gives_copies(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("other", "told"),
+    ("other", "message"),
     [
         ({FIRST: jpeg(7)}, f"{FIRST} are different images"),
         ({"9_0_0_9.jpg": jpeg(7)}, r"has 1 images that .* does not have: 9_0_0_9.jpg"),
     ],
 )
-def test_contradicting_sources_are_refused(tmp_path, other, told):
+def test_contradicting_sources_are_refused(tmp_path, other, message):
     write_folder(tmp_path / "UTKFace", faces())
     write_archive(tmp_path / "UTKFace.tar.gz", other)
-    with pytest.raises(ValueError, match=rf"(?s)contradict each other.*{told}.*Received: "):
+    with pytest.raises(ValueError, match=rf"(?s)contradict each other.*{message}.*Received: "):
         build(tmp_path, tmp_path / "data")
 
 
