@@ -21,14 +21,19 @@ Runner = Callable[[Any], Answers]
 
 
 def measure(
-    data_dir: str | None, *, model: str = "models/utkface64", split: str = "test", batch_size: int = 16, rounds: int = 5
+    data_dir: str | None,
+    *,
+    model: str = "agegender/released/best.keras",
+    split: str = "test",
+    batch_size: int = 16,
+    rounds: int = 5,
 ) -> timing.Result:
     """Exports a model to every format and runs each format on the split."""
     from agegender import Predictor
     from agegender.export import export
 
     predictor = Predictor(model, aligned=True)
-    size = predictor.model.input_shape[1]
+    size = predictor.image_size
     ranges = _load(data_dir, "train", size)[0][:INT8_IMAGES]
     images, targets = _load(data_dir, split, size)
     runners: dict[str, Runner] = {PREDICTOR: _run_predictor(predictor)}

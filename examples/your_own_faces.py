@@ -30,6 +30,7 @@ import agegender as ag
 from agegender.environment import set_environment
 from agegender.inference.alignment import align_face
 from agegender.models.saving import load_model
+from agegender.released import find_released
 from agegender.schema import GENDERS, MAX_AGE, MIN_AGE, RACES
 from agegender.training.run_record import FINISHED, read_record
 
@@ -42,7 +43,6 @@ _BATCH_SIZE = flags.DEFINE_integer("batch_size", 16, "Images a step.", lower_bou
 
 COLUMNS = ("file", "age", "gender")
 ROOT = pathlib.Path(__file__).absolute().parents[1]
-RELEASED = ROOT / "models" / "utkface64"
 
 
 def main(_: list[str]) -> None:
@@ -123,7 +123,7 @@ def build(faces: pathlib.Path, prepared: pathlib.Path) -> None:
 
 def train_and_measure(prepared: pathlib.Path, workdir: pathlib.Path) -> None:
     """Fine-tunes a trained model on the faces and measures the best epoch on the test split."""
-    model = load_model(_MODEL.value or RELEASED)
+    model = load_model(_MODEL.value or find_released())
     load = functools.partial(ag.load_utkface, image_size=model.input_shape[1], data_dir=prepared)
     train = load("train", batch_size=_BATCH_SIZE.value, training=True, seed=1)
     validation = load("validation", batch_size=64)

@@ -199,7 +199,7 @@ def headings(text: str) -> set[str]:
 LINKED = [
     *ROOT.glob("*.md"),
     *(ROOT / "docs").rglob("*.md"),
-    ROOT / "models/utkface64/README.md",
+    ROOT / "agegender/released/README.md",
     ROOT / "datasets/utkface/README.md",
 ]
 
