@@ -33,7 +33,7 @@ def measure(
     from agegender.export import export
 
     predictor = Predictor(model, aligned=True)
-    size = predictor.image_size
+    size, _ = predictor.image_size
     ranges = _load(data_dir, "train", size)[0][:INT8_IMAGES]
     images, targets = _load(data_dir, split, size)
     runners: dict[str, Runner] = {PREDICTOR: _run_predictor(predictor)}
