@@ -1,7 +1,8 @@
-"""A photograph with what was guessed of its faces drawn on it."""
+"""Draws faces and their predictions on a photograph."""
 
+import math
 from collections.abc import Sequence
-from typing import Final
+from typing import Any, Final
 
 from PIL import Image, ImageDraw, ImageFont
 
@@ -10,6 +11,8 @@ from agegender.inference.results import Face
 _COLOURS: Final = {"female": "#CC79A7", "male": "#56B4E9", None: "#F0E442"}  # distinct to colour-blind eyes too
 _DOUBTFUL: Final = "#BBBBBB"
 _SMALLEST: Final = 10.0  # pixels of a font
+_REACH: Final = 8  # half labels, either way, in which free space is looked for
+_Box = tuple[int, int, int, int]
 
 
 def describe_face(face: Face, separator: str = " ") -> str:
@@ -28,7 +31,10 @@ def describe_face(face: Face, separator: str = " ") -> str:
 
 
 def draw_faces(image: Image.Image, faces: Sequence[Face]) -> Image.Image:
-    """Draws a box, the guesses and the interval at each face; grey where a note says not to trust them.
+    """Draws a box, the prediction and the interval at each face; grey where a note says not to trust them.
+
+    A label lies beside its box, where it covers no face and no other label; in a crowd it moves to free space nearby,
+    with a line to its box.
 
     Args:
         image: the photograph.
@@ -41,25 +47,55 @@ def draw_faces(image: Image.Image, faces: Sequence[Face]) -> Image.Image:
     if drawn is image:
         drawn = image.copy()
     pen = ImageDraw.Draw(drawn)
-    for face in faces:
-        colour = _DOUBTFUL if face.note else _COLOURS[face.gender]
+    colours = [_DOUBTFUL if face.note else _COLOURS[face.gender] for face in faces]
+    for face, colour in zip(faces, colours, strict=True):
         left, top, right, bottom = face.box
         pen.rectangle((left, top, right - 1, bottom - 1), outline=colour, width=max(1, round((right - left) / 40)))
-        _label(pen, describe_face(face, "\n"), face.box, drawn.size, colour)
+    taken = [face.box for face in faces]
+    for face, colour in zip(faces, colours, strict=True):
+        words = describe_face(face, "\n")
+        font, width, height = _fit_font(pen, words, face.box, drawn.size)
+        label = _place_label(face.box, (width, height), drawn.size, taken)
+        taken.append(label)
+        if not _touch(label, face.box):
+            pen.line([_centre(label), (face.box[0], face.box[1])], fill=colour, width=2)
+        pen.rectangle(label, fill=colour)
+        pen.multiline_text((label[0] + 2, label[1] + 1), words, fill="black", font=font)
     return drawn
 
 
-def _label(
-    pen: ImageDraw.ImageDraw, words: str, box: tuple[int, int, int, int], size: tuple[int, int], colour: str
-) -> None:
-    """Above the box, below it or, without room, in it; as wide as the box, but never too small to read."""
-    font = ImageFont.load_default(_SMALLEST)
-    wide = pen.multiline_textbbox((0, 0), words, font=font)[2]
+def _fit_font(pen: ImageDraw.ImageDraw, words: str, box: _Box, size: tuple[int, int]) -> tuple[Any, int, int]:
+    """A font with which a label is as wide as the box, but never too small to read; width and height of the label."""
+    wide = pen.multiline_textbbox((0, 0), words, font=ImageFont.load_default(_SMALLEST))[2]
     font = ImageFont.load_default(max(_SMALLEST, min(_SMALLEST * (box[2] - box[0]) / wide, size[1] / 12)))
     _, _, right, bottom = pen.multiline_textbbox((0, 0), words, font=font)
-    width, height = right + 4, bottom + 4
-    x = max(0, min(box[0], size[0] - width))
-    below = box[3] if box[3] + height <= size[1] else box[1]
-    y = box[1] - height if box[1] >= height else below
-    pen.rectangle((x, y, x + width, y + height), fill=colour)
-    pen.multiline_text((x + 2, y + 1), words, fill="black", font=font)
+    return font, int(right) + 4, int(bottom) + 4
+
+
+def _place_label(box: _Box, label: tuple[int, int], size: tuple[int, int], taken: Sequence[_Box]) -> _Box:
+    """The free place nearest to a box; on top of it where there is none."""
+    width, height = label
+    left, top, right, bottom = box
+    beside = [(left, top - height - 1), (left, bottom + 1), (right + 1, top), (left - width - 1, top)]
+    steps = range(-_REACH, _REACH + 1)
+    around = [(left + x * (width // 2), top + y * (height // 2)) for x in steps for y in steps]
+    around.sort(key=lambda place: math.dist(place, (left, top)))
+    for x, y in (*beside, *around):
+        place = (x, y, x + width, y + height)
+        inside = x >= 0 and y >= 0 and place[2] <= size[0] and place[3] <= size[1]
+        if inside and not any(_overlap(place, other) for other in taken):
+            return place
+    x, y = max(0, min(left, size[0] - width)), max(0, min(top, size[1] - height))
+    return x, y, x + width, y + height
+
+
+def _overlap(one: _Box, other: _Box) -> bool:
+    return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
+
+
+def _touch(one: _Box, other: _Box) -> bool:
+    return _overlap((one[0] - 2, one[1] - 2, one[2] + 2, one[3] + 2), other)
+
+
+def _centre(box: _Box) -> tuple[float, float]:
+    return (box[0] + box[2]) / 2, (box[1] + box[3]) / 2
