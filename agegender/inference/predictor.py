@@ -41,6 +41,7 @@ class Predictor:
             calibration was fitted with, and only then does it hold.
         aligned: whether images show one aligned face each, so that none is looked for; calls can say otherwise.
         min_face: side in pixels of the smallest face to look for, 20 or more.
+        bgr: whether arrays have their channels in the order blue, green, red, as OpenCV's frames do.
 
     Attributes:
         model: the Keras model, or the model read from an ONNX file.
@@ -70,6 +71,7 @@ class Predictor:
         flip: bool | None = None,
         aligned: bool = False,
         min_face: int = MIN_FACE,
+        bgr: bool = False,
     ) -> None:
         _check_options(batch_size, flip, aligned)
         self.detector = FaceDetector(min_face=min_face)
@@ -82,6 +84,7 @@ class Predictor:
         calibrated = self.calibration is not None and self.calibration.flip
         self.flip = bool(self._face_model.flip or calibrated) if flip is None else flip
         self.aligned = aligned
+        self.bgr = bgr
 
     @overload
     def __call__(self, images: bytes | Image.Image, *, aligned: bool | None = None) -> Photograph: ...
@@ -143,7 +146,7 @@ class Predictor:
         Raises:
             ImageError: if it cannot be used.
         """
-        decoded = read_image(image)
+        decoded = read_image(self._to_rgb(image))
         return draw_faces(decoded, self(decoded) if faces is None else faces)
 
     def _stream(self, images: Iterable[Any], aligned: bool) -> Iterator[Photograph | ImageError]:
@@ -161,6 +164,7 @@ class Predictor:
         try:
             if isinstance(image, ImageError):
                 return image
+            image = self._to_rgb(image)
             if aligned:
                 decoded = read_image(image)
                 return _Faces(name_of(image), decoded.size, [self._resize(decoded)], [None])
@@ -171,6 +175,9 @@ class Predictor:
             return ImageError(name_of(image), "needs more memory than there is: reduce the image")
         except Exception as error:
             return ImageError(name_of(image), f"cannot be searched for faces: {type(error).__name__}: {error}"[:300])
+
+    def _to_rgb(self, image: Any) -> Any:
+        return image[..., ::-1] if self.bgr and getattr(image, "ndim", None) == 3 else image
 
     def _search(self, image: Any) -> "_Faces":
         halved = self.detector.min_face >= _HALF_MIN_FACE

@@ -388,3 +388,46 @@ def test_drawing_marks_the_faces_and_leaves_the_image_alone(finder: ag.Predictor
     )
     assert len(changed) < 0.5 * couple.shape[0] * couple.shape[1]
     assert np.array_equal(np.asarray(finder.draw(couple)), drawn)
+
+
+def test_frames_of_opencv_are_answered_as_their_rgb_images(finder: ag.Predictor, couple: np.ndarray) -> None:
+    tinted = couple.copy()
+    tinted[..., 0] //= 2
+    opencv = ag.Predictor(finder.model, bgr=True)
+    assert opencv(tinted[..., ::-1]) == finder(tinted) != finder(tinted[..., ::-1].copy())
+    assert opencv(Image.fromarray(tinted)) == finder(tinted)
+    np.testing.assert_array_equal(opencv.draw(tinted[..., ::-1], []), tinted)
+    (aligned,) = opencv(tinted[..., ::-1], aligned=True)
+    assert aligned == finder(tinted, aligned=True)[0]
+
+
+def test_an_image_that_fails_does_not_cost_the_others_their_answers(
+    finder: ag.Predictor, couple: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    detect = type(finder.detector).__call__
+    errors = {60: MemoryError(), 61: RuntimeError("broken")}
+
+    def fail(detector: object, image: Image.Image, **options: float) -> object:
+        if image.height in errors:
+            raise errors[image.height]
+        return detect(detector, image, **options)
+
+    monkeypatch.setattr(type(finder.detector), "__call__", fail)
+    first, *failed, last = finder([couple, couple[:60], couple[:61], couple])
+    assert first == last and len(first) == 2
+    assert [each.reason for each in failed] == [
+        "needs more memory than there is: reduce the image",
+        "cannot be searched for faces: RuntimeError: broken",
+    ]
+
+
+def test_a_small_face_in_a_large_jpeg_is_cut_from_all_its_pixels(finder: ag.Predictor, couple: np.ndarray) -> None:
+    photograph = Image.new("RGB", (2400, 1400), (128, 128, 128))
+    photograph.paste(Image.fromarray(couple), (600, 400))
+    file = io.BytesIO()
+    photograph.save(file, "JPEG", quality=95)
+    jpeg = file.getvalue()
+    whole = finder(np.asarray(Image.open(io.BytesIO(jpeg))))
+    for face, other in zip(finder(jpeg), whole, strict=True):
+        assert np.abs(np.subtract(face.box, other.box)).max() <= 6
+        assert face.age == pytest.approx(other.age, abs=0.5)
