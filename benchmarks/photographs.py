@@ -36,7 +36,7 @@ class Composed(NamedTuple):
 
 def compose(images: list[np.ndarray], random: np.random.Generator, sides: tuple[int, int], tilt: float) -> Composed:
     """Puts images into the cells of one photograph."""
-    cell = round(1.45 * sides[1])  # room for the largest, turned
+    cell = round(1.45 * sides[1])  # the largest image fits when rotated
     photograph = Image.new("RGB", (COLUMNS * cell, ROWS * cell), (120, 120, 110))
     places = []
     for number, pixels in enumerate(images):
