@@ -1,4 +1,4 @@
-"""ASGI middleware for every request: who may ask, and the headers that keep a browser within this server."""
+"""ASGI middleware for every request: who may use the server, and the headers that keep a browser within this server."""
 
 import ipaddress
 import socket

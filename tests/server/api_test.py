@@ -186,12 +186,12 @@ def test_many_clients_get_their_own_answers_in_shared_batches(server: str, predi
     count, total = "agegender_batch_size_count", "agegender_batch_size_sum"
     before = read_metric(server, total), read_metric(server, count)
 
-    def ask(client: int) -> list[tuple[int, dict]]:
+    def run_client(client: int) -> list[tuple[int, dict]]:
         turns = [(client + turn) % len(bodies) for turn in range(2)]
         return [(turn, post(server, bodies[turn], aligned="true").json()) for turn in turns]
 
     with concurrent.futures.ThreadPoolExecutor(12) as clients:
-        answers = [each for got in clients.map(ask, range(12)) for each in got]
+        answers = [each for got in clients.map(run_client, range(12)) for each in got]
     for turn, answer in answers:
         assert_same(answer, expected[turn])
     images, batches = read_metric(server, total) - before[0], read_metric(server, count) - before[1]

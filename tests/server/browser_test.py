@@ -102,7 +102,7 @@ def test_two_faces_are_marked_and_listed(page: Any, address: str, tmp_path: path
     changed = np.abs(np.reshape(pixels, (200, 360, 4))[..., :3].astype(int) - COUPLE).max(-1) > 100
     assert 500 < changed.sum() < 36_000  # boxes and labels
 
-    # Nothing was asked of anybody else, and the content security policy forbade nothing that the page does.
+    # No request went elsewhere, and the content security policy forbade nothing that the page does.
     events = [json.loads(entry["message"])["message"] for entry in page.get_log("performance")]
     requests = [each["params"]["request"]["url"] for each in events if each["method"] == "Network.requestWillBeSent"]
     assert any(url.startswith(f"{address}v1/predict") for url in requests)

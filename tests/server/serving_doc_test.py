@@ -67,8 +67,8 @@ def test_python_program(server: str, folder: pathlib.Path) -> None:
 
 @needs("node")
 def test_javascript_program(server: str, folder: pathlib.Path) -> None:
-    (folder / "ask.mjs").write_text(find_block("javascript").replace(ADDRESS, server))
-    assert re.fullmatch(r"([\d.]+ (fe)?male\n){2}", run(["node", "ask.mjs"], folder))
+    (folder / "predict.mjs").write_text(find_block("javascript").replace(ADDRESS, server))
+    assert re.fullmatch(r"([\d.]+ (fe)?male\n){2}", run(["node", "predict.mjs"], folder))
 
 
 def test_limits_are_those_of_the_code() -> None:

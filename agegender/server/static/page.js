@@ -13,7 +13,7 @@ const NO_FACE =
 
 let maxBytes = 20e6;
 let promise = ""; // what the intervals promise
-let lastImage = null; // asked again when the box "one face already" changes
+let lastImage = null; // sent again when the box "one face already" changes
 let request = new AbortController();
 
 // ---- words
@@ -110,7 +110,7 @@ function tabulate(faces) {
   return table;
 }
 
-// ---- asking
+// ---- sending
 
 const say = (words) => { find("#picker .trouble").textContent = words; };
 const show = (...elements) => find("#answer").replaceChildren(...elements);
@@ -127,7 +127,7 @@ async function predict(image, aligned, signal) {
   return answer;
 }
 
-async function ask(image) {
+async function send(image) {
   request.abort(); // an answer that nobody waits for any more
   request = new AbortController();
   const { signal } = request;
@@ -154,24 +154,24 @@ const explain = (error) => (error instanceof TypeError ? "The server cannot be r
 // ---- choosing, dropping, pasting
 
 find(".choose input").addEventListener("change", (event) => {
-  if (event.target.files.length) ask(event.target.files[0]);
+  if (event.target.files.length) send(event.target.files[0]);
   event.target.value = ""; // so that the same file can be chosen again
 });
 document.addEventListener("paste", (event) => {
   const files = event.clipboardData ? [...event.clipboardData.files] : [];
-  if (files.length) ask(files[0]);
+  if (files.length) send(files[0]);
 });
 for (const name of ["dragover", "dragleave", "drop"]) {
   document.addEventListener(name, (event) => {
     event.preventDefault(); // beside the box too: else the browser would leave the page for the file
     find(".drop").classList.toggle("over", name === "dragover");
-    if (name === "drop" && event.dataTransfer.files.length) ask(event.dataTransfer.files[0]);
+    if (name === "drop" && event.dataTransfer.files.length) send(event.dataTransfer.files[0]);
   });
 }
 for (const button of document.querySelectorAll(".example")) {
-  button.addEventListener("click", async () => ask(await (await fetch(button.querySelector("img").src)).blob()));
+  button.addEventListener("click", async () => send(await (await fetch(button.querySelector("img").src)).blob()));
 }
-find(".aligned input").addEventListener("change", () => { if (lastImage) ask(lastImage); });
+find(".aligned input").addEventListener("change", () => { if (lastImage) send(lastImage); });
 
 // ---- the camera
 
@@ -210,7 +210,7 @@ function closeCamera() {
 async function takePicture() {
   const image = await grab(Infinity);
   closeCamera();
-  ask(image);
+  send(image);
 }
 
 function setWatching(on) {
