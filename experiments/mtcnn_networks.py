@@ -75,17 +75,7 @@ def write_pnet(path: pathlib.Path, weights: list[np.ndarray]) -> None:
     """From float32 [n, 3, height, width] to offsets and logit of each window, [n, 5, rows, columns]."""
     graph = Graph()
     kernel, bias, slopes = weights[0], weights[1], weights[2].ravel()
-    # PReLU before the pooling is half of the time. max(PReLU) = PReLU(max) where a slope is 0 or more; where it is
-    # less, PReLU(x) = max(x, slope x), so that a second copy of the channel, times the slope, is pooled beside it.
-    order = np.argsort(slopes >= 0, kind="stable")
-    kernel, bias, slopes = kernel[..., order], bias[order], slopes[order]
-    falling = int((slopes < 0).sum())
-    kernel = np.concatenate([kernel, kernel[..., :falling] * slopes[:falling]], axis=-1)
-    bias = np.concatenate([bias, bias[:falling] * slopes[:falling]])
-    pooled = graph.pool(graph.conv("image", kernel, bias), 2, same=True)
-    sizes = graph.constant(np.array([falling, len(slopes) - falling, falling]))
-    graph.nodes.append(helper.make_node("Split", [pooled, sizes], ["below", "above", "scaled"], axis=1))
-    x = graph.add("Concat", graph.add("Max", "below", "scaled"), graph.prelu("above", slopes[falling:]), axis=1)
+    x, order = conv_prelu_pool(graph, "image", weights[:3], 2, same=True)
     x = graph.prelu(graph.conv(x, weights[3][:, :, order], weights[4]), weights[5])
     x = graph.prelu(graph.conv(x, weights[6], weights[7]), weights[8])
     offsets, scores = weights[9:11], difference(weights[11:13])
@@ -98,9 +88,9 @@ def write_refiner(path: pathlib.Path, weights: list[np.ndarray], side: int) -> N
     """From float32 [n, side, side, 3] to offsets, for ONet landmarks, and logit: [n, 5] or [n, 15]."""
     graph = Graph()
     x = graph.add("Transpose", "image", perm=[0, 3, 1, 2])
-    x = graph.pool(graph.prelu(graph.conv(x, *weights[:2]), weights[2]), 3, same=True)
-    x = graph.pool(graph.prelu(graph.conv(x, *weights[3:5]), weights[5]), 3, same=False)
-    x = graph.prelu(graph.conv(x, *weights[6:8]), weights[8])
+    x, order = conv_prelu_pool(graph, x, weights[:3], 3, same=True)
+    x, order = conv_prelu_pool(graph, x, [weights[3][:, :, order], *weights[4:6]], 3, same=False)
+    x = graph.prelu(graph.conv(x, weights[6][:, :, order], weights[7]), weights[8])
     rest = weights[9:]
     if side == 48:  # ONet has one convolution more
         x = graph.prelu(graph.conv(graph.pool(x, 2, same=True), *rest[:2]), rest[2])
@@ -112,6 +102,28 @@ def write_refiner(path: pathlib.Path, weights: list[np.ndarray], side: int) -> N
     kernel, bias = (np.concatenate(ends[part::2], axis=-1) for part in (0, 1))
     graph.add("Gemm", x, graph.constant(kernel), graph.constant(bias), output="output")
     graph.save(path, ["n", side, side, 3], ["n", len(bias)])
+
+
+def conv_prelu_pool(
+    graph: Graph, x: str, weights: list[np.ndarray], size: int, *, same: bool
+) -> tuple[str, np.ndarray]:
+    """A convolution, PReLU and pooling, and the order in which the channels come out.
+
+    PReLU comes after the pooling, where there is a quarter as much: max(PReLU(x)) = PReLU(max(x)) where its slope is 0
+    or more; where it is less, PReLU(x) = max(x, slope x), so that the channel times its slope is pooled beside it.
+    """
+    kernel, bias, slopes = weights[0], weights[1], weights[2].ravel()
+    order = np.argsort(slopes >= 0, kind="stable")
+    kernel, bias, slopes = kernel[..., order], bias[order], slopes[order]
+    falling = int((slopes < 0).sum())
+    kernel = np.concatenate([kernel, kernel[..., :falling] * slopes[:falling]], axis=-1)
+    bias = np.concatenate([bias, bias[:falling] * slopes[:falling]])
+    pooled = graph.pool(graph.conv(x, kernel, bias), size, same=same)
+    names = [f"{pooled}_{part}" for part in ("falling", "rising", "scaled")]
+    sizes = graph.constant(np.array([falling, len(slopes) - falling, falling]))
+    graph.nodes.append(helper.make_node("Split", [pooled, sizes], names, axis=1))
+    rising = graph.prelu(names[1], slopes[falling:])
+    return graph.add("Concat", graph.add("Max", names[0], names[2]), rising, axis=1), order
 
 
 def difference(weights: list[np.ndarray]) -> list[np.ndarray]:

@@ -89,16 +89,20 @@ def crop_boxes(image: NDArray[np.uint8], boxes: Boxes, side: int) -> NDArray[np.
     top, bottom, down, in_height = _sample_points(boxes[:, 1], boxes[:, 3], image.shape[0], side)
     left, right, across, in_width = _sample_points(boxes[:, 0], boxes[:, 2], image.shape[1], side)
 
-    def pixels(y: NDArray, x: NDArray) -> NDArray[np.float32]:
-        return image[y[:, :, None], x[:, None, :]].astype("float32")
-
+    pixels = image.reshape(-1, 3)
     across, down = across[:, None, :, None], down[:, :, None, None]
-    upper, lower = pixels(top, left), pixels(bottom, left)
-    upper += (pixels(top, right) - upper) * across
-    lower += (pixels(bottom, right) - lower) * across
-    upper += (lower - upper) * down
-    upper[~(in_height[:, :, None] & in_width[:, None, :])] = _OUTSIDE
-    return upper
+
+    def rows(y: NDArray) -> NDArray[np.float32]:
+        starts = (y * image.shape[1])[:, :, None]
+        before = pixels.take(starts + left[:, None, :], axis=0).astype("float32")
+        after = pixels.take(starts + right[:, None, :], axis=0).astype("float32")
+        before += (after - before) * across
+        return before
+
+    crops, below = rows(top), rows(bottom)
+    crops += (below - crops) * down
+    crops[~(in_height[:, :, None] & in_width[:, None, :])] = _OUTSIDE
+    return crops
 
 
 def _sample_points(start: NDArray, stop: NDArray, length: int, count: int) -> tuple[NDArray, ...]:
