@@ -74,7 +74,6 @@ def load_weights(name: str) -> list[np.ndarray]:
 def write_pnet(path: pathlib.Path, weights: list[np.ndarray]) -> None:
     """From float32 [n, 3, height, width] to offsets and logit of each window, [n, 5, rows, columns]."""
     graph = Graph()
-    kernel, bias, slopes = weights[0], weights[1], weights[2].ravel()
     x, order = conv_prelu_pool(graph, "image", weights[:3], 2, same=True)
     x = graph.prelu(graph.conv(x, weights[3][:, :, order], weights[4]), weights[5])
     x = graph.prelu(graph.conv(x, weights[6], weights[7]), weights[8])

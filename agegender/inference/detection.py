@@ -5,8 +5,10 @@ adds the landmarks. `experiments/mtcnn_networks.py` writes their ONNX files from
 """
 
 import math
+import os
 import pathlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -21,7 +23,9 @@ MIN_FACE: Final = 40  # pixels, by default: the model has seen no smaller face
 SMALLEST_MIN_FACE: Final = 20  # pixels: what MTCNN was trained to find
 MAX_FACES: Final = 1_000  # of one photograph, those with the highest scores
 _MAX_BOXES: Final = 10_000  # of one level, and of all levels together, those with the highest scores
-_BATCH: Final = 256  # boxes that RNet and ONet see at once
+_BATCH: Final = 256  # boxes that RNet and ONet see at once, at most
+_SMALLEST_BATCH: Final = 32  # and at least, if there are as many
+_THREADS: Final = min(2, os.cpu_count() or 1)
 
 # PNet is convolutional: it sees windows of 12 x 12 pixels, 2 pixels apart.
 _WINDOW, _STRIDE = 12, 2
@@ -84,8 +88,7 @@ class FaceDetector:
             Its faces from left to right, 1,000 at most.
         """
         pixels = np.asarray(image)
-        boxes = self._propose(pixels, self.min_face / scale)
-        boxes = self._refine(pixels, boxes)
+        boxes = self._refine(pixels, self._propose(pixels, self.min_face / scale))
         height, width = pixels.shape[:2]
         limits = [round(width * scale), round(height * scale)] * 2
         return sorted(self._find_landmarks(pixels, boxes, scale, limits), key=lambda face: face.box)
@@ -99,8 +102,10 @@ class FaceDetector:
         scales = _pyramid_scales(pixels.shape[0], pixels.shape[1], min_face)
         sizes = [(int(pixels.shape[0] * scale), int(pixels.shape[1] * scale)) for scale in scales]
         boxes, scores = [np.empty((0, 4))], [np.empty(0)]
-        for scale, level in zip(scales, build_pyramid(pixels, sizes), strict=True):
-            found, confidence = self._search_level(level)
+        # The first level is half of the work, so that two threads suffice.
+        for scale, (found, confidence) in zip(
+            scales, _map_in_threads(self._search_level, build_pyramid(pixels, sizes)), strict=True
+        ):
             best = suppress_overlaps(found, confidence, _LEVEL_OVERLAP)
             boxes.append(found[best] / scale)
             scores.append(confidence[best])
@@ -165,8 +170,14 @@ def _pyramid_scales(height: int, width: int, min_face: float) -> list[float]:
 
 
 def _run_on_crops(network: OnnxModel, pixels: NDArray[np.uint8], boxes: Boxes, side: int) -> NDArray[np.float32]:
-    parts = (boxes[start : start + _BATCH] for start in range(0, max(1, len(boxes)), _BATCH))
-    return np.concatenate([network.run(crop_boxes(pixels, part, side))[0] for part in parts])
+    size = min(_BATCH, max(_SMALLEST_BATCH, -(-len(boxes) // _THREADS)))
+    parts = (boxes[start : start + size] for start in range(0, max(1, len(boxes)), size))
+    return np.concatenate(_map_in_threads(lambda part: network.run(crop_boxes(pixels, part, side))[0], parts))
+
+
+def _map_in_threads(function: Callable[[Any], Any], items: Iterable[Any]) -> list[Any]:
+    with ThreadPoolExecutor(_THREADS) as threads:  # new each time: threads do not survive a fork
+        return list(threads.map(function, items))
 
 
 def _move_boxes(boxes: Boxes, offsets: NDArray[np.float32]) -> Boxes:
