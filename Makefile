@@ -74,7 +74,7 @@ test: lint
 test-all: lint
 	$(PYTEST) -m ''
 
-# Which small faults do the tests of a package not notice? docs/mutants.md
+# Which small faults do the tests of a package not notice? docs/measurements/mutants.md
 PACKAGE ?= evaluation
 SAMPLE ?= 300
 mutants: $(BIN)/.test

@@ -3,7 +3,8 @@
     make mutants PACKAGE=evaluation            a sample of 300 mutants
     make mutants PACKAGE=evaluation SAMPLE=0   all of them
 
-Lists each mutant that survives with its change, and the share that was killed. docs/measurements/mutants.md has results.
+Lists each mutant that survives with its change, and the share that was killed. Results:
+docs/measurements/mutants.md.
 """
 
 import argparse
