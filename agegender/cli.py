@@ -317,7 +317,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     _add_model(args, "--model")
     form = args.add_mutually_exclusive_group()
-    form.add_argument("--json", dest="form", action="store_const", const="json", help="one JSON array, a image a line")
+    form.add_argument("--json", dest="form", action="store_const", const="json", help="one JSON array, an image a line")
     form.add_argument("--csv", dest="form", action="store_const", const="csv", help="a table, a face a row")
     args.add_argument(
         "--draw", type=pathlib.Path, metavar="FOLDER", help="also write the photographs with boxes here, NAME-faces.jpg"

@@ -26,7 +26,7 @@ SUFFIXES: Final = (
 # Ghostscript.
 FORMATS: Final = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 MAX_BYTES: Final = 600_000_000  # of a file; four channels of 16 bits, of as many pixels, are fewer
-TOO_LONG: Final = f"has more than {MAX_BYTES // 1_000_000} MB, the limit for a image's file"
+TOO_LONG: Final = f"has more than {MAX_BYTES // 1_000_000} MB, the limit for an image's file"
 # A progressive JPEG has about ten scans. Each takes a pass over all pixels, and may be a hundred bytes long.
 _MAX_SCANS: Final = 100
 _SCAN: Final = b"\xff\xda"
@@ -66,7 +66,7 @@ _SHORTEST_BASE64: Final = 60  # characters: the smallest image has more
 
 
 class ImageError(ValueError):
-    """A image that cannot be used.
+    """An image that cannot be used.
 
     Attributes:
         source: its path, or what else it was, in words.
@@ -269,7 +269,7 @@ def _check_entry(entry: os.DirEntry) -> "pathlib.Path | ImageError":
         with open(entry.path, "rb") as file:
             first = file.read(_FIRST_BYTES)
     except OSError as error:
-        return ImageError(entry.path, f"cannot be read as a image: {error.strerror}")
+        return ImageError(entry.path, f"cannot be read as an image: {error.strerror}")
     if not first:
         return ImageError(entry.path, "is empty")
     return pathlib.Path(entry.path) if is_image(first) else ImageError(entry.path, _describe_formats())
@@ -314,7 +314,7 @@ def is_glob(pattern: str | os.PathLike) -> bool:
 def _check_file(status: os.stat_result) -> None:
     """Before a file is opened: opening a pipe waits for somebody to write to it, and a device may have no end."""
     if stat.S_ISDIR(status.st_mode):
-        raise ImageError("", "is a folder; a image is wanted here")
+        raise ImageError("", "is a folder; an image is wanted here")
     if not stat.S_ISREG(status.st_mode):
         raise ImageError("", "is a pipe or a device, not a file")
     _check_bytes(status.st_size)
@@ -417,7 +417,7 @@ def _check_scans(file: Any) -> None:
     data = file.read()
     file.seek(place)
     if data.count(_SCAN) > _MAX_SCANS and _count_scans(data) > _MAX_SCANS:
-        raise ImageError("", f"has more than {_MAX_SCANS} scans, each as much work as a image")
+        raise ImageError("", f"has more than {_MAX_SCANS} scans, each as much work as an image")
 
 
 def _count_scans(data: bytes) -> int:
@@ -521,7 +521,7 @@ def _reason(error: Exception, max_pixels: int) -> str:
         count = re.search(r"\d+", str(error))  # Pillow's words are all that is known of it
         return f"has {int(count[0]):,} pixels. {_too_large(max_pixels)}" if count else _too_large(max_pixels)
     words = getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
-    return f"cannot be read as a image: {words[:_LONGEST]}"
+    return f"cannot be read as an image: {words[:_LONGEST]}"
 
 
 def is_one(images: Any) -> bool:
@@ -552,7 +552,7 @@ def each_image(images: Any) -> Iterator[Any]:
     if _is_numbers(images):
         return iter(np.asarray(images))
     if isinstance(images, Mapping) or not isinstance(images, Iterable):
-        raise ImageError(name_of(images), "is neither a image nor a sequence of images")
+        raise ImageError(name_of(images), "is neither an image nor a sequence of images")
     return iter(np.asarray(images).tolist() if _is_column(images) else images)
 
 

@@ -1,6 +1,6 @@
 """Hostile images: what the Predictor and the command make of them, and that the good ones beside them are answered.
 
-A case is a name, what makes the hostile thing, and the words that must be in the error; with "" it is a image after
+A case is a name, what makes the hostile thing, and the words that must be in the error; with "" it is an image after
 all, and the answer must be that of the image without what was added. What hangs ends its test.
 """
 
@@ -100,7 +100,7 @@ def pages(count: int) -> bytes:
 
 EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n(evil) (w) file closefile showpage\n"
 SVG = b"<svg xmlns='http://www.w3.org/2000/svg' width='9' height='9'><script>alert(1)</script></svg>"
-NO_FORMAT, BROKEN = "is no image, or of a format that is not read", "cannot be read as a image"
+NO_FORMAT, BROKEN = "is no image, or of a format that is not read", "cannot be read as an image"
 FILES: dict[str, tuple[Callable[[], bytes], str]] = {
     # Too large, or larger than they look.
     "png-profile-that-inflates": (lambda: with_chunk(b"iCCP", b"x\0\0" + inflating(30_000_000)), BROKEN),
@@ -260,7 +260,7 @@ def test_no_bomb_takes_memory_that_its_image_does_not_need(tmp_path: pathlib.Pat
         (tmp_path / name).write_bytes(FILES[name][0]())
     command = [sys.executable, "-c", MEMORY, str(tmp_path)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert len(BOMBS) >= 7 and int(done.stdout) < 100_000, done.stdout + done.stderr  # KB; a image may take 400,000
+    assert len(BOMBS) >= 7 and int(done.stdout) < 100_000, done.stdout + done.stderr  # KB; an image may take 400,000
 
 
 # ---- paths, as the command is given them

@@ -172,14 +172,14 @@ def test_the_limit_on_pixels_is_the_callers() -> None:
 )
 def test_a_file_that_is_no_image_is_named_with_what_is_wrong(tmp_path: pathlib.Path, content: bytes) -> None:
     (tmp_path / "broken.jpg").write_bytes(content)
-    words = "is no image|cannot be read as a image" if content else "is empty"
+    words = "is no image|cannot be read as an image" if content else "is empty"
     with pytest.raises(ImageError, match=rf"broken\.jpg: ({words})") as error:
         read_image(tmp_path / "broken.jpg")
     assert error.value.source == str(tmp_path / "broken.jpg") and error.value.reason
 
 
 @pytest.mark.parametrize("path", ["gone.jpg", "."])
-def test_a_path_without_a_image_is_named(tmp_path: pathlib.Path, path: str) -> None:
+def test_a_path_without_an_image_is_named(tmp_path: pathlib.Path, path: str) -> None:
     with pytest.raises(ImageError, match="no such file" if path == "gone.jpg" else "is a folder"):
         read_image(tmp_path / path)
 

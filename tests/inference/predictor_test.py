@@ -86,8 +86,8 @@ def test_one_image_that_cannot_be_used_is_an_error(predictor: ag.Predictor, tmp_
 
 
 @pytest.mark.parametrize("given", [None, 5, {"a.jpg": 1}])
-def test_what_is_neither_a_image_nor_several_is_named(predictor: ag.Predictor, given: object) -> None:
-    with pytest.raises(ag.ImageError, match="is neither a image nor a sequence of images"):
+def test_what_is_neither_an_image_nor_several_is_named(predictor: ag.Predictor, given: object) -> None:
+    with pytest.raises(ag.ImageError, match="is neither an image nor a sequence of images"):
         predictor(given)
 
 
@@ -121,7 +121,7 @@ def test_a_stream_takes_what_a_call_takes(predictor: ag.Predictor, tmp_path: pat
         Image.fromarray(image(1)).save(tmp_path / name)
     for given, count in ((tmp_path, 2), (str(tmp_path / "*.png"), 2), (str(tmp_path / "a.png"), 1), (image(1), 1)):
         assert len(list(predictor.stream(given))) == count
-    with pytest.raises(ag.ImageError, match="neither a image nor a sequence"):
+    with pytest.raises(ag.ImageError, match="neither an image nor a sequence"):
         predictor.stream(None)
 
 
@@ -224,7 +224,7 @@ def test_a_calibration_of_one_head_leaves_the_other_as_it_is(
     assert (face.p_female == pytest.approx(plain.p_female)) == (head == "age")
 
 
-def test_flip_answers_with_the_mean_over_a_image_and_its_mirror_image(predictor: ag.Predictor) -> None:
+def test_flip_answers_with_the_mean_over_an_image_and_its_mirror_image(predictor: ag.Predictor) -> None:
     here, there = predictor([image(0), image(0)[:, ::-1]])
     (face,) = ag.Predictor(predictor.model, flip=True)(image(0), aligned=True)
     assert here[0].age != there[0].age
