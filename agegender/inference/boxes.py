@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 Boxes = NDArray[np.float64]  # [n, 4]: left, top, right and bottom in pixels
 
-_ROWS: Final = 256  # boxes that are compared with the others at once: memory is linear in the number of boxes
+_ROWS: Final = 64  # boxes that are compared with the others at once: memory is linear in the number of boxes
 _OUTSIDE: Final = 127.5  # the grey level beyond the edge of an image: zero, after MTCNN's scaling
 
 

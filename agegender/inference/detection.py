@@ -23,14 +23,14 @@ MIN_FACE: Final = 40  # pixels, by default: the model has seen no smaller face
 SMALLEST_MIN_FACE: Final = 20  # pixels: what MTCNN was trained to find
 MAX_FACES: Final = 1_000  # of one photograph, those with the highest scores
 _MAX_BOXES: Final = 10_000  # of one level, and of all levels together, those with the highest scores
-_BATCH: Final = 256  # boxes that RNet and ONet see at once, at most
+_BATCH: Final = 64  # boxes that RNet and ONet see at once, at most
 _SMALLEST_BATCH: Final = 32  # and at least, if there are as many
 _THREADS: Final = min(2, os.cpu_count() or 1)
 
 # PNet is convolutional: it sees windows of 12 x 12 pixels, 2 pixels apart.
 _WINDOW, _STRIDE = 12, 2
 _FACTOR: Final = 0.709  # from one level of the pyramid to the next
-_TILE: Final = 131_072  # pixels of a level that PNet sees at once; its activations stay in the cache
+_TILE: Final = 65_536  # pixels of a level that PNet sees at once; its activations stay in the cache
 _PNET_SCORE, _RNET_SCORE, _ONET_SCORE = 0.6, 0.7, 0.8
 _LEVEL_OVERLAP, _OVERLAP = 0.5, 0.7
 
