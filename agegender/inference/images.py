@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final, Literal
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageFile
 
 # A telephone of 2026 makes 48 or 50 million. Decoded, and copied for the detector, this many take 0.4 GB; a file of a
 # few kilobytes may claim billions, so its header is asked before anything is decoded.
@@ -135,6 +135,8 @@ def read_image(image: Any, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
 def _read(image: Any, max_pixels: int, *, reduce_above: int | None = None) -> tuple[Image.Image, tuple[int, int]]:
     """An image, perhaps at half its size, and the size of the whole."""
     source = name_of(image)
+    # tensorflow_datasets sets this to True for the whole process; half a JPEG would then pass as an image.
+    ImageFile.LOAD_TRUNCATED_IMAGES = False
     try:
         if isinstance(image, str) and (content := _decode_text(image)) is not None:
             image = content

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageFile
 
 from agegender.inference import images
 from agegender.inference.images import (
@@ -51,6 +51,15 @@ def test_paths_bytes_arrays_and_images_give_the_same_pixels(tmp_path: pathlib.Pa
     for image in [*given, LEFT_RED.astype("float64"), LEFT_RED.astype("int64")]:
         read = read_image(image)
         assert read.mode == "RGB" and np.array_equal(np.asarray(read), LEFT_RED)
+
+
+def test_truncated_files_are_refused_whatever_pillow_is_set_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)  # as tensorflow_datasets does
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), "uint8"))
+    for kind in ("JPEG", "PNG"):
+        content = encode(noise, kind)
+        with pytest.raises(ImageError, match="cannot be read as an image"):
+            read_image(content[: len(content) // 2])
 
 
 @pytest.mark.parametrize("kind", ["AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TIFF", "WEBP"])
