@@ -24,7 +24,7 @@ endif
 
 help: ## List the targets.
 	@echo 'make train                     train, evaluate and predict on faces that the project draws'
-	@echo 'make train UTKFACE=FOLDER      the same on real images: FOLDER holds UTKFace.tar.gz, crop_part1.tar.gz,'
+	@echo 'make train UTKFACE=FOLDER      the same on real images: FOLDER contains UTKFace.tar.gz, crop_part1.tar.gz,'
 	@echo '                               or the extracted images'
 	@echo 'make train CONFIG=NAME         with experiments/configs/NAME.py, one of'
 	@echo '                               $(filter-out __init__,$(notdir $(basename $(wildcard experiments/configs/*.py))))'

@@ -3,7 +3,7 @@
 The names below are the library. Each is imported when it is first used: TensorFlow takes seconds to load, and
 `import agegender` should not.
 
-The packages hold more: `agegender.data`, `agegender.models`, `agegender.training`, `agegender.evaluation`,
+The packages contain more: `agegender.data`, `agegender.models`, `agegender.training`, `agegender.evaluation`,
 `agegender.calibration`, `agegender.inference`, `agegender.export`, `agegender.server` and `agegender.synthetic`;
 `agegender.schema` has keys, units and codings.
 """

@@ -37,7 +37,7 @@ def load_backend() -> None:
 
 @contextlib.contextmanager
 def _silent() -> Iterator[None]:
-    """Holds back what is written to standard error, and lets it out if there is an error."""
+    """Captures standard error, and writes it out if an error is raised."""
     sys.stderr.flush()
     standard_error = os.dup(2)
     with tempfile.TemporaryFile() as held:

@@ -35,7 +35,7 @@ FOLDS: Final = 5
 
 IMAGE_SIZE: Final = 200  # pixels a side, as UTKFace ships its aligned and cropped images
 MAX_PIXELS: Final = 100_000_000  # of a stored image; 300 MB decoded
-MIN_IMAGE_SIZE: Final = 48  # the five poolings of VGG16 leave a 1 x 1 map at 32; keras-vggface asks for 48
+MIN_IMAGE_SIZE: Final = 48  # the five poolings of VGG16 leave a 1 x 1 map at 32; keras-vggface requires 48
 
 # Mean and standard deviation of the ages of UTKFace in years, rounded: the units of the age head inside the model.
 # Outside it answers in years; the age loss is divided by the square of the second.

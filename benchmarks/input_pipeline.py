@@ -2,7 +2,7 @@ r"""Compares `load_utkface` with bare JPEG decoding: the first epoch from shards
 
     python -m benchmarks.input_pipeline --data_dir=...
 
-The baselines hold the images in memory, encoded or decoded, and do nothing but shuffle, decode and batch. Each is
+The baselines keep the images in memory, encoded or decoded, and do nothing but shuffle, decode and batch. Each is
 written in several ways; the fastest of this run counts. The shards are in the system's cache, and images are not
 resized. A first epoch includes making its iterator; later epochs come from one iterator that repeats.
 """

@@ -2,7 +2,7 @@ r"""What finding and cutting faces costs in accuracy: aligned images, put into p
 
     python -m benchmarks.photographs --workdir=... --data_dir=... --split=test
 
-Each photograph holds six images of the split, at random places, sizes and tilts. The errors on the faces that are cut
+Each photograph shows six images of the split, at random places, sizes and tilts. The errors on the faces that are cut
 out of it again are compared with those on the same images as they were; in pairs, with 95 % intervals.
 """
 
@@ -51,7 +51,7 @@ def compose(images: list[np.ndarray], random: np.random.Generator, sides: tuple[
 
 
 def matches(faces: Any, places: np.ndarray) -> Iterator[Any]:
-    """For each place the face whose landmarks are nearest, within a quarter of the side; None if there is none."""
+    """For each place the face whose landmarks are nearest, within a quarter of the side; None if none is that near."""
     centres = [np.mean(face.landmarks, axis=0) for face in faces]
     for x, y, half in places:
         near = [float(np.hypot(*(centre - (x, y)))) for centre in centres]

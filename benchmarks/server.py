@@ -123,7 +123,7 @@ def run_command(model: str | None, workers: int) -> Iterator[tuple[str, int]]:
 
 
 def read_memory(pid: int) -> float:
-    """MB of memory that a process holds."""
+    """Resident memory of a process, in MB."""
     with open(f"/proc/{pid}/status") as status:
         return next(int(line.split()[1]) / 1000 for line in status if line.startswith("VmRSS"))
 

@@ -1,4 +1,4 @@
-"""Times alternatives in turn in one process and reports ratios, which hold on a machine whose speed drifts.
+"""Times alternatives in turn in one process and reports ratios, which are valid on a machine whose speed drifts.
 
 A benchmark is a module with a function `measure(data_dir, *, rounds=..., ...) -> Result`. Its last line calls `main`,
 which makes a flag of every keyword, prints the result as a table and, with `--out`, writes it as JSON.
@@ -36,7 +36,7 @@ class Ratio:
     """A ratio of two times, or another number with a target.
 
     Attributes:
-        name: what is divided by what.
+        name: numerator and denominator.
         values: one for each round; the median counts.
         at_least: target for the median, or
         at_most: target for the median; neither for a ratio without a target.
@@ -71,7 +71,7 @@ class Result:
     """The outcome of a benchmark.
 
     Attributes:
-        title: one line, with what is the same in all rows.
+        title: one line, with the settings that all rows share.
         rows: the table; all rows have the same keys.
         ratios: printed below the table.
     """

@@ -1,4 +1,4 @@
-r"""Draws what the prepared data set holds: ages by gender, the splits side by side, and sheets of faces.
+r"""Draws the prepared data set: ages by gender, the splits side by side, and sheets of faces.
 
     python -m experiments.explore --out=runs/look
     python -m experiments.explore --out=runs/look --where="male, 25" --where="female, 60-70, Asian" --where=conflict
@@ -146,7 +146,7 @@ def read_labels(builder: Any, parts: Sequence[str]) -> Labels:
                 columns[key].append(batch[key])
             columns["split"].append(np.full(len(batch[AGE]), part.split("[")[0]))
     if not columns[AGE]:
-        raise ValueError(f"`split` must hold at least one image. Received: split={'+'.join(parts)!r}")
+        raise ValueError(f"`split` must contain at least one image. Received: split={'+'.join(parts)!r}")
     return {key: np.concatenate(chunks) for key, chunks in columns.items()}
 
 

@@ -116,7 +116,7 @@ def draw_correlations(pairs: NDArray, altered: dict[str, NDArray]) -> Figure:
 
 
 def measure_copies(images: Sequence[Image.Image]) -> dict[str, NDArray]:
-    """Prints what is found of the altered copies of each kind, and returns their correlations."""
+    """Prints how many altered copies of each kind are found, and returns their correlations."""
     originals = make_thumbnails(images)
     pairs = np.stack([np.arange(len(images)), np.arange(len(images)) + len(images)], 1)
     print(f"{'copies':40} {'found':>7} {'registered: 1st percentile':>27}")

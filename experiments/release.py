@@ -48,7 +48,7 @@ only, and so is this model.
 
 UTKFace's aligned and cropped images, data set version {version}: {counts}. Near-identical photographs share a split.
 The weights were trained on the train split; the best epoch was chosen on the validation split.
-datasets/utkface/README.md says what is wrong with the labels.
+datasets/utkface/README.md lists the problems of the labels.
 
 ## Recipe
 

@@ -2,8 +2,8 @@ r"""Writes model.onnx of the released model, without its weights: those stay in 
 
     python -m experiments.released_onnx agegender/released
 
-An ONNX file may name bytes of another file as its weights, and a .keras file holds its weights as they are, in half
-precision. So the repository and the wheel hold 31 MB once, and onnxruntime reads what Keras reads.
+An ONNX file may name bytes of another file as its weights, and a .keras file contains its weights uncompressed, in half
+precision. So the repository and the wheel contain 31 MB once, and onnxruntime reads what Keras reads.
 """
 
 import io

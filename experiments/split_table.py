@@ -1,4 +1,4 @@
-r"""Writes the table of file name to split, fold and photograph group, or checks it against what was built.
+r"""Writes the table of file name to split, fold and photograph group, or checks it against the prepared data set.
 
 UTKFace is published in several forms with images of different sizes, and two images may match in one form only. The
 table joins the groups of all given forms, and the builder keeps the images of a group together:
@@ -79,7 +79,7 @@ def main(argv: Sequence[str]) -> None:
         return
     with open(flags.FLAGS.table, newline="") as file:
         wrong = find_differences(list(csv.DictReader(file)), flags.FLAGS.data_dir)
-    print("\n".join(wrong[:20]) or "The table agrees with what was built.")
+    print("\n".join(wrong[:20]) or "The table agrees with the prepared data set.")
     sys.exit(bool(wrong))
 
 

@@ -50,7 +50,7 @@ def train_and_evaluate(
     checkpoints: "CheckpointPolicy | None" = None,
     profile: bool = False,
 ) -> None:
-    """Trains, calibrates on the validation split, and evaluates on `split`; resumes what was interrupted.
+    """Trains, calibrates on the validation split, and evaluates on `split`; resumes an interrupted run.
 
     Args:
         config: what to train, from a file of experiments/configs.

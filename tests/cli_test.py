@@ -98,13 +98,13 @@ def test_drawn_photographs_are_new_files_and_nothing_is_overwritten(
     capsys.readouterr()
     assert cli.main(["predict", "--json", "--draw", str(album), "--model", model, str(album)]) == 1
     out, err = capsys.readouterr()
-    assert len(json.loads(out)) == 4 and "3 drawn" in err and "2 left out" in err  # what was drawn is not read again
+    assert len(json.loads(out)) == 4 and "3 drawn" in err and "2 left out" in err  # drawn images are not read again
     assert all(path.read_bytes() == content for path, content in before.items())
     with Image.open(album / "couple-faces.jpg") as drawn:
         assert drawn.size == (360, 200)
 
 
-def test_a_image_comes_from_standard_input(model: str, album: pathlib.Path) -> None:
+def test_image_from_standard_input(model: str, album: pathlib.Path) -> None:
     environ = {name: value for name, value in os.environ.items() if not name.startswith("TF_")}
     command = [COMMAND, "predict", "--json", "--aligned", "--model", model, "-"]
     done = subprocess.run(command, input=(album / "one.png").read_bytes(), capture_output=True, env=environ, cwd=album)
@@ -189,15 +189,15 @@ def test_evaluate_reports_on_a_prepared_split(
     assert "MAE" in capsys.readouterr().out and (tmp_path / "report" / "report.html").is_file()
 
 
-def test_evaluate_leaves_out_a_calibration_of_another_way_to_ask(
+def test_evaluate_skips_calibration_with_other_flip(
     model: str, prepared: pathlib.Path, tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     options = ["--data-dir", str(prepared), "--out", str(tmp_path)]
-    for flag, promised in (("--no-flip", True), ("--flip", False)):
+    for flag, calibrated in (("--no-flip", True), ("--flip", False)):
         assert cli.main(["evaluate", model, *options, flag]) == 0
-        assert ("it was fitted with flip=False" in caplog.text) != promised
+        assert ("it was fitted with flip=False" in caplog.text) != calibrated
         caplog.clear()
-        assert (json.loads((tmp_path / "report.json").read_text())["coverage"] is not None) == promised
+        assert (json.loads((tmp_path / "report.json").read_text())["coverage"] is not None) == calibrated
 
 
 @pytest.fixture(scope="module")
@@ -211,9 +211,7 @@ def varied(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(folder)
 
 
-def test_answers_are_the_mean_over_mirror_images_if_that_is_asked_for(
-    varied: str, album: pathlib.Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_flip_averages_over_mirror_images(varied: str, album: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
     ages = []
     for flag, flip in (("--flip", True), ("--no-flip", False)):
         assert cli.main(["predict", "--json", "--aligned", flag, "--model", varied, str(album / "one.png")]) == 0

@@ -37,7 +37,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @contextlib.contextmanager
 def locked(path: pathlib.Path) -> Iterator[None]:
-    """Holds a lock that all pytest-xdist workers share."""
+    """Locks out all other pytest-xdist workers."""
     with path.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield

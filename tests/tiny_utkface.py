@@ -52,7 +52,7 @@ def prepare(
 
     Args:
         folder: for it.
-        rows: for each split the labels of its images; what is not said is 0, alone in its group, without conflict.
+        rows: for each split the labels of its images; missing labels are 0, each image its own group, no conflict.
         without: features that it shall not have, as if an older builder had prepared it.
     """
     full = {split: [_row(split, index, row) for index, row in enumerate(given)] for split, given in rows.items()}

@@ -145,7 +145,7 @@ def calibrate(
         flip: whether the outputs are averaged over each image and its mirror image. The `Predictor` then does so too.
 
     Returns:
-        A `Calibration`. It holds for images like these, which the model must not have been trained on.
+        A `Calibration`. It is valid for images like these; the model must not have been trained on them.
 
     Raises:
         ValueError: for fewer than 100 images, unequal lengths, or values out of range.
@@ -182,7 +182,7 @@ def load_calibration(path: str | os.PathLike) -> Calibration | None:
         path: calibration.json, its folder, or a model file in the same folder.
 
     Returns:
-        The calibration. None if there is none, and for another model beside best.keras, which the file belongs to.
+        The calibration; None if it does not exist, or if `path` is a model other than best.keras.
 
     Raises:
         ValueError: if the file is damaged.

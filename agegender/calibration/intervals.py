@@ -1,7 +1,7 @@
 """Age intervals with a nominal coverage at every recorded age, by conformal prediction.
 
 Predicted ages are pulled to the mean, so an interval that is valid for every *predicted* age misses the old far too
-often. The coverage therefore holds for every *recorded* age y: of the images of age y, the share `coverage` is
+often. The coverage is therefore valid for every *recorded* age y: of the images of age y, the share `coverage` is
 predicted within centre(y) +- reach(y). The interval of a prediction f is the set of all ages y whose range contains f.
 
     centre(y)   local linear regression of predicted on recorded ages

@@ -211,7 +211,7 @@ def _draw_heat_map(crossed: dict[str, GroupMetrics], key: str, colours: str) -> 
         )
         axes.text(column, row, text, ha="center", va="center", fontsize=8, gid=f"{row},{column}")
     image = axes.imshow(np.ma.masked_invalid(values), cmap=colours, aspect="auto")
-    for text in axes.texts:  # white on what is dark
+    for text in axes.texts:  # white on dark cells
         row, column = map(int, str(text.get_gid()).split(","))
         shade = image.norm(values[row, column])
         text.set_color("white" if np.isfinite(shade) and shade > 0.6 else "black")

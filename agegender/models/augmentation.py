@@ -4,7 +4,7 @@
 once, `adjust_color` and `erase_rectangles` change their values. These functions are pure; their random numbers are
 the columns of one uniform draw, named in `DRAWS`. `Augmentation` makes the draw and counts the steps.
 
-Keras has a layer for each of these changes, but its geometry has no XLA kernel on TensorFlow, so a model that holds one
+Keras has a layer for each of these changes, but its geometry has no XLA kernel on TensorFlow, so a model with one
 loses XLA, and five layers in a row read and write each image five times.
 """
 
@@ -339,7 +339,7 @@ class Augmentation(keras.layers.Layer):
     def step(self) -> int:
         """The number of training calls so far. Set it before `fit` to resume at that step.
 
-        A `.keras` file does not hold it. On the JAX backend `fit` works on a copy, so read it afterwards.
+        A `.keras` file does not contain it. On the JAX backend `fit` works on a copy, so read it afterwards.
 
         Raises:
             ValueError: if set to a step outside [0, 2**31 - 3].

@@ -108,7 +108,7 @@ def renew_statistics(model: keras.Model, batches: Iterable[Any]) -> None:
         for layer, momentum in zip(norms, momenta, strict=True):
             layer.momentum = momentum
     if count == 0:
-        raise ValueError("`batches` must hold at least one batch of images. Received none")
+        raise ValueError("`batches` must contain at least one batch of images. Received none")
 
 
 def _normalize(tensor: keras.KerasTensor, name: str, **options: Any) -> keras.KerasTensor:

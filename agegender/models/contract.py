@@ -79,7 +79,7 @@ def check_batch(batch: Any, heads: Sequence[str], image_size: int | None = None,
         where: what the error calls the batch, such as "The first batch of `data`".
 
     Raises:
-        ContractError: says which batch, what was found and what to do.
+        ContractError: names the batch, the value received and the remedy.
 
     Example:
 

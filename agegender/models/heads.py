@@ -121,7 +121,7 @@ def _check_arguments(
     if age_head not in AGE_HEADS:
         raise ValueError(f"`age_head` must be one of {AGE_HEADS}. Received: age_head={age_head!r}")
     if isinstance(heads, str) or not heads or len(set(heads)) != len(heads) or not set(heads) <= set(HEADS):
-        raise ValueError(f"`heads` must hold one or both of {HEADS}, each once. Received: heads={heads!r}")
+        raise ValueError(f"`heads` must contain one or both of {HEADS}, each once. Received: heads={heads!r}")
     if [len(tensor.shape) for tensor in (*trunk.inputs, *trunk.outputs)] != [4, 2]:
         raise ValueError(
             "`trunk` must map images [batch, height, width, 3] to features [batch, width]. "
@@ -132,6 +132,6 @@ def _check_arguments(
     for head, rates in dropout.items():
         if len(rates) != len(units) or not all(0 <= rate < 1 for rate in rates):
             raise ValueError(
-                f"`{head}_dropout` must hold a number in [0, 1) for each of the {len(units)} hidden layers. "
+                f"`{head}_dropout` must contain a number in [0, 1) for each of the {len(units)} hidden layers. "
                 f"Received: {head}_dropout={rates}"
             )

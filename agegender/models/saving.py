@@ -38,7 +38,7 @@ def load_model(path: str | os.PathLike) -> keras.Model:
     The file may come from anywhere: loading runs no code in it, and takes a few times its size in memory at most.
 
     Raises:
-        FileNotFoundError: if there is none.
+        FileNotFoundError: if it does not exist.
         ValueError: if the file is damaged, or not a model from `build_model`.
     """
     if not isinstance(path, str | os.PathLike):
@@ -90,7 +90,7 @@ def _limit_weights(limit: int) -> Iterator[None]:
             shape = kwargs.get("shape", args[0] if args else None)
             count += math.prod(shape if isinstance(shape, tuple | list) else (shape or 1,))
             if count > limit:
-                raise ValueError(f"its configuration asks for more weights than the {limit:,} that it holds")
+                raise ValueError(f"its configuration needs more weights than the {limit:,} that it contains")
         return add_weight(self, *args, **kwargs)
 
     with _LOADING:

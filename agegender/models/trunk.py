@@ -221,7 +221,7 @@ def _make_stand_ins() -> dict[str, ModuleType]:
 
 @contextlib.contextmanager
 def _patch_modules(modules: Mapping[str, ModuleType]) -> Iterator[None]:
-    """Puts modules into `sys.modules`; afterwards removes them and keras_vggface, and restores what was there."""
+    """Puts modules into `sys.modules`; afterwards removes them and keras_vggface, and restores the previous ones."""
 
     def remove() -> dict[str, ModuleType]:
         names = [name for name in sys.modules if name in modules or name.partition(".")[0] == _PACKAGE]

@@ -106,7 +106,7 @@ class Batcher:
             A future for each.
 
         Raises:
-            QueueFullError: if there is no room for all of them.
+            QueueFullError: if they do not all fit.
         """
         if self._waiting + len(files) > MAX_WAITING:
             raise QueueFullError(max(1, math.ceil(self._waiting * self._seconds_per_image)))

@@ -15,7 +15,7 @@ class Refusal(Exception):
 
     Args:
         status: of HTTP.
-        sentence: what is wrong, for people.
+        sentence: the error in words.
         retry_after: seconds after which to try again.
         unread: whether parts of the body have not been read.
     """

@@ -125,7 +125,7 @@ class _Connection(H11Protocol):
 
     def _check_progress(self) -> None:
         if self.transport.is_closing():
-            self.transport.abort()  # the client does not read what is left
+            self.transport.abort()  # the client does not read the rest
             return
         is_idle = self.cycle is None or self.cycle.response_complete
         if is_idle and self.cycle is self._last_cycle:

@@ -35,7 +35,7 @@ class Upload(NamedTuple):
 
 
 class MemoryGauge:
-    """Counts the bytes of bodies that the process holds."""
+    """Counts the bytes of bodies in memory."""
 
     def __init__(self) -> None:
         self.used = 0
@@ -43,7 +43,7 @@ class MemoryGauge:
     def add(self, count: int) -> None:
         """Adds bytes, or raises a `Refusal` if there would be too many."""
         if self.used + count > _MAX_BYTES_IN_MEMORY:
-            raise Refusal(503, "The server holds too many images at the moment.", retry_after=5, unread=True)
+            raise Refusal(503, "The server has too many images in memory.", retry_after=5, unread=True)
         self.used += count
 
 

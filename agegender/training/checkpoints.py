@@ -149,7 +149,7 @@ def load_newest_checkpoint(folder: pathlib.Path) -> Checkpoint | None:
     """Reads the newest intact checkpoint of a folder; damaged ones are reported on standard error.
 
     Returns:
-        The checkpoint; None if there is none, or only a damaged one of step 0.
+        The checkpoint; None if no checkpoint exists, or only a damaged one of step 0.
 
     Raises:
         UnreadableCheckpointError: if all checkpoints are damaged.

@@ -114,7 +114,7 @@ def compile_learner(
 
 
 class _AgeMAE(keras.metrics.MeanAbsoluteError):
-    """Mean absolute error of the first output column; the others hold the distribution."""
+    """Mean absolute error of the first output column; the others are the distribution."""
 
     def update_state(self, ages: Any, outputs: Any, sample_weight: Any = None) -> Any:
         return super().update_state(ages, outputs[:, :1], sample_weight)

@@ -1,7 +1,7 @@
 """Checkpoint and resume: the state of a run between two steps, and the callback that saves it.
 
 A resumed run ends with exactly the weights of an uninterrupted one if a step depends on nothing but its state and its
-batch. That holds on a CPU, with batches that are a function of (seed, step).
+batch. This is so on a CPU, with batches that are a function of (seed, step).
 """
 
 import dataclasses
@@ -47,7 +47,7 @@ class StatefulCallback(keras.callbacks.Callback):
     """A callback whose state is part of the checkpoints."""
 
     def get_state(self) -> Any:
-        """Returns the state, as JSON can hold it."""
+        """Returns the state in types that JSON has."""
         raise NotImplementedError
 
     def load_state(self, state: Any) -> None:

@@ -23,7 +23,7 @@ _ROOT: Final = pathlib.Path(__file__).parents[2]  # the clone, or the folder tha
 
 
 def read_record(workdir: str | os.PathLike) -> dict[str, Any]:
-    """Reads the record of a run from its folder or from the file; returns {} if there is none.
+    """Reads the record of a run from its folder or from the file; returns {} if it does not exist.
 
     Raises:
         ValueError: if the file is damaged.

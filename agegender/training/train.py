@@ -118,7 +118,7 @@ def train(
     optimizer = optimizer or make_optimizer(steps=epochs * steps_per_epoch)
     callbacks = list(callbacks)
     _check_optimizer(optimizer, callbacks)
-    if process_count() == 1:  # otherwise process 0 checks and tells the others
+    if process_count() == 1:  # otherwise process 0 checks and broadcasts the result
         check_workdir(workdir)
     data = check_data(data, list(model.output), model.input_shape[1], "data")
     if validation is not None:

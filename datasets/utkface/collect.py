@@ -1,6 +1,6 @@
 """Collects the images of all sources: keeps each file with its bytes and thumbnail, or skips it for a stated reason.
 
-Bytes and thumbnails go to scratch files. So memory holds little more than the names, an archive is read once, and
+Bytes and thumbnails go to scratch files. So memory contains little more than the names, an archive is read once, and
 shards can be written in any order.
 """
 
@@ -80,7 +80,7 @@ def collect_images(sources: Sequence[Source], scratch: Path, *, parts: bool = Fa
     Args:
         sources: archives and folders, as found.
         scratch: a folder for files that together are about as large as the sources.
-        parts: whether the sources are parts of a whole. If not, one of them must hold all images of the others.
+        parts: whether the sources are parts of a whole. If not, one of them must contain all images of the others.
 
     Returns:
         The images. Paths begin with the archive's name if there are several sources.
@@ -212,7 +212,7 @@ def _select_one_per_name(
 
 
 def _check_one_source_is_complete(entries: Sequence[_Entry], sources: Sequence[Source]) -> None:
-    """Raises ValueError unless the largest source holds all images of the others."""
+    """Raises ValueError unless the largest source contains all images of the others."""
     names = [{entry.name for entry in entries if entry.source == index} for index in range(len(sources))]
     largest = max(range(len(sources)), key=lambda index: len(names[index]))
     for source, of_source in zip(sources, names, strict=True):

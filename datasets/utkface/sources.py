@@ -23,7 +23,7 @@ HOMEPAGE: Final = "https://susanqq.github.io/UTKFace/"
 
 _MAX_LISTED: Final = 10  # names in an error
 _MAX_BYTES: Final = 100_000_000  # of a file
-_STEP: Final = 4096  # compressed bytes read at a time: as LZMA they may hold 30 MB of zeros
+_STEP: Final = 4096  # compressed bytes read at a time: as LZMA they may contain 30 MB of zeros
 _TOO_LARGE: Final = f"larger than {_MAX_BYTES // 1_000_000} MB"
 _NOT_A_FILE: Final = "a link or a device, not a file"
 _FOLDER_LINK: Final = "a link to a folder, which is not followed"
@@ -61,7 +61,7 @@ class Source(NamedTuple):
 
     name: str  # for messages: "UTKFace/", "UTKFace.tar.gz" or "images directly in it"
     path: Path
-    prefix: str = ""  # of the paths in a folder, so that they equal those in the archive that it came from
+    prefix: str = ""  # of the paths in a folder, so that they equal those in its archive
     excluded: frozenset[str] = frozenset()  # names directly in the folder that belong to other sources
 
     def files(self) -> Iterator[File]:

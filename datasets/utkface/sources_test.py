@@ -62,9 +62,9 @@ def only_source(manual_dir: Path, config: str = "aligned_cropped") -> sources.So
 
 
 def contents(source: sources.Source) -> dict[str, bytes | str]:
-    """What each file of a source holds, or why it is skipped."""
+    """The content of each file of a source, or why it is skipped."""
     listed = [(path, content_or_reason(read)) for path, read in source.files()]
-    assert len(listed) == len(dict(listed)), "a file came twice"
+    assert len(listed) == len(dict(listed)), "a file was listed twice"
     return dict(listed)
 
 

@@ -63,7 +63,7 @@ def test_joined_known_groups_become_one():
     assert splits.assign_groups(["k2", "m2", "x"], np.array([[0, 2], [1, 2]]), known) == ["k1"] * 3
 
 
-def test_conflicts_hold_for_all_images_of_a_group():
+def test_conflicts_apply_to_all_images_of_a_group():
     named = [labels.Labels(20, 0, 0, "1"), labels.Labels(21, 0, 0, "2"), labels.Labels(21, 1, 0, "3")]
     assert splits.find_conflicts(["a", "a", "b"], named) == ([True, True, False], [False, False, False])
     assert splits.find_conflicts(["a", "b", "b"], named) == ([False, False, False], [False, True, True])

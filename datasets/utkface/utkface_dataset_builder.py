@@ -29,7 +29,7 @@ _MAX_LISTED: Final = 5  # skipped files in the report for each reason
 _LABEL_BYTES: Final = 280  # bytes of an example without its image
 _SHARDS: Final = 8
 _SMALLEST_SHARD: Final = 64 << 10  # bytes; below it, opening the file would cost more than reading it
-_LARGEST_SHARD: Final = 64 << 20  # bytes; TFDS holds a shard's examples in memory while it writes them
+_LARGEST_SHARD: Final = 64 << 20  # bytes; TFDS keeps a shard's examples in memory while it writes them
 
 ALIGNED: Final = tfds.core.BuilderConfig(
     name="aligned_cropped", description="One face per image, aligned by landmarks and cropped to 200 x 200 pixels."

@@ -104,7 +104,7 @@ DEFECTS = {
 
 
 class UTKFaceTest(tfds.testing.DatasetBuilderTestCase):
-    """What TFDS asks of every data set."""
+    """The tests that TFDS has for every data set."""
 
     DATASET_CLASS = utkface_dataset_builder.Builder
     SPLITS = SPLITS

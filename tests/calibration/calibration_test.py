@@ -1,4 +1,4 @@
-"""The temperature, the file of a calibration, and what is refused."""
+"""The temperature, the calibration file, and invalid arguments."""
 
 import json
 import math

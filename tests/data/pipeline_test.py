@@ -282,7 +282,7 @@ def test_shards_of_a_training_batch_join_to_the_batch(labelled: pathlib.Path, op
 
 @pytest.mark.parametrize("cache", ["bytes", "pixels"])
 @pytest.mark.parametrize("skip", [0, 1])
-def test_shards_of_evaluation_batches_hold_each_image_once_and_pad_with_weight_0(
+def test_evaluation_shards_cover_each_image_once_and_pad_with_weight_0(
     labelled: pathlib.Path, skip: int, cache: Any
 ) -> None:
     options = {"batch_size": 16, "skip": skip, "cache": cache}  # 30 images: 2 are missing in the second batch

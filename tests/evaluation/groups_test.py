@@ -9,7 +9,7 @@ def measure(table: dict[str, np.ndarray]) -> dict[str, dict[str, groups.GroupMet
     return groups.measure_groups(table, metrics.resample(np.arange(len(next(iter(table.values()))))))
 
 
-def test_groups_of_an_attribute_hold_every_image_once() -> None:
+def test_groups_of_an_attribute_partition_the_images() -> None:
     found = groups.find_groups(make_table())
     assert list(found) == ["age", "gender", "race", "age x gender", "age x race", "gender x race"]
     for attribute, rows in found.items():

@@ -1,4 +1,4 @@
-"""What is drawn, and where."""
+"""The plots of a report."""
 
 import numpy as np
 import pytest

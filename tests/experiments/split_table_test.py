@@ -76,7 +76,7 @@ def test_scripts_print_and_plot(prepared: pathlib.Path, tmp_path: pathlib.Path) 
 
     arguments = [f"--data_dir={prepared}", f"--table={tmp_path / 'splits.csv'}"]
     assert run("split_table", *arguments)[0] == 0
-    assert run("split_table", *arguments, "--check") == (0, "The table agrees with what was built.\n")
+    assert run("split_table", *arguments, "--check") == (0, "The table agrees with the prepared data set.\n")
     write_faces(tmp_path / "UTKFace", 40, size=64, seed=1)
     code, words = run("near_duplicates", f"--manual_dir={tmp_path}", "--sample=20", f"--plot={tmp_path / 'plot.png'}")
     assert code == 0 and "mirrored                                  100.0%" in words and "40 images" in words

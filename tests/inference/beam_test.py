@@ -228,7 +228,7 @@ def test_a_killed_command_starts_over(images: pathlib.Path, run: pathlib.Path, t
     command = make_command(images, run, out)
     process = subprocess.Popen(command, cwd=ROOT, start_new_session=True, stderr=subprocess.DEVNULL)
     try:
-        while not list(out.glob("beam-temp-faces-*/*")):  # the other worker has begun to write
+        while not list(out.glob("beam-temp-faces-*/*")):  # the other worker has started to write
             assert process.poll() is None
             time.sleep(0.05)
     finally:

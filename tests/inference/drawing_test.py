@@ -35,7 +35,7 @@ def test_sixty_labels_in_a_crowd_cover_no_face_and_no_label() -> None:
 
 @pytest.mark.parametrize(("box", "expected"), [
     ((50, 50, 90, 90), (50, 29, 80, 49)),  # above
-    ((50, 5, 90, 40), (50, 41, 80, 61)),  # no room above: below
+    ((50, 5, 90, 40), (50, 41, 80, 61)),  # does not fit above: below
     ((50, 5, 90, 95), (91, 5, 121, 25)),  # nor below: to the right
     ((120, 5, 149, 95), (89, 5, 119, 25)),  # nor there: to the left
     ((0, 0, 150, 100), (0, 0, 30, 20)),  # nowhere: on top of it

@@ -1,7 +1,7 @@
 """Hostile images: what the Predictor and the command make of them, and that the good ones beside them are answered.
 
 A case is a name, what makes the hostile thing, and the words that must be in the error; with "" it is an image after
-all, and the answer must be that of the image without what was added. What hangs ends its test.
+all, and the answer must be that of the image without the addition. A hang ends the test.
 """
 
 import io

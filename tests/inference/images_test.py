@@ -72,7 +72,7 @@ def test_every_format_of_photographs_is_read(kind: str) -> None:
     assert pixels[20, 15, 0] > 150 > 60 > pixels[20, 15, 2] and pixels[20, 45, 2] > 150 > 60 > pixels[20, 45, 0]
 
 
-def test_a_image_is_fitted_to_a_width_and_a_height_bilinearly() -> None:
+def test_image_is_resized_bilinearly() -> None:
     import tensorflow as tf
 
     values = np.random.default_rng(0).integers(0, 256, (40, 90, 3), "uint8")
@@ -94,7 +94,7 @@ def test_a_image_is_fitted_to_a_width_and_a_height_bilinearly() -> None:
         (8, np.rot90(LEFT_RED)),
     ],
 )
-def test_a_image_is_turned_as_its_exif_says(orientation: int, turned: np.ndarray) -> None:
+def test_exif_orientation_is_applied(orientation: int, turned: np.ndarray) -> None:
     image = Image.fromarray(LEFT_RED)
     exif = image.getexif()
     exif[0x0112] = orientation
@@ -154,7 +154,7 @@ def test_of_an_animation_the_first_frame_is_taken() -> None:
 
 
 def claims(width: int, height: int) -> bytes:
-    """A PNG that says it is that large, and holds one pixel."""
+    """A PNG with this size in its header, and one pixel."""
     file = bytearray(encode(Image.new("L", (1, 1))))
     file[16:24] = struct.pack(">II", width, height)
     file[29:33] = struct.pack(">I", zlib.crc32(bytes(file[12:29])))
@@ -163,7 +163,7 @@ def claims(width: int, height: int) -> bytes:
 
 @pytest.mark.parametrize("side", [8_001, 10_000, 20_000, 100_000])
 @pytest.mark.filterwarnings("default")  # Pillow's own warning of 90 million pixels is an error in these tests
-def test_a_image_of_too_many_pixels_is_refused_before_it_is_decoded(side: int) -> None:
+def test_too_many_pixels_are_refused_before_decoding(side: int) -> None:
     with pytest.raises(ImageError, match=rf"{side} x {side} pixels|{side**2:,} pixels") as error:
         read_image(claims(side, side))
     assert "The limit is 64 million" in str(error.value)
@@ -260,7 +260,7 @@ def album(tmp_path: pathlib.Path) -> pathlib.Path:
         ("**/*.webp", ["deep/er/c.webp"]),
         ("[ab].*", ["a.png", "b.JPG"]),
         ("odd[1].jpg", ["odd[1].jpg"]),  # a name, not a pattern
-        ("notes.txt", ["notes.txt"]),  # asked for by name: reading it will tell
+        ("notes.txt", ["notes.txt"]),  # given by name: reading it raises
     ],
 )
 def test_a_folder_a_glob_and_a_file_stand_for_images(album: pathlib.Path, pattern: str, names: list[str]) -> None:

@@ -286,8 +286,8 @@ def test_faces_of_many_photographs_share_batches_and_come_back_to_their_photogra
 ) -> None:
     one, none = couple[:, :180], np.full_like(couple, 128)
     sizes = []
-    finder.model.predict_on_batch, ask = (
-        lambda batch: (sizes.append(len(batch)), ask(batch))[1],
+    finder.model.predict_on_batch, predict = (
+        lambda batch: (sizes.append(len(batch)), predict(batch))[1],
         (finder.model.predict_on_batch),
     )
     answers = finder([couple, none, one, b"no image", couple, one])
@@ -311,30 +311,30 @@ def test_a_folder_and_a_glob_are_answered_by_name(
 
 
 def test_a_stream_is_answered_without_waiting_for_its_end(predictor: ag.Predictor) -> None:
-    asked = []
+    read = []
 
     def images() -> Iterator[np.ndarray]:
         for seed in itertools.count():
-            asked.append(seed)
+            read.append(seed)
             yield image(seed)
 
     answers = list(itertools.islice(predictor.stream(images()), 5))
-    assert len(answers) == 5 and len(asked) <= 5 + 2 * 3  # read ahead by two threads, or a batch
+    assert len(answers) == 5 and len(read) <= 5 + 2 * 3  # read ahead by two threads, or a batch
 
 
 def test_a_stream_without_faces_is_answered_without_waiting_for_one(finder: ag.Predictor) -> None:
-    asked = []
+    read = []
 
     def walls() -> Iterator[np.ndarray]:
         for seed in itertools.count():
-            asked.append(seed)
+            read.append(seed)
             assert seed < 100
             yield np.full((30, 30, 3), 128, "uint8")
 
-    assert list(itertools.islice(finder.stream(walls()), 5)) == [[]] * 5 and len(asked) <= 9
+    assert list(itertools.islice(finder.stream(walls()), 5)) == [[]] * 5 and len(read) <= 9
 
 
-def test_faces_smaller_than_asked_for_are_not_looked_for(finder: ag.Predictor, couple: np.ndarray) -> None:
+def test_min_face_limits_the_search(finder: ag.Predictor, couple: np.ndarray) -> None:
     assert ag.Predictor(finder.model, min_face=300)(couple) == [] != finder(couple)
 
 

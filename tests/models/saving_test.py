@@ -115,7 +115,7 @@ def custom(kind: str, module: str = "keras.layers", **config: Any) -> dict[str, 
 
 EVAL = {"module": "builtins", "class_name": "function", "config": "eval"}
 CODE = {"class_name": "__lambda__", "config": {"code": "4wAAAAA="}}
-HUGE = "asks for more weights than"
+HUGE = "needs more weights than"
 CASES: dict[str, tuple[Callable[[Parts], Parts], str]] = {
     # Code that would run.
     "lambda": (change_layer(custom("Lambda", function=CODE)), DAMAGED),

@@ -64,7 +64,7 @@ def test_waiting_images_share_a_batch_and_are_answered_in_order() -> None:
     assert lengths == [2, 8, 3, 8, 4, 8, 5, 8] and len(model.batches) <= 2 + 3
 
 
-def test_batches_hold_at_most_16_images_of_equal_options() -> None:
+def test_batches_have_at_most_16_images_of_equal_options() -> None:
     model = Model()
 
     async def use(batcher: Batcher) -> None:

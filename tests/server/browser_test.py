@@ -95,7 +95,7 @@ def test_two_faces_are_marked_and_listed(page: Any, address: str, tmp_path: path
     choose(page, tmp_path / "couple.jpg", encode(COUPLE, "JPEG"))
     assert count_rows(page) == 2
     assert "2 faces, from left to right." in find(page, "#answer").text
-    assert "The interval holds the recorded age 95 % of the time" in find(page, "#answer").text
+    assert "The interval contains the recorded age 95 % of the time" in find(page, "#answer").text
     shown = find(page, "#answer canvas.photograph")
     assert page.execute_script("return [arguments[0].width, arguments[0].height]", shown) == [360, 200]
     pixels = page.execute_script("return [...arguments[0].getContext('2d').getImageData(0, 0, 360, 200).data]", shown)
@@ -157,7 +157,7 @@ def open_camera(page: Any) -> None:
     )
 
 
-def test_picture_of_the_camera_is_answered(page: Any) -> None:
+def test_camera_image_is_answered(page: Any) -> None:
     open_camera(page)
     find(page, ".shoot").click()
     assert count_rows(page) == 1

@@ -71,7 +71,7 @@ def read_metrics(workdir: pathlib.Path) -> list[dict[str, str]]:
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """A run of four epochs, and what was seen of it."""
+    """A run of four epochs and its callbacks' records."""
     keras.utils.set_random_seed(1)
     workdir = tmp_path_factory.mktemp("runs") / "new" / "run"
     opened: dict[str, Any] = {}

@@ -12,7 +12,7 @@ const NO_FACE =
   "cropped as UTKFace crops them, say so in the box above.";
 
 let maxBytes = 20e6;
-let promise = ""; // what the intervals promise
+let coverageNote = ""; // below each table
 let lastImage = null; // sent again when the box "one face already" changes
 let request = new AbortController();
 
@@ -63,7 +63,7 @@ function drawFaces(canvas, answer) {
   }
 }
 
-// Above the box, below it or, without room, in it; as wide as the box, but never too small to read.
+// Above the box, below it or, if neither fits, in it; as wide as the box, but never too small to read.
 function drawLabel(canvas, lines, [left, top, right, bottom]) {
   const pen = canvas.getContext("2d");
   const setFont = (pixels) => { pen.font = `${pixels}px system-ui, sans-serif`; };
@@ -142,7 +142,7 @@ async function send(image) {
     const answer = await predict(image, find(".aligned input").checked, signal);
     const photograph = await drawPhotograph(image, answer);
     if (signal.aborted) return;
-    if (answer.faces.length) show(photograph, tabulate(answer.faces), make("p", promise));
+    if (answer.faces.length) show(photograph, tabulate(answer.faces), make("p", coverageNote));
     else show(photograph, make("p", NO_FACE, { class: "trouble", role: "alert" }));
   } catch (error) {
     if (!signal.aborted) show(make("p", explain(error), { class: "trouble", role: "alert" }));
@@ -271,9 +271,9 @@ try {
   const coverage = model.calibration.age_interval_coverage;
   maxBytes = model.limits.image_bytes;
   find(".megabytes").textContent = String(maxBytes / 1e6);
-  promise = coverage === null
+  coverageNote = coverage === null
     ? "This model has not been calibrated: it gives no intervals, and its probabilities may be too sure."
-    : `The interval holds the recorded age ${percent(coverage)} of the time, on images like those of UTKFace.`;
+    : `The interval contains the recorded age ${percent(coverage)} of the time, on images like those of UTKFace.`;
 } catch {
   say("The server cannot be reached.");
 }
