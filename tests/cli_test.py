@@ -55,7 +55,7 @@ def test_words_say_the_faces_of_each_image(model: str, album: pathlib.Path, caps
     assert "text.jpg: is no image" in err and "1 of 4 could not be used" in err
 
 
-def test_json_is_one_array_in_order_with_the_error_in_place(
+def test_json_is_one_array_with_errors_in_place(
     model: str, album: pathlib.Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert cli.main(["predict", "--json", "--model", model, str(album)]) == 1
@@ -87,9 +87,7 @@ def test_all_is_well_without_a_broken_file(model: str, album: pathlib.Path, caps
     assert "one.png: 1 face\n  0,0,180,200  " in out and "could not" not in err
 
 
-def test_drawn_photographs_are_new_files_and_nothing_is_overwritten(
-    model: str, album: pathlib.Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_drawings_overwrite_no_file(model: str, album: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = {path: path.read_bytes() for path in album.iterdir()}
     for _ in range(2):
         assert cli.main(["predict", "--draw", str(album), "--model", model, str(album / "couple.png")]) == 0
@@ -124,7 +122,7 @@ def test_image_from_standard_input(model: str, album: pathlib.Path) -> None:
     ],
 )
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
-def test_what_cannot_be_used_is_named_and_the_exit_code_is_one(
+def test_unusable_images_are_named_with_exit_code_one(
     model: str, album: pathlib.Path, capsys: pytest.CaptureFixture[str], images: list[str], words: str
 ) -> None:
     from tests.inference.images_test import claims
@@ -154,7 +152,7 @@ def test_what_cannot_be_used_is_named_and_the_exit_code_is_one(
         (["predict", "--model", "{album}/foreign.keras", "{album}"], "must be one from `build_model`"),
     ],
 )
-def test_where_nothing_can_be_done_one_line_says_why_and_the_exit_code_is_two(
+def test_errors_are_one_line_with_exit_code_two(
     model: str,
     album: pathlib.Path,
     prepared: pathlib.Path,
@@ -222,7 +220,7 @@ def test_flip_averages_over_mirror_images(varied: str, album: pathlib.Path, caps
     assert abs(ages[0] - ages[1]) > 1e-3
 
 
-def test_evaluate_measures_the_split_that_is_named_with_groups_intervals_and_flip(
+def test_evaluate_writes_report_with_groups_and_intervals(
     model: str, varied: str, prepared: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
     found = {}
@@ -252,7 +250,7 @@ def test_an_interruption_ends_with_130(monkeypatch: pytest.MonkeyPatch) -> None:
 QUIET = {"TF_CPP_MIN_LOG_LEVEL": "2", "TF_FORCE_GPU_ALLOW_GROWTH": "true", "TF_ENABLE_ONEDNN_OPTS": "1"}
 
 
-def test_a_command_sets_of_the_environment_what_the_user_has_not(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_command_keeps_environment_variables_of_the_user(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in QUIET:
         monkeypatch.setenv(name, "the user's")
         monkeypatch.delenv(name)
@@ -264,7 +262,7 @@ def test_a_command_sets_of_the_environment_what_the_user_has_not(monkeypatch: py
     assert {os.environ[name] for name in QUIET} == {"0"}
 
 
-def test_what_libraries_say_when_they_load_is_let_out_if_they_fail(capfd: pytest.CaptureFixture[str]) -> None:
+def test_captured_stderr_is_written_on_failure(capfd: pytest.CaptureFixture[str]) -> None:
     with environment._silent():
         os.write(2, b"of no interest")
     os.write(2, b"as ever. ")
@@ -293,7 +291,7 @@ def test_info_says_what_is_found_and_what_is_not(
         assert cli.main(["info", *named]) == 2
 
 
-def test_the_formats_of_the_command_are_those_of_the_library() -> None:
+def test_formats_of_the_command() -> None:
     assert tuple(cli.EXPORTS) == export.FORMATS
 
 
@@ -307,7 +305,7 @@ def test_help_answers_in_well_under_a_second() -> None:
     assert min(seconds) < 0.7
 
 
-def test_a_name_that_is_no_text_or_very_long_spoils_no_answer(
+def test_invalid_or_long_names_are_accepted(
     model: str, album: pathlib.Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     names = [b"\xff.png", b"two\nlines.png", b"x" * 250 + b".png"]

@@ -264,7 +264,7 @@ def test_hostile_source_is_refused_and_left_unchanged(manual_dir: pathlib.Path, 
         pytest.param(zipfile.ZIP_LZMA, 300_000_000, "damaged in the archive", marks=pytest.mark.slow),
     ],
 )
-def test_member_larger_than_its_zip_claims_is_not_held_in_memory(
+def test_zip_member_larger_than_claimed_is_not_loaded(
     manual_dir: pathlib.Path, compression: int, size: int, reason: str
 ) -> None:
     archive("UTKFace.zip", lambda: make_lying_zip(compression, size))(manual_dir)

@@ -363,7 +363,7 @@ def test_prepared_data_load_without_the_builder(built, tmp_path):
 
 
 @pytest.mark.slow
-def test_tfds_build_prints_a_short_report_and_gives_equal_shards(tmp_path):
+def test_tfds_build_is_deterministic_and_prints_a_report(tmp_path):
     odd = "61_1_20170109142408075.jpg.chip.jpg"
     manual_dir = write_archive(tmp_path / "manual" / "UTKFace.tar.gz", faces() | {odd: jpeg()}).parent
     arguments = ["build", "utkface", f"--manual_dir={manual_dir}", f"--data_dir={tmp_path / 'data'}"]

@@ -22,7 +22,7 @@ def draw_genders(count: int, *, sharpness: float, seed: int = 4) -> tuple[np.nda
     return (random.random(count) < 1 / (1 + np.exp(-logits))) * 1.0, 1 / (1 + np.exp(-sharpness * logits))
 
 
-def test_interval_is_interpolated_between_rows_and_constant_outside() -> None:
+def test_interval_is_interpolated_and_constant_outside() -> None:
     low, high = CALIBRATED.intervals([[25.0], [-3.0], [140.0]])
     assert low.tolist() == [[20], [0], [80]] and high.tolist() == [[35], [10], [116]]
 
@@ -51,7 +51,7 @@ def test_temperature_minimises_the_log_loss(sharpness: float) -> None:
     assert temperature == pytest.approx(expected.x, abs=2e-5) == pytest.approx(sharpness, rel=0.1)
 
 
-def test_temperature_of_genders_that_are_never_wrong_is_bounded() -> None:
+def test_temperature_is_bounded() -> None:
     genders = np.arange(200) % 2
     assert ag.calibrate({"gender": genders}, {"gender": genders * 1.0}).temperature == pytest.approx(0.1, rel=1e-5)
     assert ag.calibrate({"gender": genders}, {"gender": 1.0 - genders}).temperature == pytest.approx(10, rel=1e-5)
@@ -91,7 +91,7 @@ def test_calibration_is_found_beside_its_model(tmp_path: pathlib.Path) -> None:
     assert ag.load_calibration(tmp_path / "last.keras") is None  # the file belongs to best.keras
 
 
-def test_calibration_is_found_beside_a_model_of_another_name(tmp_path: pathlib.Path) -> None:
+def test_calibration_of_a_model_with_another_name(tmp_path: pathlib.Path) -> None:
     CALIBRATED.save(tmp_path)
     assert ag.load_calibration(tmp_path / "theirs.keras") == CALIBRATED
 

@@ -105,7 +105,7 @@ def test_centre_scale_and_kernel_agree_with_a_slow_computation() -> None:
 
 
 @pytest.mark.parametrize("coverage", [0.9, 0.95])
-def test_coverage_on_new_images_is_nominal_in_every_band_of_recorded_age(coverage: float) -> None:
+def test_coverage_is_nominal_at_every_recorded_age(coverage: float) -> None:
     fitted, fresh = draw_uneven(4000, seed=1), draw_uneven(20_000, seed=2)
     calibration = ag.calibrate({"age": fitted[0]}, {"age": fitted[1]}, coverage=coverage)
     low, high = calibration.intervals(fresh[1])
@@ -115,7 +115,7 @@ def test_coverage_on_new_images_is_nominal_in_every_band_of_recorded_age(coverag
         assert inside[fresh[0] // 10 == band].mean() == pytest.approx(coverage, abs=0.05), band
 
 
-def test_width_for_normal_errors_is_that_of_the_normal_distribution() -> None:
+def test_width_for_normal_errors() -> None:
     ages, predicted = draw_even(4000, seed=1)
     answers = np.arange(20.0, 91.0)
     low, high = ag.calibrate({"age": ages}, {"age": predicted}, coverage=0.8).intervals(answers)

@@ -130,7 +130,7 @@ def test_each_pass_has_the_same_images_in_another_order(labelled: pathlib.Path) 
     assert sorted(ages[:30]) == sorted(ages[30:]) == list(range(30)) and ages[:30] != ages[30:] != list(range(30))
 
 
-def test_training_batches_are_full_and_the_last_evaluation_batch_is_not(labelled: pathlib.Path) -> None:
+def test_batch_sizes(labelled: pathlib.Path) -> None:
     training = load(labelled, training=True, batch_size=8)
     assert training.steps_per_epoch == 3
     assert [len(images) for images in read_images(training, 9)] == [8] * 9
@@ -165,9 +165,7 @@ def test_cache_changes_no_batch(labelled: pathlib.Path, cache: Any, training: bo
 
 
 @pytest.mark.parametrize("cache", ["bytes", "pixels", None])
-def test_only_the_first_pass_reads_the_disk_unless_cache_is_none(
-    labelled: pathlib.Path, tmp_path: pathlib.Path, cache: Any
-) -> None:
+def test_cache_avoids_disk_after_the_first_pass(labelled: pathlib.Path, tmp_path: pathlib.Path, cache: Any) -> None:
     copy = shutil.copytree(labelled, tmp_path / "copy")
     dataset = load(copy, cache=cache)
     assert sorted(read_ages(dataset)) == list(range(30))
@@ -209,9 +207,7 @@ def test_unknown_stored_size_changes_no_pixel(prepared: pathlib.Path, monkeypatc
 
 
 @pytest.mark.parametrize(("height", "width"), [(24, 24), (24, 30), (12, 24), (30, 12), (9, 9)])
-def test_images_of_mixed_sizes_are_resized_also_where_one_side_fits(
-    tmp_path: pathlib.Path, height: int, width: int
-) -> None:
+def test_images_of_mixed_sizes_are_resized(tmp_path: pathlib.Path, height: int, width: int) -> None:
     ramp = np.linspace(0, 200, width)[None, :, None] + np.linspace(0, 50, height)[:, None, None]
     encoded = tf.io.encode_jpeg(np.repeat(ramp, 3, 2).astype(np.uint8)).numpy()
     other = tf.io.encode_jpeg(np.full((50, 40, 3), 99, np.uint8)).numpy()

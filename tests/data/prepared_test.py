@@ -171,9 +171,7 @@ def test_label_out_of_range_is_named(data: pathlib.Path, key: str, value: int, l
 
 
 @pytest.mark.parametrize("sizes", [[24, 24], None])
-def test_image_too_large_for_its_metadata_or_the_limit_is_named(
-    tmp_path: pathlib.Path, sizes: list[int] | None
-) -> None:
+def test_too_large_image_is_named(tmp_path: pathlib.Path, sizes: list[int] | None) -> None:
     wide = bytearray(make_image(0))
     start = wide.index(b"\xff\xc0") + 5
     wide[start : start + 4] = (13_000).to_bytes(2, "big") * 2  # the header's height and width
@@ -211,7 +209,7 @@ def test_other_file_format_names_the_flag_to_build_with(data: pathlib.Path, file
         load(data)
 
 
-def test_moved_and_read_only_data_set_loads_and_stays_unchanged(data: pathlib.Path, tmp_path: pathlib.Path) -> None:
+def test_moved_and_read_only_data_set_loads(data: pathlib.Path, tmp_path: pathlib.Path) -> None:
     moved = data.rename(tmp_path / "elsewhere")
     for path in (*moved.rglob("*"), moved):
         path.chmod(0o555 if path.is_dir() else 0o444)
@@ -248,7 +246,7 @@ def test_labels_of_a_slice_are_in_stored_order(whole: pathlib.Path) -> None:
     assert sorted(all_ages) == list(range(30)) and some == all_ages[3:7]
 
 
-def test_labels_that_an_older_builder_did_not_prepare_are_missed(tmp_path: pathlib.Path) -> None:
+def test_features_missing_from_an_older_builder_are_named(tmp_path: pathlib.Path) -> None:
     new = ("race", "group", "fold", "age_conflict", "gender_conflict")
     older = prepare(tmp_path, {"train": [{"age": age} for age in range(8)]}, without=new)
     assert known_labels(older) == ("file_name",)

@@ -154,7 +154,7 @@ def test_bootstrap_is_a_function_of_the_seed() -> None:
     np.testing.assert_array_equal(metrics.resample(np.arange(9)), metrics.resample(range(9), repetitions=1000, seed=0))
 
 
-def test_interval_of_a_mean_is_that_of_the_normal_distribution() -> None:
+def test_interval_of_a_mean_agrees_with_the_normal_distribution() -> None:
     values = np.random.default_rng(0).normal(10, 3, 400)
     samples = metrics.mean_absolute_error(np.zeros(400), values, weights=metrics.resample(np.arange(400)))
     half = 1.96 * values.std() / np.sqrt(400)
@@ -167,5 +167,5 @@ def test_interval_by_hand() -> None:
 
 
 @pytest.mark.parametrize("values", [[], [np.nan], [1.0, 1.0, 1.0]])
-def test_samples_that_agree_or_have_no_value_make_no_interval(values: list) -> None:
+def test_no_interval_from_constant_or_missing_samples(values: list) -> None:
     assert metrics.interval(values) is None

@@ -68,13 +68,13 @@ def test_measures_by_hand(labels_of) -> None:
 
 
 @pytest.mark.parametrize(("age", "bias"), [(29.4, -0.1), (29.5, 0), (40, 0), (40.1, 0.1)])
-def test_band_is_extended_by_half_a_year_below_and_one_above(labels_of, age: float, bias: float) -> None:
+def test_band_margins(labels_of, age: float, bias: float) -> None:
     report = measure_photographs(read_labels(labels_of("file,age\na,30-39\n")), [Photograph([face(age)])])
     assert report.metrics["bias"] == pytest.approx(bias) and report.metrics["distance"] == pytest.approx(abs(bias))
     assert report.metrics["inside"] == (bias == 0) and "gender_accuracy" not in report.metrics
 
 
-def test_intervals_are_those_of_a_bootstrap_over_photographs(labels_of) -> None:
+def test_intervals_agree_with_a_plain_bootstrap(labels_of) -> None:
     random = np.random.default_rng(0)
     ages = random.normal(30, 10, 60)
     labels = read_labels(labels_of("file,age\n" + "".join(f"{n},20-29\n" for n in range(60))))
@@ -100,7 +100,7 @@ def test_one_label_or_one_head_is_enough(labels_of) -> None:
     assert report.metrics == {"found": 1, "gender_accuracy": 0.5} and report.bands == {}
 
 
-def test_unreadable_photograph_is_named_and_counts_as_without_a_face(labels_of) -> None:
+def test_unreadable_photograph_counts_as_without_a_face(labels_of) -> None:
     labels = read_labels(labels_of("file,age\na,30\nb,30\n"))
     report = measure_photographs(labels, [ag.ImageError("b", "is damaged"), Photograph([face(30)])])
     assert list(report.unreadable) == ["a"] and report.metrics["found"] == 0.5

@@ -111,7 +111,7 @@ def test_aligned_table_has_the_order_of_the_first() -> None:
         np.testing.assert_array_equal(aligned[key], column)
 
 
-def test_aligned_table_gets_the_labels_it_lacks_and_no_predictions() -> None:
+def test_aligned_table_gets_missing_labels() -> None:
     table = named_table()
     aligned = align(table, shuffle(without(table, "age", "race", "predicted_age")))
     np.testing.assert_array_equal(aligned["race"], table["race"])

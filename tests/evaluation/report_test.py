@@ -184,7 +184,7 @@ def format_interval(table: dict, key: str, sign: str = "") -> str:
     return f"{low:{sign}.2f} to {high:{sign}.2f}"
 
 
-def test_report_without_predictions_of_age_has_no_curve_and_no_coverage() -> None:
+def test_report_without_age_has_no_curve_and_no_coverage() -> None:
     table = make_table()
     report = ag.measure({"gender": table["gender"], "p_female": table["p_female"]})
     assert report.curve == [] and report.coverage is None and "after" not in report.calibration

@@ -82,7 +82,7 @@ def test_one_model_is_not_compared() -> None:
         compare({"a": make_first()})
 
 
-def test_models_with_one_head_are_compared_on_what_they_share() -> None:
+def test_models_are_compared_on_their_common_heads() -> None:
     result = compare({"a": make_first(), "b": without(make_better(), "p_female")})
     assert set(result["all"]["b"]["differences"]) == {"mae", "rmse", "median_error", "bias", "cs5"}
     lines = format_comparison(result).splitlines()

@@ -105,7 +105,7 @@ def data_dir(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
         ("train.cache_trunk", -1),
     ],
 )
-def test_option_out_of_range_is_named_before_anything_is_written(
+def test_invalid_option_is_named_before_writing(
     option: str, value: Any, data_dir: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
     config = default_config()

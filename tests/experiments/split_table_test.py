@@ -16,9 +16,7 @@ from experiments.split_table import build_table, find_differences, write_table
 ROOT = pathlib.Path(__file__).parents[2]
 
 
-def test_table_agrees_with_its_data_until_a_row_is_changed_or_lost(
-    prepared: pathlib.Path, tmp_path: pathlib.Path
-) -> None:
+def test_check_detects_changed_and_missing_rows(prepared: pathlib.Path, tmp_path: pathlib.Path) -> None:
     table = build_table([str(prepared)])
     assert len(table) == 240 and find_differences(table, [str(prepared)]) == []
     write_table(tmp_path / "splits.csv", table)

@@ -89,14 +89,14 @@ def test_record_has_config_and_data_dir(run: pathlib.Path, prepared: pathlib.Pat
     assert record["data_dir"] == str(prepared) and record["seconds"]["evaluation"] > 0
 
 
-def test_evaluation_uses_the_data_of_the_run_and_repeats_its_report(run: pathlib.Path) -> None:
+def test_evaluation_repeats_the_report_of_the_run(run: pathlib.Path) -> None:
     written = json.loads((run / "evaluation-test" / "report.json").read_text())
     report = evaluate_run(run, "test")
     assert report.count == written["count"]
     assert report.to_dict()["metrics"] == pytest.approx(written["metrics"], rel=1e-3, abs=1e-3)
 
 
-def test_finished_run_is_refused_and_one_without_report_is_evaluated(
+def test_finished_run_is_refused_or_evaluated(
     run: pathlib.Path, prepared: pathlib.Path, capsys: pytest.CaptureFixture
 ) -> None:
     config = small_config(**OPTIONS)

@@ -15,7 +15,7 @@ def moved(angle: float, scale: float, shift: tuple[float, float]) -> np.ndarray:
 
 @pytest.mark.parametrize("angle", [0, 30, -90, 180])
 @pytest.mark.parametrize("scale", [0.3, 1, 7])
-def test_a_similarity_brings_turned_scaled_and_shifted_points_back(angle: float, scale: float) -> None:
+def test_similarity_inverts_rotation_scale_and_shift(angle: float, scale: float) -> None:
     landmarks = moved(angle, scale, (40, -3))
     matrix = similarity(landmarks)
     np.testing.assert_allclose(landmarks @ matrix[:, :2].T + matrix[:, 2], PLACES, atol=1e-9)
@@ -62,7 +62,7 @@ def dots(landmarks: np.ndarray, size: tuple[int, int], radius: float) -> Image.I
         (10, 9, (300, 100), (2400, 2400)),
     ],
 )
-def test_the_cut_has_the_landmarks_at_the_places_of_the_template(
+def test_aligned_face_has_landmarks_of_the_template(
     angle: float, scale: float, shift: tuple[float, float], size: tuple[int, int]
 ) -> None:
     landmarks = moved(angle, scale, shift)
@@ -75,7 +75,7 @@ def test_the_cut_has_the_landmarks_at_the_places_of_the_template(
         np.testing.assert_allclose(centre, (0, 0), atol=0.2)
 
 
-def test_a_crop_of_the_training_size_in_place_is_left_as_it_is() -> None:
+def test_aligned_crop_is_unchanged() -> None:
     pixels = np.random.default_rng(1).integers(0, 256, (CROP, CROP, 3), dtype="uint8")
     face = np.asarray(align_face(Image.fromarray(pixels), TEMPLATE), "int64")
     assert np.abs(face - pixels).max() <= 1  # Pillow rounds down, and the matrix is the identity but for 1e-16
@@ -96,7 +96,7 @@ def test_a_small_face_is_enlarged_smoothly() -> None:
     assert row.min() == 0 and row.max() == 200 and np.abs(np.diff(row)).max() < 100
 
 
-def test_the_places_are_those_that_the_released_model_was_trained_with() -> None:
+def test_landmark_template_of_the_released_model() -> None:
     assert CROP == 200 and TEMPLATE == ((59, 58), (137, 59), (98, 104), (63, 136), (133, 137))
 
 
@@ -106,7 +106,7 @@ def test_outside_the_photograph_is_black() -> None:
     assert face[100, :98].max() == 0 and face[100, 102:].min() == 255
 
 
-def test_the_turn_of_a_face_is_where_its_nose_is_between_the_eyes() -> None:
+def test_yaw_ratio() -> None:
     landmarks = PLACES.copy()
     assert yaw_ratio(landmarks) == 0
     landmarks[2, 0] -= 39  # half the distance of the eyes

@@ -189,7 +189,7 @@ def test_missing_photographs_fail_the_pipeline(
     assert not (tmp_path / "counts.json").exists()
 
 
-def test_what_cannot_be_scored_is_refused_before_anything_runs(
+def test_invalid_tables_are_refused_before_scoring(
     images: pathlib.Path, run: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
     out = tmp_path / "out"

@@ -68,7 +68,7 @@ def test_no_boxes_are_no_boxes() -> None:
     assert crop_boxes(np.zeros((5, 5, 3), "uint8"), np.empty((0, 4)), 24).shape == (0, 24, 24, 3)
 
 
-def test_a_square_has_the_centre_and_the_longer_side_of_its_box() -> None:
+def test_square_around_a_box() -> None:
     squares = make_square(np.array([[2.0, 3, 6, 13], [0, 0, 7, 7], [1, 1, 9, 4]]))
     np.testing.assert_allclose(squares, [[-1, 3, 9, 13], [0, 0, 7, 7], [1, -1.5, 9, 6.5]])
 

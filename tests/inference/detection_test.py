@@ -40,7 +40,7 @@ def test_boxes_and_landmarks_are_those_of_mtcnn(mtcnn: Any, people: int, size: i
         assert face.score == pytest.approx(other["confidence"], abs=1e-3)
 
 
-def test_faces_are_found_from_left_to_right_with_their_landmarks(couple: np.ndarray) -> None:
+def test_faces_are_ordered_left_to_right(couple: np.ndarray) -> None:
     found = FaceDetector()(couple)
     assert len(found) == 2
     for face, left in zip(found, (40, 200), strict=True):
@@ -51,7 +51,7 @@ def test_faces_are_found_from_left_to_right_with_their_landmarks(couple: np.ndar
         assert left + 40 < x < left + 80 and 0 <= face.box[1] < face.box[3] <= 200
 
 
-def test_photographs_of_different_sizes_are_searched_in_one_call(couple: np.ndarray) -> None:
+def test_photographs_of_different_sizes_in_one_call(couple: np.ndarray) -> None:
     one, wall = couple[:, :180], np.full_like(couple, 128)
     images = [couple, wall, one, couple[:, ::-1], np.zeros((5, 5, 3), "uint8"), Image.fromarray(couple)]
     find = FaceDetector()
@@ -61,7 +61,7 @@ def test_photographs_of_different_sizes_are_searched_in_one_call(couple: np.ndar
     assert find.find([]) == []
 
 
-def test_thirty_photographs_of_one_size_all_have_their_faces(couple: np.ndarray) -> None:
+def test_thirty_photographs_of_one_size(couple: np.ndarray) -> None:
     images = [couple if number % 2 else couple[:, ::-1] for number in range(30)]
     found = FaceDetector().find(images)
     assert [len(faces) for faces in found] == [2] * 30
@@ -76,7 +76,7 @@ def test_a_face_is_found_at_the_size_of_its_image(couple: np.ndarray) -> None:
     assert scale**0.5 == pytest.approx(2, rel=0.05)
 
 
-def test_a_reduced_copy_is_answered_in_pixels_of_the_photograph(couple: np.ndarray) -> None:
+def test_boxes_are_in_pixels_of_the_full_photograph(couple: np.ndarray) -> None:
     photograph = Image.fromarray(couple).resize((1440, 800))
     half = photograph.reduce(2)
     for whole, reduced in zip(FaceDetector()(photograph), FaceDetector()(half, scale=2.0), strict=True):

@@ -24,7 +24,7 @@ def place_all(boxes: list[Box], label: tuple[int, int], size: tuple[int, int]) -
     return taken[len(boxes) :]
 
 
-def test_sixty_labels_in_a_crowd_cover_no_face_and_no_label() -> None:
+def test_sixty_labels_do_not_overlap() -> None:
     boxes = [(x, y, x + 50, y + 60) for x in range(20, 1_250, 125) for y in range(20, 700, 115)]
     assert len(boxes) == 60
     labels = place_all(boxes, (70, 30), (1280, 720))
@@ -60,7 +60,7 @@ def test_a_face_with_a_note_is_grey() -> None:
         assert tuple(drawn[80, 80]) == colour
 
 
-def test_a_description_rounds_and_names_the_more_probable_gender() -> None:
+def test_description_of_a_face() -> None:
     assert describe_face(Face((0, 0, 9, 9), 31.6, 0.2, (22.4, 41.5))) == "32 (22-42) male 80 %"
     assert describe_face(Face((0, 0, 9, 9), None, 0.5)) == "female 50 %"
     assert describe_face(Face((0, 0, 9, 9), 7.2, None)) == "7"

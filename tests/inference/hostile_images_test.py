@@ -183,7 +183,7 @@ def predictor() -> ag.Predictor:
 
 @pytest.mark.parametrize("name", FILES)
 @pytest.mark.filterwarnings("ignore:.*:UserWarning")  # an error here, which would hide what users get: the answer
-def test_a_hostile_file_is_answered_in_words_and_its_neighbours_as_ever(predictor: ag.Predictor, name: str) -> None:
+def test_hostile_file_gives_error_and_neighbours_are_predicted(predictor: ag.Predictor, name: str) -> None:
     make, words = FILES[name]
     before, answer, after = predictor([PNG, make(), PNG])
     assert before == after == predictor(PNG) and len(before) == 1
@@ -326,7 +326,7 @@ PATHS: dict[str, tuple[Callable[[pathlib.Path], pathlib.Path | str], str]] = {
 
 
 @pytest.mark.parametrize("name", PATHS)
-def test_a_hostile_path_is_named_on_one_line_and_the_good_image_is_answered(
+def test_hostile_path_is_named_on_one_line(
     model: pathlib.Path, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str], name: str
 ) -> None:
     make, words = PATHS[name]
@@ -359,7 +359,7 @@ def test_links_that_lead_back_are_not_followed_for_good(
     assert [answer.source for answer in predictor(str(folder / pattern))] == [str(folder / "face.png")]
 
 
-def test_a_folder_that_may_not_be_read_is_not_taken_for_an_empty_one(tmp_path: pathlib.Path) -> None:
+def test_unreadable_folder_is_an_error(tmp_path: pathlib.Path) -> None:
     closed = tmp_path / "closed"
     closed.mkdir(mode=0)
     user = os.geteuid()
@@ -388,7 +388,7 @@ DRAWN: dict[str, tuple[str, str]] = {
 
 
 @pytest.mark.parametrize("name", DRAWN)
-def test_where_nothing_can_be_drawn_one_line_says_so_and_what_lay_there_is_whole(
+def test_failed_drawing_keeps_existing_files(
     model: pathlib.Path, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str], name: str
 ) -> None:
     place, words = DRAWN[name]
@@ -404,7 +404,7 @@ def test_where_nothing_can_be_drawn_one_line_says_so_and_what_lay_there_is_whole
 
 
 @pytest.mark.parametrize("name", ["-faces.jpg", "..-faces-2.jpg", "a b;rm -rf .png", "$(touch evil).png"])
-def test_what_is_drawn_stays_in_its_folder_whatever_the_image_is_called(
+def test_drawings_stay_in_their_folder(
     model: pathlib.Path, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str], name: str
 ) -> None:
     (tmp_path / name).write_bytes(PNG)
@@ -414,9 +414,7 @@ def test_what_is_drawn_stays_in_its_folder_whatever_the_image_is_called(
     assert len(list(folder.iterdir())) == 2 and sorted(p.name for p in tmp_path.iterdir()) == sorted([name, "drawn"])
 
 
-def test_standard_input_without_end_or_sense_is_refused_and_the_file_beside_it_answered(
-    model: pathlib.Path, tmp_path: pathlib.Path
-) -> None:
+def test_endless_or_invalid_standard_input_is_refused(model: pathlib.Path, tmp_path: pathlib.Path) -> None:
     (tmp_path / "good.png").write_bytes(PNG)
     command = [sys.executable, "-m", "agegender.cli", "predict", "--aligned", "--json", "--model", str(model)]
     with open("/dev/zero", "rb") as zeros:

@@ -37,7 +37,7 @@ def encode(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
     return file.getvalue()
 
 
-def test_paths_bytes_arrays_and_images_give_the_same_pixels(tmp_path: pathlib.Path) -> None:
+def test_paths_bytes_arrays_and_images_are_equal(tmp_path: pathlib.Path) -> None:
     decoded = Image.fromarray(LEFT_RED)
     decoded.save(tmp_path / "a.png")
     given = [
@@ -102,7 +102,7 @@ def test_exif_orientation_is_applied(orientation: int, turned: np.ndarray) -> No
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "PA"])
-def test_what_is_transparent_is_white_whatever_colour_hides_there(mode: str) -> None:
+def test_transparent_pixels_become_white(mode: str) -> None:
     image = Image.new("RGBA", (3, 1), (200, 0, 0, 0))
     image.putpixel((1, 0), (0, 0, 0, 255))
     image.putpixel((2, 0), (0, 0, 0, 128))
@@ -112,7 +112,7 @@ def test_what_is_transparent_is_white_whatever_colour_hides_there(mode: str) -> 
     assert mode == "PA" or abs(int(pixels[0, 2, 0]) - 127) <= 1
 
 
-def test_a_palette_with_a_transparent_colour_is_white_there() -> None:
+def test_transparent_palette_colour_becomes_white() -> None:
     image = Image.new("P", (2, 1))
     image.putpalette([10, 20, 30, 40, 50, 60])
     image.putpixel((1, 0), 1)
@@ -179,7 +179,7 @@ def test_the_limit_on_pixels_is_the_callers() -> None:
     "content",
     [b"", b"hello, this is text", b"\xff\xd8\xff\xe0 not really", encode(Image.fromarray(LEFT_RED))[:50], claims(9, 9)],
 )
-def test_a_file_that_is_no_image_is_named_with_what_is_wrong(tmp_path: pathlib.Path, content: bytes) -> None:
+def test_non_image_file_is_named_with_the_reason(tmp_path: pathlib.Path, content: bytes) -> None:
     (tmp_path / "broken.jpg").write_bytes(content)
     words = "is no image|cannot be read as an image" if content else "is empty"
     with pytest.raises(ImageError, match=rf"broken\.jpg: ({words})") as error:
@@ -228,7 +228,7 @@ def test_values_that_are_no_image_are_named(values: object, words: str) -> None:
         read_image(values)
 
 
-def test_fractions_of_a_grey_level_are_rounded_and_a_black_image_may_be_of_floats() -> None:
+def test_float_pixels_are_rounded() -> None:
     for value, level in ((199.6, 200), (199.4, 199), (0.0, 0), (1.2, 1)):
         assert np.asarray(read_image(np.full((2, 3, 3), value)))[0, 0].tolist() == [level] * 3
 
@@ -341,7 +341,7 @@ def test_a_data_url_without_an_image_is_refused_in_short(text: str) -> None:
     assert len(str(error.value)) < 200
 
 
-def test_nested_lists_columns_and_arrays_of_paths_are_understood(tmp_path: pathlib.Path) -> None:
+def test_lists_columns_and_arrays_of_paths(tmp_path: pathlib.Path) -> None:
     pandas = pytest.importorskip("pandas")
     paths = [str(tmp_path / f"{name}.png") for name in "ab"]
     values = np.arange(4 * 5 * 3).reshape(4, 5, 3)
@@ -384,7 +384,7 @@ def test_comments_of_a_gif_are_bounded() -> None:
 
 
 @pytest.mark.parametrize("order", ["little", "big"])
-def test_orientation_is_read_without_the_values_of_other_tags(order: Literal["little", "big"]) -> None:
+def test_orientation_is_read_alone(order: Literal["little", "big"]) -> None:
     def tag(number: int, kind: int, count: int, value: bytes) -> bytes:
         return number.to_bytes(2, order) + kind.to_bytes(2, order) + count.to_bytes(4, order) + value.ljust(4, b"\0")
 
@@ -409,7 +409,7 @@ def test_a_large_jpeg_is_reduced_while_it_is_decoded() -> None:
     assert (reduced.size, size) == ((200, 150), (400, 300))
 
 
-def test_what_a_glob_finds_comes_by_name_and_not_from_hidden_folders(tmp_path: pathlib.Path) -> None:
+def test_glob_is_sorted_and_skips_hidden_folders(tmp_path: pathlib.Path) -> None:
     names = ["b.png", "a.png", "deep/c.png", "deep/er/a.png", ".git/d.png", "deep/.trash/e.png"]
     for name in names:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)

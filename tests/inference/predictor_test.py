@@ -63,7 +63,7 @@ def test_a_file_gives_what_its_pixels_give(predictor: ag.Predictor, tmp_path: pa
         assert predictor(path)[0].age == pytest.approx(predictor(image(1))[0].age)
 
 
-def test_images_of_other_sizes_are_resized_and_the_box_is_theirs(predictor: ag.Predictor) -> None:
+def test_box_is_in_pixels_of_the_original_image(predictor: ag.Predictor) -> None:
     assert predictor(image(2, (40, 60)))[0].box == (0, 0, 60, 40)
 
 
@@ -91,9 +91,7 @@ def test_what_is_neither_an_image_nor_several_is_named(predictor: ag.Predictor, 
         predictor(given)
 
 
-def test_of_many_images_an_error_stands_in_place_and_the_rest_go_on(
-    predictor: ag.Predictor, tmp_path: pathlib.Path
-) -> None:
+def test_error_of_one_image_keeps_its_place(predictor: ag.Predictor, tmp_path: pathlib.Path) -> None:
     (tmp_path / "broken.jpg").write_text("text")
     given = [image(0), tmp_path / "broken.jpg", b"", image(1), np.zeros((2, 2)) - 1, tmp_path, image(2)]
     answers = predictor(given)
@@ -151,9 +149,7 @@ def test_what_is_no_model_of_this_library_is_refused(model: object, words: str) 
 
 
 @pytest.mark.parametrize("size", [(40, 60), (30, 30)])
-def test_an_aligned_image_of_an_odd_shape_or_few_pixels_has_a_note(
-    predictor: ag.Predictor, size: tuple[int, int]
-) -> None:
+def test_odd_aligned_image_has_a_note(predictor: ag.Predictor, size: tuple[int, int]) -> None:
     words = {(40, 60): "not square: 60 x 40 pixels", (30, 30): "small: 30 pixels, below 40"}
     assert predictor(image(2, size))[0].note == words[size]
 
@@ -174,7 +170,7 @@ def test_an_aligned_image_is_judged_by_its_shorter_side(
     assert predictor(image(2, size))[0].note == note
 
 
-def test_an_age_that_nobody_has_is_the_nearest_one_that_there_is(tiny_trunk: keras.Model) -> None:
+def test_age_outside_the_table_uses_the_nearest_row(tiny_trunk: keras.Model) -> None:
     model = ag.build_model(tiny_trunk)
     for bias, age in ((-9.0, 0.0), (9.0, 116.0)):
         model.get_layer("age_deviations").bias.assign([bias])
@@ -200,9 +196,7 @@ def test_a_model_without_a_calibration_gives_no_interval(predictor: ag.Predictor
     assert predictor(image(0))[0].age_interval is None
 
 
-def test_the_calibration_beside_a_model_gives_intervals_and_probabilities(
-    calibrated: ag.Predictor, tmp_path: pathlib.Path
-) -> None:
+def test_calibration_file_gives_intervals_and_probabilities(calibrated: ag.Predictor, tmp_path: pathlib.Path) -> None:
     (plain,) = ag.Predictor(calibrated.model, flip=True)(image(0), aligned=True)
     for predictor in (calibrated, ag.Predictor(tmp_path / "best.keras", aligned=True)):
         (face,) = predictor(image(0))
@@ -213,9 +207,7 @@ def test_the_calibration_beside_a_model_gives_intervals_and_probabilities(
 
 
 @pytest.mark.parametrize("head", ["age", "gender"])
-def test_a_calibration_of_one_head_leaves_the_other_as_it_is(
-    predictor: ag.Predictor, tmp_path: pathlib.Path, head: str
-) -> None:
+def test_calibration_of_one_head(predictor: ag.Predictor, tmp_path: pathlib.Path, head: str) -> None:
     predictor.model.save(tmp_path / "best.keras")
     without = {"ages": None, "low": None, "high": None} if head == "gender" else {"temperature": None}
     dataclasses.replace(STEPS, flip=False, **without).save(tmp_path)
@@ -224,7 +216,7 @@ def test_a_calibration_of_one_head_leaves_the_other_as_it_is(
     assert (face.p_female == pytest.approx(plain.p_female)) == (head == "age")
 
 
-def test_flip_answers_with_the_mean_over_an_image_and_its_mirror_image(predictor: ag.Predictor) -> None:
+def test_flip_averages_over_the_mirror_image(predictor: ag.Predictor) -> None:
     here, there = predictor([image(0), image(0)[:, ::-1]])
     (face,) = ag.Predictor(predictor.model, flip=True)(image(0), aligned=True)
     assert here[0].age != there[0].age
@@ -232,7 +224,7 @@ def test_flip_answers_with_the_mean_over_an_image_and_its_mirror_image(predictor
     assert face.p_female == pytest.approx((here[0].p_female + there[0].p_female) / 2, rel=1e-5)
 
 
-def test_by_default_photographs_are_searched_for_every_face_and_answered_once(tiny_trunk: keras.Model) -> None:
+def test_default_finds_every_face(tiny_trunk: keras.Model) -> None:
     predictor = ag.Predictor(ag.build_model(tiny_trunk))
     assert (predictor.batch_size, predictor.flip, predictor.aligned) == (64, False, False)
     assert predictor.calibration is None and predictor.detector.min_face == 40
@@ -243,9 +235,7 @@ def test_flip_follows_the_calibration_unless_it_is_said(calibrated: ag.Predictor
     assert not ag.Predictor(calibrated.model).flip
 
 
-def test_a_file_with_float16_weights_gives_a_float32_model_that_predicts_the_same(
-    predictor: ag.Predictor, tmp_path: pathlib.Path
-) -> None:
+def test_float16_file_loads_as_equal_float32_model(predictor: ag.Predictor, tmp_path: pathlib.Path) -> None:
     save_half_precision(predictor.model, tmp_path / "best.keras")
     predictor.model.save(tmp_path / "full.keras")
     assert (tmp_path / "best.keras").stat().st_size < 0.8 * (tmp_path / "full.keras").stat().st_size
@@ -262,9 +252,7 @@ def finder(predictor: ag.Predictor) -> ag.Predictor:
     return ag.Predictor(predictor.model, batch_size=3)
 
 
-def test_each_face_of_a_photograph_has_its_place_and_what_the_model_says_of_its_crop(
-    finder: ag.Predictor, couple: np.ndarray
-) -> None:
+def test_each_face_has_its_box_and_prediction(finder: ag.Predictor, couple: np.ndarray) -> None:
     faces = finder(couple)
     assert len(faces) == 2 and faces.size == (360, 200)
     for face, left in zip(faces, (40, 200), strict=True):
@@ -276,14 +264,12 @@ def test_each_face_of_a_photograph_has_its_place_and_what_the_model_says_of_its_
     assert faces[0].age != faces[1].age
 
 
-def test_a_photograph_without_faces_gives_an_empty_list(finder: ag.Predictor) -> None:
+def test_photograph_without_faces_gives_empty_list(finder: ag.Predictor) -> None:
     for empty in (np.full((90, 120, 3), 128, "uint8"), image(0), np.zeros((1, 1, 3), "uint8")):
         assert finder(empty) == [] and finder(empty).size == empty.shape[1::-1]
 
 
-def test_faces_of_many_photographs_share_batches_and_come_back_to_their_photographs(
-    finder: ag.Predictor, couple: np.ndarray
-) -> None:
+def test_faces_of_many_photographs_share_batches(finder: ag.Predictor, couple: np.ndarray) -> None:
     one, none = couple[:, :180], np.full_like(couple, 128)
     sizes = []
     finder.model.predict_on_batch, predict = (
@@ -296,9 +282,7 @@ def test_faces_of_many_photographs_share_batches_and_come_back_to_their_photogra
     assert answers[2][0].age == pytest.approx(answers[0][0].age, rel=0.01)
 
 
-def test_a_folder_and_a_glob_are_answered_by_name(
-    finder: ag.Predictor, couple: np.ndarray, tmp_path: pathlib.Path
-) -> None:
+def test_folder_and_glob_are_sorted_by_name(finder: ag.Predictor, couple: np.ndarray, tmp_path: pathlib.Path) -> None:
     Image.fromarray(couple).save(tmp_path / "b.png")
     Image.fromarray(couple[:, 180:]).save(tmp_path / "a.png")
     (tmp_path / "c.jpg").touch()
@@ -310,7 +294,7 @@ def test_a_folder_and_a_glob_are_answered_by_name(
         finder(str(tmp_path / "*.webp"))
 
 
-def test_a_stream_is_answered_without_waiting_for_its_end(predictor: ag.Predictor) -> None:
+def test_stream_reads_only_a_few_images_ahead(predictor: ag.Predictor) -> None:
     read = []
 
     def images() -> Iterator[np.ndarray]:
@@ -322,7 +306,7 @@ def test_a_stream_is_answered_without_waiting_for_its_end(predictor: ag.Predicto
     assert len(answers) == 5 and len(read) <= 5 + 2 * 3  # read ahead by two threads, or a batch
 
 
-def test_a_stream_without_faces_is_answered_without_waiting_for_one(finder: ag.Predictor) -> None:
+def test_stream_without_faces_yields_empty_lists(finder: ag.Predictor) -> None:
     read = []
 
     def walls() -> Iterator[np.ndarray]:
@@ -338,7 +322,7 @@ def test_min_face_limits_the_search(finder: ag.Predictor, couple: np.ndarray) ->
     assert ag.Predictor(finder.model, min_face=300)(couple) == [] != finder(couple)
 
 
-def test_an_answer_is_ready_for_json(finder: ag.Predictor, calibrated: ag.Predictor, couple: np.ndarray) -> None:
+def test_to_dict_is_json(finder: ag.Predictor, calibrated: ag.Predictor, couple: np.ndarray) -> None:
     answer = json.loads(json.dumps(finder(couple).to_dict()))
     assert (answer["width"], answer["height"]) == (360, 200)
     face = answer["faces"][0]
@@ -375,7 +359,7 @@ def test_a_face_cut_off_by_the_edge_has_a_note(
     assert _note(Detection(box, TEMPLATE, 1.0), size) == ("cut off by the edge of the image" if cut_off else None)
 
 
-def test_drawing_marks_the_faces_and_leaves_the_image_alone(finder: ag.Predictor, couple: np.ndarray) -> None:
+def test_drawing_copies_the_image(finder: ag.Predictor, couple: np.ndarray) -> None:
     before = couple.copy()
     faces = finder(couple)
     drawn = np.asarray(finder.draw(couple, faces))
@@ -401,7 +385,7 @@ def test_frames_of_opencv_are_answered_as_their_rgb_images(finder: ag.Predictor,
     assert aligned == finder(tinted, aligned=True)[0]
 
 
-def test_an_image_that_fails_does_not_cost_the_others_their_answers(
+def test_failing_image_leaves_the_others_predicted(
     finder: ag.Predictor, couple: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     detect = type(finder.detector).__call__
@@ -421,7 +405,7 @@ def test_an_image_that_fails_does_not_cost_the_others_their_answers(
     ]
 
 
-def test_a_small_face_in_a_large_jpeg_is_cut_from_all_its_pixels(finder: ag.Predictor, couple: np.ndarray) -> None:
+def test_small_face_in_large_jpeg_is_cropped_at_full_resolution(finder: ag.Predictor, couple: np.ndarray) -> None:
     photograph = Image.new("RGB", (2400, 1400), (128, 128, 128))
     photograph.paste(Image.fromarray(couple), (600, 400))
     file = io.BytesIO()

@@ -42,7 +42,7 @@ def test_folding_by_hand() -> None:
     np.testing.assert_allclose(folded.bias, [-4.0], rtol=1e-6)
 
 
-def test_vgg16_is_normalized_and_folded_into_its_published_form(vgg16: keras.Model) -> None:
+def test_vgg16_folds_into_its_published_form(vgg16: keras.Model) -> None:
     trunk = add_batch_norm(vgg16)
     norms = [layer for layer in trunk.layers if isinstance(layer, keras.layers.BatchNormalization)]
     assert len(norms) == 13

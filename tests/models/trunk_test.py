@@ -115,7 +115,7 @@ def test_architecture_has_its_shapes_and_last_block(architecture: str) -> None:
         assert [layer.name for layer in trunk.layers if layer.weights] == VGG16_CONVOLUTIONS
 
 
-def test_default_is_vgg16_at_200_pixels_with_a_learning_last_block() -> None:
+def test_default_trunk() -> None:
     trunk = vggface_trunk(weights=None)
     assert (trunk.name, trunk.input_shape) == ("vggface_vgg16", (None, 200, 200, 3))
     assert find_trainable(trunk) == LAST_BLOCK["vgg16"]
@@ -129,7 +129,7 @@ def test_a_saved_trunk_loads(tmp_path: Path) -> None:
     assert find_trainable(loaded) == LAST_BLOCK["vgg16"]
 
 
-def test_importing_keras_vggface_leaves_modules_as_they_were(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_importing_keras_vggface_restores_modules(monkeypatch: pytest.MonkeyPatch) -> None:
     mine = object()
     monkeypatch.setitem(sys.modules, "keras_vggface", mine)
     monkeypatch.setitem(sys.modules, "keras.utils.data_utils", mine)

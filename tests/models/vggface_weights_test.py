@@ -159,9 +159,7 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder / "rcmalli_vggface_tf_notop_vgg16.h5"
 
 
-def test_published_weights_are_downloaded_once_and_must_stay_the_same(
-    server: Path, layers: Layers, tmp_path: Path
-) -> None:
+def test_published_weights_are_downloaded_once_and_verified(server: Path, layers: Layers, tmp_path: Path) -> None:
     write_weights(server, layers)
     digest = hashlib.sha256(server.read_bytes()).hexdigest()
     for _ in range(2):

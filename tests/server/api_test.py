@@ -55,7 +55,7 @@ def test_image_as_body_answers_as_predictor(server: str, predictor: ag.Predictor
     assert_same(response.json(), predictor(encode(COUPLE)))
 
 
-def test_multipart_answers_a_list_in_order_with_errors_in_place(server: str, predictor: ag.Predictor) -> None:
+def test_multipart_keeps_order_and_errors(server: str, predictor: ag.Predictor) -> None:
     bodies = [encode(COUPLE), b"hello", draw_noise(1), encode(COUPLE)[:2000]]
     files = [("images", (f"{number}.png", body)) for number, body in enumerate(bodies)]
     answers = httpx.post(f"{server}/v1/predict", files=files, timeout=60).json()
@@ -179,7 +179,7 @@ def test_metrics_count_requests_images_and_faces(server: str) -> None:
     assert read_metric(server, "agegender_waiting_images") == 0
 
 
-def test_many_clients_get_their_own_answers_in_shared_batches(server: str, predictor: ag.Predictor) -> None:
+def test_many_clients_share_batches(server: str, predictor: ag.Predictor) -> None:
     bodies = [draw_noise(seed) for seed in range(8)]
     expected = predictor(bodies, aligned=True)
     assert len({photograph[0].age for photograph in expected}) == len(bodies)
@@ -268,9 +268,7 @@ def test_everything_answers_below_the_root_path_too(server: str) -> None:
     assert httpx.get(f"{server}/faces/faces/").status_code == 404
 
 
-def test_broken_predictor_costs_only_the_images_that_break_it(
-    predictor: ag.Predictor, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_failing_predictor_fails_only_its_images(predictor: ag.Predictor, capsys: pytest.CaptureFixture[str]) -> None:
     class Breaking:
         calibration, flip, model, detector = None, False, predictor.model, predictor.detector
 

@@ -47,7 +47,7 @@ async def keep_threads_busy(batcher: Batcher, model: Model) -> list[asyncio.Futu
     return futures
 
 
-def test_waiting_images_share_a_batch_and_are_answered_in_order() -> None:
+def test_waiting_images_share_a_batch() -> None:
     model = Model()
 
     async def use(batcher: Batcher) -> None:
@@ -112,7 +112,7 @@ def test_full_queue_refuses_a_whole_request_at_once() -> None:
     run(model, use)
 
 
-def test_cancelled_images_free_their_places_and_reach_no_batch() -> None:
+def test_cancelled_images_leave_the_queue() -> None:
     model = Model()
 
     async def use(batcher: Batcher) -> None:
@@ -129,7 +129,7 @@ def test_cancelled_images_free_their_places_and_reach_no_batch() -> None:
     assert [lengths for lengths, _ in model.batches] == [[1], [1], [3]]
 
 
-def test_image_that_breaks_the_model_costs_the_others_nothing() -> None:
+def test_image_that_fails_in_the_model_leaves_the_others() -> None:
     async def use(batcher: Batcher) -> None:
         futures = batcher.submit([b"1", b"breaks", b"3"], Options())
         before, broken, after = await asyncio.gather(*futures, return_exceptions=True)

@@ -164,7 +164,7 @@ def test_camera_image_is_answered(page: Any) -> None:
     assert page.execute_script("return document.querySelector('video').srcObject") is None
 
 
-def test_live_camera_draws_over_the_video_until_it_is_stopped(page: Any) -> None:
+def test_live_camera_draws_over_the_video(page: Any) -> None:
     open_camera(page)
     find(page, ".watch").click()
     find(page, ".rate", "frames a second")

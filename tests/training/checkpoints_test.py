@@ -53,7 +53,7 @@ def test_checkpoint_round_trip(tmp_path: pathlib.Path) -> None:
     np.testing.assert_array_equal(np.load(found.path)["0000"], ARRAYS[0])
 
 
-def test_newest_checkpoints_are_kept_and_those_of_later_steps_removed(tmp_path: pathlib.Path) -> None:
+def test_newest_checkpoints_are_kept(tmp_path: pathlib.Path) -> None:
     for step in (0, 5, 99_999_999, 100_000_000):
         write(tmp_path, step, keep=3)
     assert names(tmp_path) == ["step-00000005.npz", "step-100000000.npz", "step-99999999.npz"]
@@ -93,7 +93,7 @@ def test_sha256_detects_changed_arrays_with_valid_checksums(tmp_path: pathlib.Pa
 
 
 @pytest.mark.parametrize("length", [0, 10, 500, -1])
-def test_truncated_newest_checkpoint_falls_back_to_the_one_before(
+def test_truncated_checkpoint_falls_back_to_the_previous_one(
     tmp_path: pathlib.Path, capsys: pytest.CaptureFixture, length: int
 ) -> None:
     write(tmp_path, 1)
@@ -226,9 +226,7 @@ def test_lock_names_its_process_and_ends_with_it(tmp_path: pathlib.Path) -> None
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_first_signal_is_recorded_and_second_has_its_usual_effect(
-    number: signal.Signals, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_second_signal_has_its_default_effect(number: signal.Signals, capfd: pytest.CaptureFixture[str]) -> None:
     before = signal.signal(number, signal.default_int_handler)  # SIGTERM would end this process
     try:
         with pytest.raises(KeyboardInterrupt), signals.StopSignals() as stop:

@@ -79,9 +79,7 @@ def test_two_processes_match_one(tmp_path: pathlib.Path, alone: dict[str, Any]) 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("lost", [0, 1])
-def test_lost_process_ends_the_other_and_one_process_resumes(
-    tmp_path: pathlib.Path, alone: dict[str, Any], lost: int
-) -> None:
+def test_lost_process_ends_the_other(tmp_path: pathlib.Path, alone: dict[str, Any], lost: int) -> None:
     each: list[dict[str, Any]] = [{}, {}]
     each[lost] = {"ends": {"after": 5, "signal": signal.SIGKILL}}
     both = start_two(tmp_path / "run", *each)

@@ -249,7 +249,7 @@ def test_checkpoint_clock_restarts_after_each_checkpoint(
     assert list_steps(tmp_path) == [2, 5]
 
 
-def test_checkpoints_are_written_after_some_steps_and_the_newest_are_kept(tmp_path: pathlib.Path) -> None:
+def test_checkpoints_every_n_steps(tmp_path: pathlib.Path) -> None:
     callback = make_checkpoint_callback(tmp_path, seconds=1e9, steps=2, keep=3)
     for batch in range(9):
         callback.on_train_batch_end(batch)
@@ -258,7 +258,7 @@ def test_checkpoints_are_written_after_some_steps_and_the_newest_are_kept(tmp_pa
     assert list_steps(tmp_path) == [4, 6, 8], "the end of the epoch is saved with its validation"
 
 
-def test_state_with_a_weight_that_is_not_finite_is_not_saved(tmp_path: pathlib.Path) -> None:
+def test_non_finite_state_is_not_saved(tmp_path: pathlib.Path) -> None:
     model = make_model(batch_norm=True)
     trunk = next(layer for layer in model.layers if isinstance(layer, keras.Model))
     trunk.trainable = False
@@ -282,7 +282,7 @@ def resume_learner(model: keras.Model) -> keras.Model:
     return compile_learner(make_learner(model), ag.make_optimizer(steps=10))
 
 
-def test_training_state_has_every_variable_and_counts_no_batch() -> None:
+def test_training_state_has_every_variable() -> None:
     model = make_model(batch_norm=True)
     learner = resume_learner(model)
     state = resume.TrainingState(model, [learner])
@@ -408,7 +408,7 @@ def test_resume_after_kill_and_sigterm_matches_uninterrupted_run(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("backend", ["tensorflow", "jax"])
-def test_killed_stopped_and_resumed_program_matches_uninterrupted_one(tmp_path: pathlib.Path, backend: str) -> None:
+def test_killed_and_resumed_program_matches_uninterrupted_one(tmp_path: pathlib.Path, backend: str) -> None:
     finish(start(tmp_path / "whole", backend=backend))
     parts, draw = tmp_path / "parts", random.Random(backend)
 

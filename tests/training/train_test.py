@@ -137,7 +137,7 @@ def test_run_json_describes_the_run(run: Any) -> None:
     assert record["started"] <= record["finished"] and not (run.workdir / "checkpoints").exists()
 
 
-def test_last_model_is_the_trained_one_and_best_has_the_lowest_validation_loss(run: Any) -> None:
+def test_last_and_best_model(run: Any) -> None:
     images = next(iter(make_faces(8)))[0]
     last, best = (keras.saving.load_model(run.workdir / name) for name in ("last.keras", "best.keras"))
     np.testing.assert_array_equal(last(images)["age"], run.model(images)["age"])
@@ -335,9 +335,7 @@ def test_generator_trains_from_its_first_batch(tmp_path: pathlib.Path) -> None:
         ({"profile": (1, 2)}, "in 1..1. Received: profile=(1, 2)"),
     ],
 )
-def test_arguments_out_of_range_are_named_before_anything_is_written(
-    tmp_path: pathlib.Path, options: dict, message: str
-) -> None:
+def test_invalid_arguments_are_named_before_writing(tmp_path: pathlib.Path, options: dict, message: str) -> None:
     with pytest.raises(ValueError, match=re.escape(message)):
         ag.train(make_model(), make_faces(8), workdir=tmp_path / "run", **{"epochs": 1, **options})
     assert not (tmp_path / "run").exists()
@@ -360,7 +358,7 @@ def test_learning_rate_warms_up_and_decays_to_zero() -> None:
     assert float(without.learning_rate) == pytest.approx(0.1)
 
 
-def test_default_optimizer_warms_up_for_a_twentieth_and_clips_the_global_norm() -> None:
+def test_default_optimizer_warms_up_and_clips() -> None:
     optimizer = ag.make_optimizer(steps=1000)
     for step, expected in ((0, 0), (25, 1.5e-4), (50, 3e-4)):
         optimizer.iterations.assign(step)
@@ -393,7 +391,7 @@ def test_optimizer_arguments_out_of_range(options: dict) -> None:
 # ---- image sizes and batch normalisation
 
 
-def test_small_sizes_come_first_and_the_best_epoch_has_the_full_size(tmp_path: pathlib.Path) -> None:
+def test_small_image_sizes_first_and_best_epoch_at_full_size(tmp_path: pathlib.Path) -> None:
     model, seen = make_model(make_functional_trunk()), []
 
     class Record(keras.callbacks.Callback):

@@ -118,7 +118,7 @@ def test_sample_weights_are_cached(tmp_path: pathlib.Path) -> None:
         np.testing.assert_array_equal(given, weights)
 
 
-def test_later_epochs_replay_the_same_views_in_another_order(tmp_path: pathlib.Path) -> None:
+def test_later_epochs_replay_shuffled_views(tmp_path: pathlib.Path) -> None:
     frozen, _ = trunk_cache.split_model(build())
     replayed = trunk_cache.cache_features(
         frozen,
