@@ -57,7 +57,7 @@ def default_config() -> ConfigDict:
 
 _GIVEN_TO_TRAIN: Final = {
     *("model", "data", "validation", "workdir", "augmentation", "optimizer"),
-    *("checkpoints", "run_info", "callbacks", "profile", "verbose"),
+    *("checkpoints", "run_info", "callbacks", "verbose"),
 }
 
 

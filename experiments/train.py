@@ -37,8 +37,6 @@ if TYPE_CHECKING:
 
     from agegender.training.checkpoints import CheckpointPolicy
 
-_TRACED_STEPS = 4
-
 
 def train_and_evaluate(
     config: ConfigDict,
@@ -48,7 +46,6 @@ def train_and_evaluate(
     split: str = "test",
     devices: contextlib.AbstractContextManager[Any] | None = None,
     checkpoints: "CheckpointPolicy | None" = None,
-    profile: bool = False,
 ) -> None:
     """Trains, calibrates on the validation split, and evaluates on `split`; resumes an interrupted run.
 
@@ -59,7 +56,6 @@ def train_and_evaluate(
         split: the split to report on.
         devices: from `use_devices`; by default one device.
         checkpoints: as in `agegender.train`.
-        profile: whether to trace a few steps in the middle of the first epoch.
 
     Raises:
         FileExistsError: if the folder contains a finished run with its report.
@@ -75,7 +71,7 @@ def train_and_evaluate(
         keras.config.set_dtype_policy(ag.fastest_dtype() if config.dtype == "auto" else config.dtype)
         print(f"Devices: {', '.join(list_devices())}; dtype: {keras.config.dtype_policy().name}")
         if not broadcast_from_chief(lambda: b"trained" if _is_trained(workdir, config) else b""):
-            train(config, workdir, data_dir, checkpoints=checkpoints, profile=profile)
+            train(config, workdir, data_dir, checkpoints=checkpoints)
         chief = is_chief()
     if not chief:
         return
@@ -96,7 +92,6 @@ def train(
     data_dir: str | None = None,
     *,
     checkpoints: "CheckpointPolicy | None" = None,
-    profile: bool = False,
 ) -> None:
     """Makes data, model and optimizer as the config says, and trains."""
     from agegender.training.processes import current_shard
@@ -105,7 +100,6 @@ def train(
     load: Any = functools.partial(ag.load_utkface, data_dir=data_dir, shard=current_shard(), **config.data)
     data, validation = load(config.train_split, training=True), load("validation")
     steps_per_epoch = config.train.steps_per_epoch or data.steps_per_epoch
-    first_traced = max(1, (steps_per_epoch - _TRACED_STEPS) // 2)  # not the first steps, which build graphs
     ag.train(
         build_model(config),
         data,
@@ -115,11 +109,8 @@ def train(
         optimizer=ag.make_optimizer(steps=config.train.epochs * steps_per_epoch, **config.optimizer),
         checkpoints=checkpoints,
         run_info={"config": config.to_dict(), "data_dir": data_dir and str(pathlib.Path(data_dir).resolve())},
-        profile=(first_traced, min(steps_per_epoch, first_traced + _TRACED_STEPS - 1)) if profile else None,
         **config.train,
     )
-    if profile:
-        print(f"\nTrace: pip install xprof && tensorboard --logdir={workdir / 'tensorboard'}, then the tab Profile")
 
 
 def build_model(config: ConfigDict) -> "keras.Model":
@@ -194,7 +185,6 @@ def main(_: list[str]) -> None:
                 mirrored=values.distribute == "mirrored", processes=processes if values.coordinator else None
             ),
             checkpoints=CheckpointPolicy(seconds=values.save_seconds, keep=values.keep),
-            profile=values.profile,
         )
 
 
@@ -205,7 +195,6 @@ def _define_flags() -> None:
     flags.DEFINE_string("split", "test", "The split to report on; 'validation' while you choose options.")
     flags.DEFINE_float("save_seconds", 300.0, "Seconds between two checkpoints, beside one an epoch.", lower_bound=0.1)
     flags.DEFINE_integer("keep", 2, "Number of checkpoints to keep until the run is finished.", lower_bound=1)
-    flags.DEFINE_bool("profile", False, "Trace a few steps in the middle of the first epoch for TensorBoard.")
     flags.DEFINE_enum("distribute", "none", ["none", "mirrored"], "mirrored: train on all devices of this machine.")
     flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0, if several processes train together.")
     flags.DEFINE_integer("num_processes", None, "Number of processes that train together.")

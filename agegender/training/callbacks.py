@@ -1,4 +1,4 @@
-"""Keras callbacks of a run: save models, write curves, trace steps, stop at a loss that is not finite.
+"""Keras callbacks of a run: save models, write curves, stop at a loss that is not finite.
 
 Callbacks with state that must survive a resume are `resume.StatefulCallback`s; checkpoints contain their state.
 """
@@ -32,7 +32,6 @@ def make_callbacks(
     progress: Progress,
     first_best_epoch: int = 0,
     find_bad_batch: Callable[[int | None], None],
-    profile: tuple[int, int] | None = None,
 ) -> list[keras.callbacks.Callback]:
     """Makes the callbacks that every run has.
 
@@ -44,7 +43,6 @@ def make_callbacks(
         first_best_epoch: first epoch that may become the best one.
         find_bad_batch: called with a step (from 0), or None for the validation, if a loss is not finite; raises an
             error that explains it if the data are the cause.
-        profile: first and last step to trace.
     """
     history = _RunHistory()
     callbacks: list[keras.callbacks.Callback] = [
@@ -55,11 +53,9 @@ def make_callbacks(
         *([_WriteCurves(history, workdir)] if workdir else []),
         _RecordEpochSeconds(workdir),
     ]
-    if workdir is None:
-        return callbacks
-    if importlib.util.find_spec("tensorflow"):  # Keras needs it to write TensorBoard files, on every backend
+    if workdir and importlib.util.find_spec("tensorflow"):  # Keras writes TensorBoard files with it
         callbacks.append(keras.callbacks.TensorBoard(str(workdir / TENSORBOARD), write_graph=False))
-    return [*callbacks, _TraceSteps(workdir / TENSORBOARD, *profile)] if profile else callbacks
+    return callbacks
 
 
 class _SaveModel(StatefulCallback):
@@ -121,37 +117,6 @@ class _StopAtNonFiniteLoss(keras.callbacks.Callback):
                 f"The validation loss is {loss} after epoch {epoch + 1}. Training has stopped; the workdir has the "
                 "models of the epochs before. Try a lower learning rate or a longer warm-up, in another workdir."
             )
-
-
-class _TraceSteps(keras.callbacks.Callback):
-    """Traces some steps of the first epoch. Keras's own TensorBoard callback cannot on JAX before Python 3.12."""
-
-    def __init__(self, folder: pathlib.Path, first: int, last: int) -> None:
-        super().__init__()
-        self._folder, self._first, self._last = folder, first, last
-        self._start, self._stop = _find_profiler()
-
-    def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
-        self._in_first_epoch = epoch == 0
-
-    def on_train_batch_begin(self, batch: int, logs: dict | None = None) -> None:
-        if self._in_first_epoch and batch + 1 == self._first:
-            self._start(str(self._folder))
-
-    def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
-        if self._in_first_epoch and batch + 1 == self._last:  # the loss was read, so the step has finished
-            self._stop()
-
-
-def _find_profiler() -> tuple[Callable[[str], None], Callable[[], None]]:
-    """The functions of the backend that start and stop a trace."""
-    if keras.backend.backend() == "jax":
-        import jax
-
-        return jax.profiler.start_trace, jax.profiler.stop_trace
-    import tensorflow as tf  # only in this branch: the other backends must not need TensorFlow
-
-    return tf.profiler.experimental.start, tf.profiler.experimental.stop
 
 
 class _RunHistory(keras.callbacks.History, StatefulCallback):

@@ -102,7 +102,6 @@ def run_training(
     *,
     started: float,
     callbacks: Iterable[keras.callbacks.Callback] = (),
-    profile: tuple[int, int] | None = None,
     verbose: int = 1,
 ) -> keras.callbacks.History:
     """Trains from the newest checkpoint in the workdir, or from the start, to the last epoch.
@@ -112,7 +111,6 @@ def run_training(
         inputs: yields training and validation data for the learners, once the weights are restored.
         started: `time.monotonic()` when `train` was called.
         callbacks: further callbacks.
-        profile: first and last step of the first epoch to trace.
         verbose: as in Keras.
 
     Returns:
@@ -138,7 +136,6 @@ def run_training(
             progress=progress,
             first_best_epoch=run.stages[-1].first_epoch,
             find_bad_batch=functools.partial(_find_bad_batch, run),
-            profile=None if resumed else profile,
         )
         saver = CheckpointCallback(
             TrainingState(run.model, run.learners),

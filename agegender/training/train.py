@@ -49,14 +49,13 @@ def train(
     checkpoints: CheckpointPolicy | None = None,
     run_info: Mapping[str, Any] | None = None,
     callbacks: Iterable[keras.callbacks.Callback] = (),
-    profile: tuple[int, int] | None = None,
     verbose: int | str = "auto",
 ) -> keras.callbacks.History:
     """Trains all heads of a model together and writes models, metrics and curves to a folder.
 
     The same call with the same workdir resumes an interrupted run and ends with the weights of an uninterrupted one,
     bit for bit on a CPU. SIGTERM and Ctrl-C save a checkpoint and raise `SystemExit` with status 75. Between two calls,
-    only `verbose`, `profile`, `checkpoints` and `callbacks` may change; your own callbacks start anew.
+    only `verbose`, `checkpoints` and `callbacks` may change; your own callbacks start anew.
 
     Args:
         model: from `build_model`. Trained in place; ends with the weights of the last epoch. The statistics of batch
@@ -80,8 +79,6 @@ def train(
             when the run is finished.
         run_info: further entries of run.json. Its "config", a mapping, must not change when the run is resumed.
         callbacks: further Keras callbacks.
-        profile: first and last step of the first epoch, counted from 1, to trace into `tensorboard/`; on TensorFlow
-            and JAX. View the trace with `pip install xprof` and `tensorboard --logdir`.
         verbose: as in Keras; "auto" shows a progress bar on a terminal and one line per epoch elsewhere.
 
     Returns:
@@ -113,7 +110,6 @@ def train(
     steps_per_epoch = _resolve_steps_per_epoch(data, steps_per_epoch, epochs)
     stages = list_stages(image_sizes, epochs, model.input_shape[1], cache_trunk)
     _check_cache_trunk(cache_trunk, epochs)
-    _check_profile(profile, steps_per_epoch)
     _check_batch_size(data)
     optimizer = optimizer or make_optimizer(steps=epochs * steps_per_epoch)
     callbacks = list(callbacks)
@@ -169,7 +165,7 @@ def train(
     inputs: contextlib.AbstractContextManager[tuple[Any, Any]] = contextlib.nullcontext((data, validation))
     if frozen is not None:
         inputs = _cache_features(run, frozen, augmentation, cache_trunk, verbosity)
-    return run_training(run, inputs, started=started, callbacks=callbacks, profile=profile, verbose=verbosity)
+    return run_training(run, inputs, started=started, callbacks=callbacks, verbose=verbosity)
 
 
 @contextlib.contextmanager
@@ -233,17 +229,6 @@ def _check_cache_trunk(cache_trunk: int, epochs: int) -> None:
     devices = device_count()
     if devices > 1 and cache_trunk:
         raise ValueError(f"`cache_trunk` works on one device. Received: cache_trunk={cache_trunk}, {devices} devices")
-
-
-def _check_profile(profile: tuple[int, int] | None, steps_per_epoch: int) -> None:
-    if profile is None:
-        return
-    if not 1 <= profile[0] <= profile[1] <= steps_per_epoch:
-        raise ValueError(
-            f"`profile` must be a first and a last step in 1..{steps_per_epoch}. Received: profile={profile}"
-        )
-    if keras.backend.backend() not in ("tensorflow", "jax"):
-        raise ValueError(f"`profile` works on TensorFlow and JAX. Received: the backend {keras.backend.backend()!r}")
 
 
 def _check_optimizer(optimizer: keras.optimizers.Optimizer, callbacks: Sequence[keras.callbacks.Callback]) -> None:

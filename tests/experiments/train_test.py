@@ -60,7 +60,7 @@ def run(prepared: pathlib.Path, tmp_path_factory: pytest.TempPathFactory) -> pat
     workdir = tmp_path_factory.mktemp("runs") / "small"
     config = small_config(**OPTIONS)
     with contextlib.redirect_stdout(io.StringIO()) as stdout:
-        train_and_evaluate(config, workdir, str(prepared), profile=True)
+        train_and_evaluate(config, workdir, str(prepared))
     (workdir / "stdout.txt").write_text(stdout.getvalue())
     return workdir
 
@@ -77,10 +77,6 @@ def test_run_ends_with_a_report_and_predictions(run: pathlib.Path) -> None:
 
 def test_too_few_images_to_calibrate_is_not_an_error(run: pathlib.Path) -> None:
     assert "Not calibrated: " in (run / "stdout.txt").read_text() and not (run / "calibration.json").exists()
-
-
-def test_profile_traces_steps(run: pathlib.Path) -> None:
-    assert list((run / "tensorboard").rglob("*.xplane.pb"))
 
 
 def test_record_has_config_and_data_dir(run: pathlib.Path, prepared: pathlib.Path) -> None:
