@@ -366,7 +366,7 @@ def is_image(first: bytes) -> bool:
 
     Example:
 
-    >>> is_image(b"\x89PNG\r\n\x1a\n"), is_image(b"%PDF-1.7")
+    >>> is_image(b"GIF89a"), is_image(b"%PDF-1.7")
     (True, False)
     """
     return is_heic(first) or _SIGNATURES.match(first) is not None
