@@ -12,13 +12,12 @@ from matplotlib.figure import Figure
 
 from agegender.evaluation.groups import AGE_BANDS, MEASURES, GroupMetrics
 from agegender.evaluation.predictions import P_FEMALE, PREDICTED_AGE, Table
-from agegender.evaluation.report import Report, format_value
-from agegender.schema import AGE, GENDER, GENDERS, RACE, RACES
+from agegender.evaluation.report import Report
+from agegender.schema import AGE, GENDER, GENDERS
 
-BLUE, ORANGE, GREEN, VERMILION = "#0072B2", "#E69F00", "#009E73", "#D55E00"
+BLUE, ORANGE, VERMILION = "#0072B2", "#E69F00", "#D55E00"
 _STYLES: Final = {"male": (BLUE, "o"), "female": (ORANGE, "s"), "all": (BLUE, "o")}
 _WIDTH: Final = 6.0  # inches, at 150 dots per inch
-_MIN_CELL_IMAGES: Final = 10  # a cell of a heat map with fewer stays empty
 
 
 def draw_plots(report: Report, folder: pathlib.Path) -> dict[str, str]:
@@ -28,25 +27,13 @@ def draw_plots(report: Report, folder: pathlib.Path) -> dict[str, str]:
         A description of each file.
     """
     plots: dict[str, tuple[str, Figure]] = {}
-    crossed = report.groups.get(f"{AGE} x {RACE}", {})
     if PREDICTED_AGE in report.predictions:
         plots["ages.png"] = ("Predicted against recorded age", _draw_ages(report))
         plots["curve.png"] = ("The share of images within k years, for k of 0 to 20", _draw_curve(report))
         plots["errors.png"] = ("MAE and bias of each age band, by gender where known", _draw_errors(report))
-        if crossed:
-            plots["age_error.png"] = ("Age MAE of each age band and race", _draw_heat_map(crossed, "mae", "Oranges"))
     if report.calibration is not None:
-        plots["reliability.png"] = (
-            "Probability of female against the share that is",
-            _draw_reliability(report.calibration),
-        )
-        if crossed:
-            plots["accuracy.png"] = (
-                "Gender accuracy of each age band and race",
-                _draw_heat_map(crossed, "gender_accuracy", "Blues"),
-            )
-    if report.coverage is not None and AGE in report.coverage["groups"]:
-        plots["coverage.png"] = ("Share of ages in the interval, by age band", _draw_coverage(report.coverage))
+        figure = _draw_reliability(report.calibration)
+        plots["reliability.png"] = ("Probability of female against the share that is", figure)
     for name, (_, figure) in plots.items():
         figure.savefig(folder / name, dpi=150)
     return {name: words for name, (words, _) in plots.items()}
@@ -174,50 +161,4 @@ def _draw_reliability(calibration: dict[str, Any]) -> Figure:
     counts.set(xlabel="probability of female", ylabel="images", xlim=(-0.02, 1.02))
     axes.grid(alpha=0.3)
     axes.legend(frameon=False, loc="upper left")
-    return figure
-
-
-def _draw_coverage(coverage: dict[str, Any]) -> Figure:
-    figure, (axes,) = _new_figure(3.4)
-    for band, part in coverage["groups"][AGE].items():
-        at, value, interval = AGE_BANDS.index(band), part["value"], part["interval"]
-        bars = None if interval is None else [[max(0, value - interval[0])], [max(0, interval[1] - value)]]
-        face = "none" if interval is None else GREEN
-        axes.errorbar([at], [value], bars, color=GREEN, fmt="o", mfc=face, capsize=3)
-    if coverage["nominal"] is not None:
-        label = f"nominal: {coverage['nominal']:.0%}"
-        axes.axhline(coverage["nominal"], color="black", linewidth=1, linestyle="--", label=label)
-        axes.legend(frameon=False, loc="lower left")
-    axes.set(xlabel="recorded age, years", ylabel="ages in their interval", ylim=(0, 1.03))
-    axes.set_xticks(range(len(AGE_BANDS)), AGE_BANDS)
-    axes.yaxis.set_major_formatter("{x:.0%}")
-    axes.grid(alpha=0.3, axis="y")
-    return figure
-
-
-def _draw_heat_map(crossed: dict[str, GroupMetrics], key: str, colours: str) -> Figure:
-    """Draws age bands down and races across, each cell with its value and its count."""
-    figure, (axes,) = _new_figure(5.4)
-    values = np.full((len(AGE_BANDS), len(RACES)), np.nan)
-    for (row, band), (column, race) in ((r, c) for r in enumerate(AGE_BANDS) for c in enumerate(RACES)):
-        part = crossed.get(f"{band}, {race}")
-        if part is None:
-            continue
-        value = part.metrics[key]
-        if part.count >= _MIN_CELL_IMAGES and value is not None:
-            values[row, column] = value
-        text = (
-            f"{format_value(key, value)}\nn = {part.count:,}" if part.count >= _MIN_CELL_IMAGES else f"n = {part.count}"
-        )
-        axes.text(column, row, text, ha="center", va="center", fontsize=8, gid=f"{row},{column}")
-    image = axes.imshow(np.ma.masked_invalid(values), cmap=colours, aspect="auto")
-    for text in axes.texts:  # white on dark cells
-        row, column = map(int, str(text.get_gid()).split(","))
-        shade = image.norm(values[row, column])
-        text.set_color("white" if np.isfinite(shade) and shade > 0.6 else "black")
-    axes.set_xticks(range(len(RACES)), RACES)
-    axes.set_yticks(range(len(AGE_BANDS)), AGE_BANDS)
-    axes.set_ylabel("recorded age, years")
-    axes.spines[:].set_visible(False)
-    axes.tick_params(length=0)
     return figure

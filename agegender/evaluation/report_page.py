@@ -17,7 +17,7 @@ from agegender.evaluation.groups import MEASURES, GroupMetrics, Interval
 from agegender.evaluation.plots import draw_plots
 from agegender.evaluation.predictions import P_FEMALE, PREDICTED_AGE, Table, write_predictions
 from agegender.evaluation.report import Report, format_interval, format_value
-from agegender.schema import AGE, FILE_NAME, GENDER, GENDERS, RACE
+from agegender.schema import AGE, FILE_NAME, GENDER, GENDERS
 
 NOT_FOR: Final = (
     "This predicts from looks, and is often wrong. Gender here is one of two words that somebody, or another program, "
@@ -32,7 +32,6 @@ WARNING: Final = (
 _SINGLE: Final = ("mae", "median_error", "bias", "cs5", "gender_accuracy", "auc", "log_loss")
 _CROSSED: Final = ("mae", "bias", "gender_accuracy")
 _GAPS: Final = ("mae", "bias", "cs5", "gender_accuracy", "auc")
-_SHOWN_YEARS: Final = (1, 2, 3, 5, 7, 10, 15, 20)
 
 
 class Rows(NamedTuple):
@@ -160,20 +159,18 @@ def build_sections(report: Report, plots: Mapping[str, str]) -> Sections:
         plots: the description of each PNG file.
     """
     drawn: dict[str, list[Block]] = {name: [Plot(name, description)] for name, description in plots.items()}
-    plots_of = {f"By {AGE}": ("errors.png",), f"By {AGE} x {RACE}": ("age_error.png", "accuracy.png")}
     sections: dict[str, list[Block]] = {
         "All images": [_describe_bootstrap(report), _tabulate_metrics(report)],
         "Gaps between groups": _tabulate_gaps(report),
         "Predicted and recorded age": drawn.get("ages.png", []),
-        "Share of images within k years": [*drawn.get("curve.png", []), *_tabulate_curve(report)],
+        "Share of images within k years": drawn.get("curve.png", []),
     }
     for attribute, parts in report.groups.items():
-        title = f"By {attribute}"
-        plotted = [block for name in plots_of.get(title, ()) for block in drawn.get(name, [])]
-        sections[title] = [*plotted, _tabulate_groups(parts, attribute)]
+        plotted = drawn.get("errors.png", []) if attribute == AGE else []
+        sections[f"By {attribute}"] = [*plotted, _tabulate_groups(parts, attribute)]
     sections |= {
         "Calibration of the gender": [*_tabulate_calibration(report), *drawn.get("reliability.png", [])],
-        "Coverage of the age intervals": [*_tabulate_coverage(report), *drawn.get("coverage.png", [])],
+        "Coverage of the age intervals": _tabulate_coverage(report),
         "Definitions": list_definitions(),
         "What this is not for": [NOT_FOR],
     }
@@ -252,15 +249,6 @@ def _tabulate_groups(parts: Mapping[str, GroupMetrics], attribute: str) -> Rows:
         for name, part in parts.items()
     ]
     return Rows([attribute, "images", *(MEASURES[key].label for key in keys)], lines)
-
-
-def _tabulate_curve(report: Report) -> list[Block]:
-    lines = [
-        [f"CS@{point['years']}", format_with_interval("cs5", point["value"], point["interval"])]
-        for point in report.curve
-        if point["years"] in _SHOWN_YEARS
-    ]
-    return [Rows(["", "share (95 % interval)"], lines)] if lines else []
 
 
 def _tabulate_calibration(report: Report) -> list[Block]:

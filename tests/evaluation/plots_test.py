@@ -8,7 +8,6 @@ from report_test import make_predictions
 import agegender as ag
 from agegender.evaluation import plots
 from agegender.evaluation.groups import AGE_BANDS
-from agegender.schema import RACES
 
 
 @pytest.fixture(scope="module")
@@ -93,33 +92,6 @@ def test_reliability_is_drawn_before_and_after(report: ag.Report) -> None:
     alone = {key: value for key, value in report.calibration.items() if key != "after"}
     _, only = plots._draw_reliability(alone).axes[0].lines
     assert only.get_label().startswith("the model: ECE")
-
-
-def test_coverage_is_drawn_by_band_beside_the_nominal_one(report: ag.Report) -> None:
-    (axes,) = plots._draw_coverage(report.coverage).axes
-    drawn = {x: (y, low, high) for x, y, low, high in read_error_bars(axes)}
-    for name, part in report.coverage["groups"]["age"].items():
-        assert drawn[AGE_BANDS.index(name)] == pytest.approx((part["value"], *part["interval"]))
-    (nominal,) = [line for line in axes.lines if line.get_label() == "nominal: 90%"]
-    assert nominal.get_ydata() == [0.9, 0.9]
-    (axes,) = plots._draw_coverage({**report.coverage, "nominal": None}).axes
-    assert axes.get_legend() is None
-
-
-@pytest.mark.parametrize("key", ["mae", "gender_accuracy"])
-def test_heat_map_has_a_cell_for_each_band_and_race(report: ag.Report, key: str) -> None:
-    (axes,) = plots._draw_heat_map(report.groups["age x race"], key, "Oranges").axes
-    shades = axes.images[0].get_array()
-    assert len(axes.texts) == len(report.groups["age x race"])
-    for text in axes.texts:
-        column, row = map(int, text.get_position())
-        part = report.groups["age x race"][f"{AGE_BANDS[row]}, {RACES[column]}"]
-        value = {"mae": "{:.2f}", "gender_accuracy": "{:.1%}"}[key].format(part.metrics[key])
-        assert text.get_text() == (f"{value}\nn = {part.count}" if part.count >= 10 else f"n = {part.count}")
-        assert shades.mask[row, column] == (part.count < 10)
-        if part.count >= 10:
-            assert shades[row, column] == part.metrics[key]
-            assert (text.get_color() == "white") == (axes.images[0].norm(part.metrics[key]) > 0.6)
 
 
 def test_predictions_are_drawn_above_their_labels() -> None:
