@@ -71,7 +71,7 @@ def _load(data_dir: str | None, cache: Any, batch_size: int, image_size: int) ->
 def _make_generator(data_dir: str | None, folder: pathlib.Path, count: int, batch_size: int, image_size: int) -> Any:
     """Writes `count` images as files and returns the notebook's batches of them, without end."""
     import pandas as pd
-    from keras.src.legacy.preprocessing.image import ImageDataGenerator
+    import tensorflow as tf
 
     from agegender.data.prepared import find_prepared, read_encoded
     from agegender.schema import AGE, IMAGE
@@ -82,7 +82,7 @@ def _make_generator(data_dir: str | None, folder: pathlib.Path, count: int, batc
         file.write_bytes(example[IMAGE])
         table.append({"file": file.name, "age": float(example[AGE])})
     warnings.filterwarnings("ignore", category=DeprecationWarning)  # Keras's legacy code uses an old name of scipy's
-    return ImageDataGenerator(**NOTEBOOK).flow_from_dataframe(
+    return tf.keras.preprocessing.image.ImageDataGenerator(**NOTEBOOK).flow_from_dataframe(
         pd.DataFrame(table),
         directory=str(folder),
         x_col="file",
@@ -104,6 +104,7 @@ def _take(batches: Iterator[Any], count: int) -> Callable[[], Any]:
 
 def _take_queued(generator: Any, count: int) -> Callable[[], Any]:
     """Takes batches from Keras's own queue of two threads, as `fit` does."""
+    # Private in Keras 3.15, but what `fit` itself uses: it is measured here, not relied on.
     from keras.src.trainers.data_adapters.py_dataset_adapter import OrderedEnqueuer
 
     def call() -> None:

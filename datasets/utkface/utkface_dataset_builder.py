@@ -96,6 +96,7 @@ class Builder(tfds.core.ShardBasedBuilder):
         self, dl_manager: tfds.download.DownloadManager, download_config: tfds.download.DownloadConfig
     ) -> None:
         """Writes the shards and skipped.json. TFDS renames the folder to its version once all is done."""
+        # A protected method of TFDS 4.9.10: no public one runs around the generation, inside the temporary folder.
         self._shard_config = _ShardConfig(**vars(download_config.get_shard_config()))
         self._max_examples = download_config.max_examples_per_split
         with tempfile.TemporaryDirectory(dir=self.data_path) as scratch:
