@@ -180,22 +180,27 @@ def test_wrong_words_are_answered_with_the_usage(arguments: list[str], capsys: p
     assert stopped.value.code == 2 and "usage: agegender" in capsys.readouterr().err
 
 
-def test_evaluate_reports_on_a_prepared_split(
-    model: str, prepared: pathlib.Path, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+def test_evaluate_writes_report(
+    model: str,
+    prepared: pathlib.Path,
+    tmp_path: pathlib.Path,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    assert cli.main(["evaluate", model, "--data-dir", str(prepared), "--out", str(tmp_path / "report")]) == 0
-    assert "MAE" in capsys.readouterr().out and (tmp_path / "report" / "report.html").is_file()
-
-
-def test_evaluate_skips_calibration_with_other_flip(
-    model: str, prepared: pathlib.Path, tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    options = ["--data-dir", str(prepared), "--out", str(tmp_path)]
-    for flag, calibrated in (("--no-flip", True), ("--flip", False)):
-        assert cli.main(["evaluate", model, *options, flag]) == 0
-        assert ("it was fitted with flip=False" in caplog.text) != calibrated
-        caplog.clear()
-        assert (json.loads((tmp_path / "report.json").read_text())["coverage"] is not None) == calibrated
+    reports = {}
+    for split, options in {"train": [], "test[:50%]": ["--flip"]}.items():
+        out = tmp_path / split
+        arguments = ["evaluate", model, "--data-dir", str(prepared), "--split", split, "--out", str(out)]
+        assert cli.main([*arguments, *options]) == 0
+        assert "MAE" in capsys.readouterr().out and (out / "report.html").is_file()
+        reports[split] = json.loads((out / "report.json").read_text())
+        batches = ag.load_utkface(split, batch_size=8, image_size=24, data_dir=prepared)
+        images = sum(len(images) for images, _ in batches)
+        assert images == reports[split]["count"] == len(ag.read_predictions(out / "predictions.csv")["age"])
+    full, flipped = reports.values()
+    assert {"race", "age x race"} <= set(full["groups"])
+    assert full["coverage"]["nominal"] == 0.9 and "after" in full["calibration"]
+    assert flipped["coverage"] is None and "it was fitted with flip=False" in caplog.text
 
 
 @pytest.fixture(scope="module")
@@ -218,24 +223,6 @@ def test_flip_averages_over_mirror_images(varied: str, album: pathlib.Path, caps
         (expected,) = ag.Predictor(varied, flip=flip)(album / "one.png", aligned=True)
         assert face["age"] == pytest.approx(expected.age, rel=1e-5)
     assert abs(ages[0] - ages[1]) > 1e-3
-
-
-def test_evaluate_writes_report_with_groups_and_intervals(
-    model: str, varied: str, prepared: pathlib.Path, tmp_path: pathlib.Path
-) -> None:
-    found = {}
-    for name, options in {"plain": ["--no-flip"], "mirrored": ["--flip"], "all": []}.items():
-        split = "train" if name == "all" else "test[:50%]"
-        arguments = ["evaluate", model if name == "all" else varied, "--data-dir", str(prepared), "--split", split]
-        assert cli.main([*arguments, "--out", str(tmp_path / name), *options]) == 0
-        found[name] = json.loads((tmp_path / name / "report.json").read_text())
-    for name, split in (("plain", "test[:50%]"), ("all", "train")):
-        assert found[name]["count"] == len(ag.read_predictions(tmp_path / name / "predictions.csv")["age"])
-        batches = ag.load_utkface(split, batch_size=8, image_size=24, data_dir=prepared)
-        assert found[name]["count"] == sum(len(images) for images, _ in batches)
-    assert found["plain"]["metrics"]["mae"] != found["mirrored"]["metrics"]["mae"]
-    assert {"race", "age x race"} <= set(found["all"]["groups"])
-    assert found["all"]["coverage"]["nominal"] == 0.9 and "after" in found["all"]["calibration"]
 
 
 def test_an_interruption_ends_with_130(monkeypatch: pytest.MonkeyPatch) -> None:
