@@ -39,7 +39,7 @@ def default_config() -> ConfigDict:
             "train_split": "train",  # or a slice of it, such as "train[:50%]"
             "batch_norm": False,  # whether to put batch normalization into the trunk, for random weights
             "init_from": "",  # a run or a .keras file with the weights to start from
-            "data": _options(ag.load_utkface, given={"split", "training", "skip", "labels", "shard", "data_dir"}),
+            "data": _options(ag.load_utkface, given={"split", "training", "labels", "shard", "data_dir"}),
             "trunk": _options(ag.vggface_trunk),
             "model": _options(ag.build_model, given={"trunk"}),
             "augmentation": _options(ag.Augmentation.__init__),

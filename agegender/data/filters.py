@@ -62,10 +62,6 @@ class LabelFilter:
         if not isinstance(self.conflicts, bool):
             raise ValueError(f"`conflicts` must be True or False. Received: conflicts={self.conflicts!r}")
 
-    def __bool__(self) -> bool:
-        """Returns whether any condition is set."""
-        return bool(self.conditions())
-
     def __str__(self) -> str:
         return ", ".join(f"{name}={value!r}" for name, value in self.conditions().items())
 

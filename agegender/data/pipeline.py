@@ -51,7 +51,6 @@ def load_utkface(
     batch_size: int,
     training: bool = False,
     seed: int = 0,
-    skip: int = 0,
     image_size: int = IMAGE_SIZE,
     heads: Sequence[str] = HEADS,
     labels: Sequence[str] = (),
@@ -73,7 +72,6 @@ def load_utkface(
         training: if True, shuffles, repeats without end and gives only full batches. If False, gives each image once,
             in a fixed order; the last batch may be smaller.
         seed: of the shuffling. The same seed gives the same batches.
-        skip: number of batches to skip at the start.
         image_size: pixels a side. Images of another size are resized (bilinear, antialiased).
         heads: targets to give, one or both of "age" and "gender".
         labels: further labels to give beside the targets, to evaluate by: "race" (an index into `schema.RACES`),
@@ -114,7 +112,7 @@ def load_utkface(
     """
     batch_size = _check_int("batch_size", batch_size, minimum=1)
     image_size = _check_int("image_size", image_size, minimum=1)
-    skip, seed = _check_int("skip", skip, minimum=0), _check_int("seed", seed)
+    seed = _check_int("seed", seed)
     heads, labels = _check_names("heads", heads, HEADS), _check_names("labels", labels, LABELS)
     if not heads:
         raise ValueError(f"`heads` must contain one or both of {HEADS}. Received: heads={heads!r}")
@@ -132,7 +130,7 @@ def load_utkface(
     filtered_by = [key for features in label_filter.features().values() for key in features]
     selected = label_filter.matches(read_labels(builder, split, filtered_by))
     count = int(selected.sum())
-    _check_count(count, split, label_filter, batch_size=batch_size, training=training, skip=skip)
+    _check_count(count, split, label_filter, batch_size=batch_size, training=training)
 
     examples = read_examples(builder, split, selected)
     size, stored, keys = len(range(batch_size)[rows]), stored_size(builder), (*heads, *labels)
@@ -151,7 +149,7 @@ def load_utkface(
         elif cache == "pixels":
             dataset = dataset.batch(size).map(decode, num_parallel_calls=_PARALLEL).unbatch().cache()
         dataset = dataset.shuffle(min(count, _SHUFFLE_WINDOW), seed=seed, reshuffle_each_iteration=True).repeat()
-        dataset = dataset.skip((skip + step) * batch_size)
+        dataset = dataset.skip(step * batch_size)
         dataset = dataset.batch(batch_size, drop_remainder=True, num_parallel_calls=_PARALLEL)
         if cache == "pixels":
             dataset = dataset.map(lambda *batch: tf.nest.map_structure(lambda values: values[rows], batch))
@@ -165,18 +163,18 @@ def load_utkface(
     def evaluation_batches() -> tf.data.Dataset:
         padding = 0 if shard is None else -count % batch_size
         dataset = examples.concatenate(examples.take(1).repeat(padding))
-        dataset = dataset.skip(skip * batch_size).batch(batch_size)
+        dataset = dataset.batch(batch_size)
         if cache == "bytes":
             dataset = dataset.cache()
         dataset = dataset.map(lambda batch: decode(batch[rows]), num_parallel_calls=_PARALLEL)
         if cache == "pixels":
             dataset = dataset.cache()
-        return _prefetch(dataset if shard is None else _add_weights(dataset, count, batch_size, rows, skip))
+        return _prefetch(dataset if shard is None else _add_weights(dataset, count, batch_size, rows))
 
     return training_batches(0) if training else evaluation_batches()
 
 
-def _add_weights(batches: tf.data.Dataset, count: int, batch_size: int, rows: slice, skip: int) -> tf.data.Dataset:
+def _add_weights(batches: tf.data.Dataset, count: int, batch_size: int, rows: slice) -> tf.data.Dataset:
     """Adds sample weights: equal for the first `count` images, 0 for those that fill the last batch up.
 
     Keras divides the sum of weighted losses by the number of images, those of weight 0 included. So that it gives the
@@ -188,7 +186,7 @@ def _add_weights(batches: tf.data.Dataset, count: int, batch_size: int, rows: sl
         positions = step * batch_size + tf.range(batch_size, dtype=tf.int64)[rows]
         return *batch, tf.where(positions < count, tf.constant(weight, tf.float32), 0.0)[:, None]
 
-    return batches.enumerate(start=skip).map(add_weight)
+    return batches.enumerate().map(add_weight)
 
 
 def _prefetch(dataset: tf.data.Dataset) -> tf.data.Dataset:
@@ -274,16 +272,11 @@ def _check_names(name: str, values: Any, allowed: Sequence[str]) -> tuple[str, .
     return tuple(map(str, values))
 
 
-def _check_count(
-    count: int, split: str, label_filter: LabelFilter, *, batch_size: int, training: bool, skip: int
-) -> None:
+def _check_count(count: int, split: str, label_filter: LabelFilter, *, batch_size: int, training: bool) -> None:
     if count == 0:
         raise ValueError(f"No image matches all filters. Received: split={split!r}, {label_filter}")
     if training and count < batch_size:
-        where = f" with {label_filter}" if label_filter else ""
+        where = f" with {label_filter}" if label_filter.conditions() else ""
         raise ValueError(
             f"`batch_size` must be at most the {count} images of the split{where}. Received: batch_size={batch_size}"
         )
-    limit = np.iinfo(np.int64).max // batch_size if training else -(-count // batch_size) - 1
-    if skip > limit:
-        raise ValueError(f"`skip` must leave at least one batch, so be at most {limit}. Received: skip={skip}")

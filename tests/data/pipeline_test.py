@@ -102,14 +102,14 @@ def test_further_labels_stand_beside_the_targets(labelled: pathlib.Path) -> None
 
 
 def test_arguments_may_be_numpy_values(labelled: pathlib.Path) -> None:
-    plain = {"batch_size": 4, "image_size": 12, "skip": 1, "folds": (0, 1, 2, 3), "ages": (3, 25), "heads": ("age",)}
-    arrays = {"batch_size": np.int64(4), "image_size": np.int32(12), "skip": np.int64(1)}
+    plain = {"batch_size": 4, "image_size": 12, "folds": (0, 1, 2, 3), "ages": (3, 25), "heads": ("age",)}
+    arrays = {"batch_size": np.int64(4), "image_size": np.int32(12)}
     arrays |= {"folds": np.arange(4), "ages": np.array([3, 25]), "heads": np.array(["age"])}
     expected, found = read_images(load(labelled, **plain)), read_images(load(labelled, **arrays))
     np.testing.assert_array_equal(np.concatenate(expected), np.concatenate(found))
 
 
-# ---- Order: shuffle, repeat, skip, cache
+# ---- Order: shuffle, repeat, resume, cache
 
 
 def test_evaluation_gives_each_image_once_in_a_fixed_order(prepared: pathlib.Path) -> None:
@@ -139,21 +139,11 @@ def test_batch_sizes(labelled: pathlib.Path) -> None:
 
 
 @pytest.mark.parametrize("cache", ["bytes", "pixels", None])
-def test_skip_continues_the_stream(labelled: pathlib.Path, cache: Any) -> None:
+def test_from_step_continues_the_stream(labelled: pathlib.Path, cache: Any) -> None:
     options = {"training": True, "seed": 5, "cache": cache, "batch_size": 4}
     whole = read_ages(load(labelled, **options), 30)  # four passes
-    assert whole[100:] == read_ages(load(labelled, skip=25, **options), 5)
-    dataset = load(labelled, skip=3, **options)
-    assert whole[100:] == read_ages(dataset.from_step(22), 5) == read_ages(dataset.from_step(20).from_step(2), 5)
-    evaluated = read_ages(load(labelled, batch_size=4, cache=cache))
-    assert evaluated[12:] == read_ages(load(labelled, batch_size=4, cache=cache, skip=3))
-
-
-def test_skip_beyond_the_end_is_refused(labelled: pathlib.Path) -> None:
-    assert len(read_ages(load(labelled, batch_size=8, skip=3))) == 6
-    for options, limit in (({"skip": 4}, 3), ({"skip": 2**63, "training": True}, (2**63 - 1) // 8)):
-        with pytest.raises(ValueError, match=f"be at most {limit}. Received: skip={options['skip']}"):
-            load(labelled, batch_size=8, **options)
+    dataset = load(labelled, **options)
+    assert whole[100:] == read_ages(dataset.from_step(25), 5) == read_ages(dataset.from_step(22).from_step(3), 5)
 
 
 @pytest.mark.parametrize("training", [True, False])
@@ -266,7 +256,7 @@ def join(batch: tuple, other: tuple) -> tuple:
     return tf.nest.map_structure(lambda *parts: np.concatenate(parts), batch, other)
 
 
-@pytest.mark.parametrize("options", [{}, {"cache": "pixels"}, {"skip": 3}])
+@pytest.mark.parametrize("options", [{}, {"cache": "pixels"}])
 def test_shards_of_a_training_batch_join_to_the_batch(labelled: pathlib.Path, options: dict) -> None:
     def batches(**shard: Any) -> Any:
         return load(labelled, training=True, seed=3, **options, **shard).take(5).as_numpy_iterator()
@@ -277,19 +267,15 @@ def test_shards_of_a_training_batch_join_to_the_batch(labelled: pathlib.Path, op
 
 
 @pytest.mark.parametrize("cache", ["bytes", "pixels"])
-@pytest.mark.parametrize("skip", [0, 1])
-def test_evaluation_shards_cover_each_image_once_and_pad_with_weight_0(
-    labelled: pathlib.Path, skip: int, cache: Any
-) -> None:
-    options = {"batch_size": 16, "skip": skip, "cache": cache}  # 30 images: 2 are missing in the second batch
+def test_evaluation_shards_cover_each_image_once_and_pad_with_weight_0(labelled: pathlib.Path, cache: Any) -> None:
+    options = {"batch_size": 16, "cache": cache}  # 30 images: 2 are missing in the second batch
     shards = [list(load(labelled, shard=(index, 2), **options).as_numpy_iterator()) for index in range(2)]
     joined = [join(first, second) for first, second in zip(*shards, strict=True)]
     images, targets, weights = tf.nest.map_structure(lambda *parts: np.concatenate(parts), *joined)
-    count = 30 - 16 * skip
-    np.testing.assert_array_equal(images[:count], np.concatenate(read_images(load(labelled, **options))))
-    assert targets["age"][:count, 0].tolist() == read_ages(load(labelled, **options))
-    assert len(images) == count + 2
-    np.testing.assert_allclose(weights[:, 0], [32 / 30] * count + [0, 0], rtol=1e-6)
+    np.testing.assert_array_equal(images[:30], np.concatenate(read_images(load(labelled, **options))))
+    assert targets["age"][:30, 0].tolist() == read_ages(load(labelled, **options))
+    assert len(images) == 32
+    np.testing.assert_allclose(weights[:, 0], [32 / 30] * 30 + [0, 0], rtol=1e-6)
 
 
 # ---- Errors
@@ -301,7 +287,6 @@ def test_evaluation_shards_cover_each_image_once_and_pad_with_weight_0(
         ({"batch_size": 0}, "`batch_size` must be an integer of at least 1. Received: batch_size=0"),
         ({"batch_size": 2.5}, "`batch_size` must be an integer"),
         ({"batch_size": True}, "`batch_size` must be an integer"),
-        ({"skip": -1}, "`skip` must be an integer of at least 0"),
         ({"image_size": 0}, "`image_size` must be an integer of at least 1"),
         ({"seed": None}, "`seed` must be an integer. Received: seed=None"),
         ({"cache": "disk"}, "`cache` must be 'bytes', 'pixels' or None. Received: cache='disk'"),

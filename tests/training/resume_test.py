@@ -308,7 +308,7 @@ def test_generator_cannot_be_skipped() -> None:
 
 def test_utkface_starts_at_any_step(tmp_path: pathlib.Path) -> None:
     data = prepare(tmp_path, {"train": [{"age": age} for age in range(40)]})
-    stream = ag.load_utkface("train", batch_size=8, training=True, seed=3, skip=1, image_size=SIZE, data_dir=data)
+    stream = ag.load_utkface("train", batch_size=8, training=True, seed=3, image_size=SIZE, data_dir=data)
     ages = [targets["age"] for _, targets in stream.take(12).as_numpy_iterator()]
     for later in (stream.from_step(8), skip_batches(stream, 3, 5).from_step(5)):
         skipped = [targets["age"] for _, targets in later.take(4).as_numpy_iterator()]
