@@ -63,14 +63,12 @@ def folder_of(model: pathlib.Path) -> pathlib.Path:
     return model.parent if model.suffix == ".keras" else model
 
 
-def compare(tables: Mapping[str, Table], *, repetitions: int = 1000, seed: int = 0) -> dict[str, Any]:
+def compare(tables: Mapping[str, Table]) -> dict[str, Any]:
     """Measures several tables of predictions, and their differences to the first on the same bootstrap samples.
 
     Args:
         tables: for each model's name its table, as from `read_predictions`, of the same images: in any order if they
             have file names, in the same order otherwise.
-        repetitions: number of bootstrap samples.
-        seed: of the bootstrap.
 
     Returns:
         `{"baseline", "count", "bootstrap", "all", "groups"}`. "all", and each group at each attribute of "groups", have
@@ -84,7 +82,7 @@ def compare(tables: Mapping[str, Table], *, repetitions: int = 1000, seed: int =
     baseline, *others = tables
     first = tables[baseline]
     aligned = {baseline: first} | {name: align(first, tables[name], baseline, name) for name in others}
-    weights, bootstrap = draw_bootstrap(first, repetitions=repetitions, seed=seed)
+    weights, bootstrap = draw_bootstrap(first)
     groups = {
         attribute: {name: _measure_models(aligned, weights, rows) for name, rows in parts.items()}
         for attribute, parts in find_groups(first).items()

@@ -105,8 +105,6 @@ def evaluate_photographs(
     folder: str | os.PathLike | None = None,
     predictor: "Predictor | None" = None,
     out: str | os.PathLike | None = None,
-    repetitions: int = 1000,
-    seed: int = 0,
 ) -> PhotographReport:
     """Measures a model on photographs with ages or age bands as labels, face detection included.
 
@@ -116,8 +114,6 @@ def evaluate_photographs(
         folder: the folder that the files are relative to; None is the folder of the CSV file.
         predictor: the `Predictor` to measure; None is that of the released model.
         out: the folder to write report.json and predictions.csv to; None writes nothing.
-        repetitions: number of bootstrap samples.
-        seed: of the bootstrap.
 
     Returns:
         A `PhotographReport`.
@@ -138,7 +134,7 @@ def evaluate_photographs(
     table = read_labels(labels)
     root = pathlib.Path(labels).parent if folder is None else pathlib.Path(folder)
     answers = (predictor or Predictor()).stream([root / file for file in table.files])
-    report = measure_photographs(table, answers, repetitions=repetitions, seed=seed)
+    report = measure_photographs(table, answers)
     if out is not None:
         from agegender.evaluation.report_page import write_json
 
@@ -168,10 +164,8 @@ def read_labels(path: str | os.PathLike) -> PhotographLabels:
     try:
         if age_key in columns:
             low, high = np.array([parse_age(words) for words in columns[age_key]]).T
-            is_band = low != high
-            bands = np.where(
-                is_band, [_name_band(*ends) for ends in zip(low, high, strict=True)], assign_age_bands(low)
-            )
+            names = [f"{a:g}+" if b == MAX_AGE else f"{a:g}-{b:g}" for a, b in zip(low, high, strict=True)]
+            bands = np.where(low != high, names, assign_age_bands(low))
         if GENDER in columns:
             genders = np.array([_parse_gender(words) for words in columns[GENDER]])
     except ValueError as error:
@@ -199,16 +193,12 @@ def parse_age(words: str) -> tuple[float, float]:
     return low, high
 
 
-def measure_photographs(
-    labels: PhotographLabels, answers: Iterable[Any], *, repetitions: int = 1000, seed: int = 0
-) -> PhotographReport:
+def measure_photographs(labels: PhotographLabels, answers: Iterable[Any]) -> PhotographReport:
     """Measures the answers of a `Predictor` to labelled photographs.
 
     Args:
         labels: of the photographs.
         answers: a `Photograph` or an `ImageError` for each, in the same order.
-        repetitions: number of bootstrap samples.
-        seed: of the bootstrap.
     """
     count = len(labels.files)
     ages, p_female, faces = np.full(count, np.nan), np.full(count, np.nan), np.zeros(count, int)
@@ -239,7 +229,7 @@ def measure_photographs(
             "bias": bias,
             "mean_age": ages,
         }
-    weights = metrics.resample(np.arange(count), repetitions=repetitions, seed=seed)
+    weights = metrics.resample(np.arange(count))
     whole = _measure_rows(values, weights, np.ones(count, bool))
     bands = {}
     if labels.bands is not None and labels.low is not None:
@@ -267,10 +257,6 @@ def _measure_rows(
             with np.errstate(invalid="ignore"):  # NaN for a sample without any of these photographs
                 intervals[key] = metrics.interval(of_known @ column[known] / of_known.sum(1))
     return {"count": int(rows.sum()), "metrics": means, "intervals": intervals}
-
-
-def _name_band(low: float, high: float) -> str:
-    return f"{low:g}+" if high == MAX_AGE else f"{low:g}-{high:g}"
 
 
 def _parse_gender(words: str) -> float:

@@ -173,7 +173,7 @@ def measure(
     )
 
 
-def draw_bootstrap(table: Table, *, repetitions: int, seed: int) -> tuple[NDArray[Any], dict[str, Any]]:
+def draw_bootstrap(table: Table, *, repetitions: int = 1000, seed: int = 0) -> tuple[NDArray[Any], dict[str, Any]]:
     """Resamples the photographs of a table, or its images if it has no groups.
 
     Returns:

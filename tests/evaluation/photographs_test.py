@@ -86,8 +86,6 @@ def test_intervals_agree_with_a_plain_bootstrap(labels_of) -> None:
     assert report.bands["20-29"]["intervals"] == report.intervals
     found = 1.96 * np.sqrt(5 / 36 / 60)
     assert report.intervals["found"] == pytest.approx((5 / 6 - found, 5 / 6 + found), abs=0.02)
-    others = [measure_photographs(labels, answers, **options) for options in ({"seed": 1}, {"repetitions": 50})]
-    assert len({each.intervals["bias"] for each in (report, *others)}) == 3
     assert measure_photographs(labels, answers) == report
 
 
@@ -167,10 +165,3 @@ def test_files_are_relative_to_the_folder_of_the_labels(labels_of) -> None:
     assert predictor.paths == [path.parent / "a.jpg", path.parent / "b" / "c.jpg"]
     assert report.metrics["bias"] == -4.75
     assert report.to_dict()["metrics"] == report.metrics and "table" not in report.to_dict()
-    others = [
-        evaluate_photographs(
-            labels_of("file,age\n" + "".join(f"{n},{n}\n" for n in range(40))), predictor=Stream(), **options
-        )
-        for options in ({}, {"seed": 1}, {"repetitions": 9})
-    ]
-    assert len({each.intervals["bias"] for each in others}) == 3

@@ -65,12 +65,6 @@ def test_groups_are_measured_after_the_tables_are_aligned() -> None:
     assert expected < -1
 
 
-def test_seed_and_repetitions_act() -> None:
-    tables = {"a": make_first(), "b": make_better()}
-    results = [compare(tables, **options) for options in ({}, {"seed": 1}, {"repetitions": 20})]
-    assert len({result["all"]["b"]["differences"]["mae"]["interval"] for result in results}) == 3
-
-
 def test_fewer_than_ten_images_have_no_interval() -> None:
     tables = {name: {key: column[:9] for key, column in make_first().items()} for name in "ab"}
     tables["b"]["predicted_age"] = tables["a"]["predicted_age"] + np.arange(9)

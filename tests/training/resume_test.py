@@ -234,7 +234,7 @@ def make_checkpoint_callback(
 
 
 def list_steps(folder: pathlib.Path) -> list[int]:
-    return sorted(int(path.stem.removeprefix("step-")) for path in folder.glob("*.npz"))
+    return sorted(int(path.stem.removeprefix("step-")) for path in folder.glob("step-*.npz"))
 
 
 def test_checkpoint_clock_restarts_after_each_checkpoint(
