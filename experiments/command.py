@@ -70,7 +70,7 @@ def describe_error(error: BaseException) -> str:
         return _describe_unknown_option(str(error.args[0]))
     if type(error).__module__.startswith("tensorflow"):
         return f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
-    return str(error)
+    return " ".join(str(error).split())
 
 
 def _describe_unknown_option(message: str) -> str:

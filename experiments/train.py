@@ -65,7 +65,8 @@ def train_and_evaluate(
     from agegender.models.dtypes import list_devices
     from agegender.training.processes import broadcast_from_chief, is_chief
 
-    ag.load_utkface(split, batch_size=1, data_dir=data_dir)  # a missing data set or split must not fail after training
+    # A missing data set or split must not fail after training.
+    ag.load_utkface(split, batch_size=config.data.batch_size, data_dir=data_dir)
     with devices or contextlib.nullcontext():
         keras.utils.set_random_seed(config.seed)
         keras.config.set_dtype_policy(ag.fastest_dtype() if config.dtype == "auto" else config.dtype)

@@ -40,8 +40,8 @@ class ReadImages(beam.PTransform):
     """Reads the files that match a pattern as (path, bytes), or (path, ImageError) for a file that cannot be read.
 
     Args:
-        pattern: a folder, of which all files below with the suffix of an image are read; or a glob, in which `*` stands
-            for part of a name, `?` for one character and `**` for anything including folders. In any file system that
+        pattern: a folder, of which all files below are read but hidden ones; or a glob, in which `*` stands for part of
+            a name, `?` for one character and `**` for anything including folders. In any file system that
             Beam supports: `photographs`, `photographs/**.jpg`, `gs://bucket/*`.
 
     Example: `pipeline | ReadImages("gs://bucket/album") | ScoreImages("gs://bucket/runs/1")`
@@ -55,7 +55,7 @@ class ReadImages(beam.PTransform):
         """Matches, distributes the files over the workers and reads them."""
         matches = pipeline | fileio.MatchFiles(self.pattern)
         if self.is_folder:
-            matches = matches | beam.Filter(_has_image_suffix)
+            matches = matches | beam.Filter(_is_visible)
         files = matches | beam.Reshuffle() | fileio.ReadMatches(compression=CompressionTypes.UNCOMPRESSED)
         return files | "Read" >> beam.Map(_read_file)
 
@@ -202,9 +202,8 @@ def _make_glob(pattern: str) -> tuple[str, bool]:
     return (pattern, False) if is_glob else (FileSystems.join(pattern, "**"), True)
 
 
-def _has_image_suffix(file: Any) -> bool:
-    name = os.path.basename(file.path)
-    return name.lower().endswith(SUFFIXES) and not name.startswith(".")
+def _is_visible(file: Any) -> bool:
+    return not os.path.basename(file.path).startswith(".")
 
 
 def _read_file(file: fileio.ReadableFile) -> Example:
@@ -265,10 +264,10 @@ def _find_model_file(model: str) -> str:
 
 def _check_matches(read: ReadImages) -> None:
     files = FileSystems.match([read.pattern])[0].metadata_list
-    if not any(not read.is_folder or _has_image_suffix(file) for file in files):
+    if not any(not read.is_folder or _is_visible(file) for file in files):
         raise ValueError(
-            "`pattern` (of the script: --images) must be a folder with images, whose names end in "
-            f"{', '.join(SUFFIXES)}, or a glob that matches files. Received: pattern={read.pattern!r}"
+            "`pattern` (of the script: --images) must be a folder with files, or a glob that matches files. "
+            f"Received: pattern={read.pattern!r}"
         )
 
 

@@ -213,7 +213,7 @@ def test_script_resumes_after_sigterm(prepared: pathlib.Path, tmp_path: pathlib.
         (("train", FLAGS[0], "--config.train.epochs=x", "--workdir=x"), "config.train.epochs"),
         (("train", FLAGS[0], "--workdir=x", "--num_processes=2"), "go together. Received"),
         (("train", FLAGS[0], "--workdir=x", "--keep=0"), "keep"),
-        (("evaluate",), "--workdir must have a value"),
+        (("evaluate",), "Give --workdir or --predictions"),
         (("evaluate", "--workdir=x"), "There is no trained model at x"),
         (("calibrate", "--workdir=x"), "There is no trained model at x"),
     ],

@@ -50,7 +50,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
-    """A folder of faces, files that are not images, and files that are not read."""
+    """A folder of faces, files that are not images, and a hidden file."""
     folder = tmp_path_factory.mktemp("images")
     ag.write_faces(folder, COUNT, size=SIZE, seed=4)
     first, second, third = sorted(folder.iterdir())[:3]
@@ -60,7 +60,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     (folder / BROKEN[0]).write_bytes(third.read_bytes()[:200])
     (folder / BROKEN[1]).write_bytes(b"")
     (folder / BROKEN[2]).write_text("This is no image.")
-    (folder / "notes.txt").write_text("Not read.")
+    (folder / "notes.txt").write_text("Not an image.")
     (folder / ".hidden.jpg").write_bytes(third.read_bytes())
     return folder
 
@@ -86,7 +86,7 @@ def assert_equals_predictor(out: pathlib.Path, run: pathlib.Path, images: pathli
         each.source: each.reason for each in answers if isinstance(each, ImageError)
     }
     assert json.loads((out / "counts.json").read_text()) == {
-        "photographs": COUNT + 3, "answered": COUNT, "without_a_face": 0, "faces": COUNT, "unreadable": 3
+        "photographs": COUNT + 4, "answered": COUNT, "without_a_face": 0, "faces": COUNT, "unreadable": 4
     }  # fmt: skip
 
 
@@ -103,7 +103,7 @@ def test_a_folder_is_scored_as_by_the_predictor(
     counts = scoring.score_images(images, tmp_path, model=run, batch_size=4, aligned=True)
     assert_equals_predictor(tmp_path, run, images)
     assert counts == json.loads((tmp_path / "counts.json").read_text())
-    assert sum(sizes) == COUNT + 3 and max(sizes) == 4
+    assert sum(sizes) == COUNT + 4 and max(sizes) == 4
 
 
 def test_flip_overrides_the_calibration(images: pathlib.Path, run: pathlib.Path, tmp_path: pathlib.Path) -> None:
@@ -195,7 +195,7 @@ def test_invalid_tables_are_refused_before_scoring(
     out = tmp_path / "out"
     (tmp_path / "empty").mkdir()
     for pattern in (f"{images}/*.tiff", f"{tmp_path}/nowhere", f"{tmp_path}/empty"):
-        with pytest.raises(ValueError, match=rf"must be a folder with images.*Received: pattern='{re.escape(pattern)}"):
+        with pytest.raises(ValueError, match=rf"must be a folder with files.*Received: pattern='{re.escape(pattern)}"):
             scoring.score_images(pattern, out, model=run)
     for model in (f"{tmp_path}/nope", f"{tmp_path}/nope.keras", "remote://nope"):
         with pytest.raises(FileNotFoundError, match=re.escape(f"no trained model at {model}. ")):
