@@ -65,9 +65,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:
         if not type(error).__module__.startswith("tensorflow"):
             raise
-        from agegender.training.signals import format_error  # of a damaged shard, or a device without memory
-
-        print(f"agegender {args.command}: {type(error).__name__}: {format_error(error)}", file=sys.stderr)
+        # Such as a damaged shard, or a device without memory.
+        print(f"agegender {args.command}: {type(error).__name__}: {str(error).splitlines()[0]}", file=sys.stderr)
         return WRONG
 
 

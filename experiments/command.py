@@ -68,9 +68,10 @@ def describe_error(error: BaseException) -> str:
         return "interrupted"
     if isinstance(error, KeyError | AttributeError):  # of ml_collections
         return _describe_unknown_option(str(error.args[0]))
-    if type(error).__module__.startswith("tensorflow"):
-        return f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
-    return " ".join(str(error).split())
+    message = " ".join(str(error).split())
+    if type(error).__module__.startswith(("tensorflow", "jax")):
+        message = f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
+    return " ".join([message, *getattr(error, "__notes__", [])])
 
 
 def _describe_unknown_option(message: str) -> str:

@@ -162,7 +162,6 @@ def _is_trained(workdir: pathlib.Path, config: ConfigDict) -> bool:
 def main(_: list[str]) -> None:
     from agegender.training.checkpoints import CheckpointPolicy
     from agegender.training.determinism import enable_determinism
-    from agegender.training.signals import explain_errors
 
     values = flags.FLAGS
     processes = (values.coordinator, values.num_processes, values.process_id)
@@ -175,18 +174,16 @@ def main(_: list[str]) -> None:
         raise ValueError("--distribute and --coordinator exclude each other: several processes use all their devices")
     if values.deterministic:
         enable_determinism()
-    workdir = pathlib.Path(values.workdir)
-    with explain_errors(lambda: f"The run is in {workdir}."):
-        train_and_evaluate(
-            values.config,
-            workdir,
-            values.data_dir,
-            split=values.split,
-            devices=use_devices(
-                mirrored=values.distribute == "mirrored", processes=processes if values.coordinator else None
-            ),
-            checkpoints=CheckpointPolicy(seconds=values.save_seconds, keep=values.keep),
-        )
+    train_and_evaluate(
+        values.config,
+        pathlib.Path(values.workdir),
+        values.data_dir,
+        split=values.split,
+        devices=use_devices(
+            mirrored=values.distribute == "mirrored", processes=processes if values.coordinator else None
+        ),
+        checkpoints=CheckpointPolicy(seconds=values.save_seconds, keep=values.keep),
+    )
 
 
 def _define_flags() -> None:

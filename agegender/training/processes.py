@@ -6,7 +6,6 @@ functions, because scripts set environment variables first.
 """
 
 import sys
-import traceback
 from collections.abc import Callable
 from typing import Final
 
@@ -148,15 +147,3 @@ def all_reduce_max(number: int) -> int:
     from jax.experimental.multihost_utils import process_allgather
 
     return int(np.max(process_allgather(np.array(number, np.int32))))
-
-
-def is_peer_failure(error: BaseException) -> bool:
-    """Whether an error, in one of several processes, is most likely due to another one that ended.
-
-    That is any error from inside of JAX: a lost connection is a JaxRuntimeError or a plain ValueError.
-    """
-    jax = sys.modules.get("jax")  # an error of JAX comes after its import
-    if jax is None or process_count() == 1:
-        return False
-    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
-    return isinstance(error, jax.errors.JaxRuntimeError) or frame.f_globals["__name__"].startswith("jax")

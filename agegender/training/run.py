@@ -35,7 +35,7 @@ from agegender.training.processes import broadcast_from_chief, is_chief
 from agegender.training.renew import has_trainable_batch_norm, renew_saved_models
 from agegender.training.resume import CheckpointCallback, Progress, StatefulCallback, TrainingState
 from agegender.training.run_record import list_differences
-from agegender.training.signals import StopSignals, explain_errors, lock_workdir
+from agegender.training.signals import StopSignals, lock_workdir
 from agegender.training.stages import Stage
 
 
@@ -148,7 +148,7 @@ def run_training(
         )
 
         # Restore and train.
-        with explain_errors(lambda: f"The last checkpoint in {run.folder} is of step {saver.saved_step}."):
+        with _note_checkpoint(run.folder, saver):
             if checkpoint:
                 saver.load(checkpoint)
                 print(f"Resuming after {progress}, from {checkpoint.path}", file=sys.stderr)
@@ -176,6 +176,18 @@ def run_training(
             run_record.mark_finished(run.workdir)
             shutil.rmtree(run.folder)
     return next(callback for callback in ours if isinstance(callback, keras.callbacks.History))
+
+
+@contextlib.contextmanager
+def _note_checkpoint(folder: pathlib.Path, saver: CheckpointCallback) -> Iterator[None]:
+    """Adds the last checkpoint to the message of an error: of a full disk, lost data or a lost process."""
+    try:
+        yield
+    except Exception as error:
+        error.add_note(
+            f"The last checkpoint in {folder} is of step {saver.saved_step}; the same command resumes from it."
+        )
+        raise
 
 
 def _check_same_settings(settings: Mapping[str, Any]) -> None:

@@ -88,7 +88,7 @@ def train(
         ContractError: a ValueError, for data that break the contract; names the batch.
         ValueError: for arguments out of range, `cache_trunk` without a frozen layer, and other settings than those of
             the run in the folder; names them.
-        OSError: if the disk is full or data are lost; the last checkpoint is kept.
+        OSError: if the disk is full; the last checkpoint is kept.
         BlockingIOError: if another process trains in the folder.
         FileExistsError: if the folder contains a finished run, which stays as it is.
         FloatingPointError: if the loss or a weight is not finite; names the step. Earlier epochs are kept.

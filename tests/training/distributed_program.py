@@ -7,6 +7,7 @@ import contextlib
 import json
 import os
 import sys
+import traceback
 from typing import Any
 
 import keras
@@ -16,7 +17,6 @@ import agegender as ag
 from agegender.models.batch_norm import add_batch_norm
 from agegender.training.checkpoints import CheckpointPolicy
 from agegender.training.processes import current_shard, is_chief, join_processes
-from agegender.training.signals import explain_errors
 
 SIZE = 16
 
@@ -107,10 +107,9 @@ def run(options: dict[str, Any]) -> Record:
 
 if __name__ == "__main__":
     try:
-        with explain_errors(lambda: "Here."):
-            record = run(json.loads(sys.argv[1]))
-    except (OSError, ValueError) as error:
-        print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)
-        os._exit(1)
+        record = run(json.loads(sys.argv[1]))
+    except Exception:
+        traceback.print_exc()
+        os._exit(1)  # without waiting for the other process
     if is_chief():
         print(json.dumps({"losses": record.losses, "epochs": record.epochs}), flush=True)

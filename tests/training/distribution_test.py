@@ -84,7 +84,7 @@ def test_lost_process_ends_the_other(tmp_path: pathlib.Path, alone: dict[str, An
     each[lost] = {"ends": {"after": 5, "signal": signal.SIGKILL}}
     both = start_two(tmp_path / "run", *each)
     finish(both[lost], -signal.SIGKILL)
-    assert "ExplainedError: Another process of the run was lost" in finish(both[1 - lost], 1)
+    assert "The last checkpoint in" in finish(both[1 - lost], 1)
     rest = read_results(finish(start(tmp_path / "run")))
     np.testing.assert_allclose(rest["losses"], alone["losses"][-len(rest["losses"]) :], rtol=2e-5)
     assert 3 <= len(rest["losses"]) <= 4  # from the checkpoint of step 4, or of 5 if that was written
@@ -105,7 +105,7 @@ def test_signal_to_one_process_stops_all_after_the_same_step(tmp_path: pathlib.P
 def test_processes_with_other_settings_are_refused(tmp_path: pathlib.Path) -> None:
     first, second = start_two(tmp_path / "run", {}, {"learning_rate": 2e-3})
     assert "with the same settings. In process 0: optimizer" in finish(second, 1)
-    assert "lost" in finish(first, 1)
+    finish(first, 1)
 
 
 @pytest.mark.slow
@@ -152,4 +152,3 @@ def test_several_processes_need_jax() -> None:
 def test_single_process_is_the_chief() -> None:
     assert processes.is_chief() and processes.current_shard() == (0, 1) and processes.device_count() == 1
     assert processes.broadcast_from_chief(lambda: b"x") == b"x" and processes.all_reduce_max(15) == 15
-    assert not processes.is_peer_failure(RuntimeError("x"))
