@@ -10,6 +10,9 @@ import sys
 import traceback
 from typing import Any
 
+if os.environ["KERAS_BACKEND"] == "jax":
+    sys.modules["tensorflow"] = None  # type: ignore[assignment]  # as if it were not installed: its import takes long
+
 import keras
 import numpy as np
 
@@ -86,7 +89,7 @@ def run(options: dict[str, Any]) -> Record:
     with enter_scope(options):
         keras.utils.set_random_seed(1)
         image = keras.Input((SIZE, SIZE, 3))
-        features = keras.layers.Conv2D(4, 3, strides=2, activation="relu")(keras.layers.Rescaling(1 / 255)(image))
+        features = keras.layers.Conv2D(4, 3, strides=2, activation="relu")(image / 255)
         trunk = keras.Model(image, keras.layers.GlobalAveragePooling2D()(features))
         model = ag.build_model(add_batch_norm(trunk), units=(8,), age_dropout=(0.2,), gender_dropout=(0.2,))
         record, batch_size = Record(options.get("ends", {})), options.get("batch_size", 8)
