@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from agegender.models.losses import joint_loss
     from agegender.models.trunk import vggface_trunk
     from agegender.synthetic.faces import draw_face, write_faces
+    from agegender.training.checkpoints import CheckpointPolicy
     from agegender.training.optimizer import make_optimizer
     from agegender.training.train import train
 
@@ -39,6 +40,7 @@ __version__ = "0.1.0"
 _MODULES = {
     "Augmentation": "models.augmentation",
     "Calibration": "calibration.calibration",
+    "CheckpointPolicy": "training.checkpoints",
     "Face": "inference.results",
     "Photograph": "inference.results",
     "ImageError": "inference.images",
@@ -69,6 +71,7 @@ _MODULES = {
 __all__ = [
     "Augmentation",
     "Calibration",
+    "CheckpointPolicy",
     "Face",
     "ImageError",
     "Photograph",

@@ -17,7 +17,7 @@ import keras
 from agegender.files import atomic_write
 from agegender.schema import BEST_MODEL
 from agegender.training.resume import Progress, StatefulCallback
-from agegender.training.run_record import record_seconds
+from agegender.training.run_record import read_record, record_seconds
 
 LAST_MODEL: Final = "last.keras"
 TENSORBOARD: Final = "tensorboard"
@@ -50,8 +50,7 @@ def make_callbacks(
         _StopAtNonFiniteLoss(progress, find_bad_batch),
         _SaveModel(model, workdir and workdir / LAST_MODEL),
         _SaveModel(model, workdir and workdir / BEST_MODEL, first_epoch=first_best_epoch, monitor=monitor),
-        *([_WriteCurves(history, workdir)] if workdir else []),
-        _RecordEpochSeconds(workdir),
+        *([_WriteCurves(history, workdir), _RecordEpochSeconds(workdir)] if workdir else []),
     ]
     if workdir and importlib.util.find_spec("tensorflow"):  # Keras writes TensorBoard files with it
         callbacks.append(keras.callbacks.TensorBoard(str(workdir / TENSORBOARD), write_graph=False))
@@ -159,36 +158,19 @@ class _WriteCurves(keras.callbacks.Callback):
             draw_curves(rows, temporary)
 
 
-class _RecordEpochSeconds(StatefulCallback):
-    """Writes the seconds of each epoch, with its validation and saving, into run.json.
+class _RecordEpochSeconds(keras.callbacks.Callback):
+    """Writes the seconds of each epoch, from its start or its resume to its end, into run.json."""
 
-    An interrupted epoch counts the seconds up to its last checkpoint and those after the resume.
-    """
-
-    def __init__(self, workdir: pathlib.Path | None) -> None:
+    def __init__(self, workdir: pathlib.Path) -> None:
         super().__init__()
         self._workdir = workdir
-        self._epochs: list[float] = []
-        self._before_resume = 0.0
-        self._epoch_start: float | None = None
 
     def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
-        self._epoch_start = time.monotonic()
+        self._start = time.monotonic()
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
-        self._epochs.append(self._measure_current_epoch())
-        self._before_resume, self._epoch_start = 0.0, None
-        if self._workdir is not None:
-            record_seconds(self._workdir, "epochs", self._epochs)
-
-    def _measure_current_epoch(self) -> float:
-        return self._before_resume + (0.0 if self._epoch_start is None else time.monotonic() - self._epoch_start)
-
-    def get_state(self) -> dict[str, Any]:
-        return {"epochs": self._epochs, "running": self._measure_current_epoch()}
-
-    def load_state(self, state: dict[str, Any]) -> None:
-        self._epochs, self._before_resume, self._epoch_start = state["epochs"], state["running"], None
+        before = (read_record(self._workdir).get("seconds") or {}).get("epochs", [])
+        record_seconds(self._workdir, "epochs", [*before[:epoch], time.monotonic() - self._start])
 
 
 def draw_curves(rows: Sequence[Mapping[str, float]], path: str | os.PathLike) -> None:

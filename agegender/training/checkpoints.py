@@ -52,6 +52,11 @@ class CheckpointPolicy:
 
     Raises:
         ValueError: if a number is out of range.
+
+    Example:
+
+    >>> CheckpointPolicy(seconds=60.0)
+    CheckpointPolicy(seconds=60.0, steps=0, keep=2)
     """
 
     seconds: float = 300.0

@@ -12,10 +12,11 @@ checkpoints/   until the run is finished: its state, to resume from
 import contextlib
 import os
 import pathlib
+import shutil
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, Final
+from typing import Any
 
 import keras
 
@@ -29,8 +30,6 @@ from agegender.training.processes import device_count, process_count
 from agegender.training.run import Run, check_workdir, run_training
 from agegender.training.run_record import to_json
 from agegender.training.stages import list_stages
-
-_SET_LEARNING_RATE: Final = (keras.callbacks.ReduceLROnPlateau, keras.callbacks.LearningRateScheduler)
 
 
 def train(
@@ -110,10 +109,12 @@ def train(
     steps_per_epoch = _resolve_steps_per_epoch(data, steps_per_epoch, epochs)
     stages = list_stages(image_sizes, epochs, model.input_shape[1], cache_trunk)
     _check_cache_trunk(cache_trunk, epochs)
-    _check_batch_size(data)
     optimizer = optimizer or make_optimizer(steps=epochs * steps_per_epoch)
-    callbacks = list(callbacks)
-    _check_optimizer(optimizer, callbacks)
+    if optimizer.use_ema:
+        raise ValueError(
+            "`optimizer` must not average the weights: Keras would overwrite them at the end of each stage. "
+            "Received: use_ema=True"
+        )
     if process_count() == 1:  # otherwise process 0 checks and broadcasts the result
         check_workdir(workdir)
     data = check_data(data, list(model.output), model.input_shape[1], "data")
@@ -178,7 +179,8 @@ def _cache_features(
 ) -> Iterator[tuple[Any, Any]]:
     """Yields training and validation data as features, from a folder that exists while training runs."""
     steps, heads, size = run.steps_per_epoch, list(run.model.output), run.model.input_shape[1]
-    with trunk_cache.temporary_folder(run.workdir) as folder:
+    folder = run.workdir / "trunk_cache"
+    try:
         features = trunk_cache.cache_features(
             frozen,
             repeat_checked_batches(skip_batches(run.data, 0, steps), heads, size, "data"),
@@ -199,6 +201,8 @@ def _cache_features(
                 verbose=verbose,
             )
         yield features, validation
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _config_of(made: keras.optimizers.Optimizer | keras.layers.Layer) -> dict[str, Any]:
@@ -229,29 +233,3 @@ def _check_cache_trunk(cache_trunk: int, epochs: int) -> None:
     devices = device_count()
     if devices > 1 and cache_trunk:
         raise ValueError(f"`cache_trunk` works on one device. Received: cache_trunk={cache_trunk}, {devices} devices")
-
-
-def _check_optimizer(optimizer: keras.optimizers.Optimizer, callbacks: Sequence[keras.callbacks.Callback]) -> None:
-    if optimizer.use_ema:
-        raise ValueError(
-            "`optimizer` must not average the weights: Keras would overwrite them at the end of each stage. "
-            "Received: use_ema=True"
-        )
-    has_schedule = isinstance(optimizer.get_config()["learning_rate"], dict)
-    for callback in callbacks:
-        if has_schedule and isinstance(callback, _SET_LEARNING_RATE):
-            raise ValueError(
-                f"{type(callback).__name__} sets the learning rate, which needs an optimizer with a constant one: "
-                "`optimizer=keras.optimizers.AdamW(3e-4)`. Received: an optimizer with a learning rate schedule, as "
-                "`make_optimizer` makes by default"
-            )
-
-
-def _check_batch_size(data: Any) -> None:
-    devices, spec = device_count(), getattr(data, "element_spec", None)
-    rows = spec and spec[0].shape[0]
-    if rows and rows % (devices // process_count()):
-        raise ValueError(
-            f"The batch size must be divisible by the number of devices, {devices}. Received: a batch size of "
-            f"{rows * process_count()}"
-        )

@@ -5,19 +5,14 @@ K epochs, the first K epochs of batches, augmented as training would have augmen
 layers once; the features are written to disk. Epoch e then replays cached epoch e mod K. The first K epochs are those
 of a run without a cache; later ones see K views of each image instead of new ones.
 
-    split_model       splits the model into a frozen part and the rest, which share its weights
-    cache_features    computes K epochs of features and writes them to memory-mapped files
-    CachedFeatures    the batches of features
-
 Before its last block, VGG16 has 147 KB of features per image of 200 px in bfloat16 (12 x 12 x 512), 16 KB at 64 px.
 """
 
-import contextlib
 import itertools
 import os
 import pathlib
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Any, Final
 
 import keras
@@ -123,16 +118,6 @@ class CachedFeatures(keras.utils.PyDataset):
         if epoch < self._cached_epochs:
             return np.arange(self._count)
         return np.random.default_rng(epoch).permutation(self._count)
-
-
-@contextlib.contextmanager
-def temporary_folder(workdir: pathlib.Path) -> Iterator[pathlib.Path]:
-    """Yields a folder for the cache and removes it at the end."""
-    path = workdir / "trunk_cache"
-    try:
-        yield path
-    finally:
-        shutil.rmtree(path, ignore_errors=True)
 
 
 def cache_features(
