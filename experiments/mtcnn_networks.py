@@ -42,6 +42,11 @@ class Graph:
     def prelu(self, x: str, slopes: np.ndarray) -> str:
         return self.add("PRelu", x, self.constant(slopes.reshape(-1, 1, 1)))
 
+    def scale(self, x: str, factors: np.ndarray) -> str:
+        """Multiplies each channel by a factor: a convolution of each channel on its own."""
+        kernel = self.constant(factors.astype("float32").reshape(-1, 1, 1, 1))
+        return self.add("Conv", x, kernel, group=len(factors))
+
     def pool(self, x: str, size: int, *, same: bool) -> str:
         padding = "SAME_UPPER" if same else "VALID"
         return self.add("MaxPool", x, kernel_shape=[size, size], strides=[2, 2], auto_pad=padding)
@@ -74,9 +79,9 @@ def load_weights(name: str) -> list[np.ndarray]:
 def write_pnet(path: pathlib.Path, weights: list[np.ndarray]) -> None:
     """From float32 [n, 3, height, width] to offsets and logit of each window, [n, 5, rows, columns]."""
     graph = Graph()
-    x, order = conv_prelu_pool(graph, "image", weights[:3], 2, same=True)
-    x = graph.prelu(graph.conv(x, weights[3][:, :, order], weights[4]), weights[5])
-    x = graph.prelu(graph.conv(x, weights[6], weights[7]), weights[8])
+    x, order = conv_prelu_pool(graph, "image", weights[:3])
+    x = conv_prelu(graph, x, weights[3][:, :, order], *weights[4:6])
+    x = conv_prelu(graph, x, *weights[6:9])
     offsets, scores = weights[9:11], difference(weights[11:13])
     kernel, bias = (np.concatenate(pair, axis=-1) for pair in zip(offsets, scores, strict=True))
     graph.add("Identity", graph.conv(x, kernel, bias), output="output")
@@ -85,15 +90,13 @@ def write_pnet(path: pathlib.Path, weights: list[np.ndarray]) -> None:
 
 def write_refiner(path: pathlib.Path, weights: list[np.ndarray], side: int) -> None:
     """From float32 [n, side, side, 3] to offsets, for ONet landmarks, and logit: [n, 5] or [n, 15]."""
-    graph = Graph()
+    graph, rest = Graph(), pad_channels(weights)
     x = graph.add("Transpose", "image", perm=[0, 3, 1, 2])
-    x, order = conv_prelu_pool(graph, x, weights[:3], 3, same=True)
-    x, order = conv_prelu_pool(graph, x, [weights[3][:, :, order], *weights[4:6]], 3, same=False)
-    x = graph.prelu(graph.conv(x, weights[6][:, :, order], weights[7]), weights[8])
-    rest = weights[9:]
+    x = graph.pool(conv_prelu(graph, x, *rest[:3]), 3, same=True)
+    x = graph.pool(conv_prelu(graph, x, *rest[3:6]), 3, same=False)
+    x, rest = conv_prelu(graph, x, *rest[6:9]), rest[9:]
     if side == 48:  # ONet has one convolution more
-        x = graph.prelu(graph.conv(graph.pool(x, 2, same=True), *rest[:2]), rest[2])
-        rest = rest[3:]
+        x, rest = conv_prelu(graph, graph.pool(x, 2, same=True), *rest[:3]), rest[3:]
     x = graph.add("Flatten", graph.add("Transpose", x, perm=[0, 3, 2, 1]), axis=1)  # columns, rows, channels
     x = graph.add("Gemm", x, *map(graph.constant, rest[:2]))
     x = graph.add("PRelu", x, graph.constant(rest[2]))
@@ -103,10 +106,33 @@ def write_refiner(path: pathlib.Path, weights: list[np.ndarray], side: int) -> N
     graph.save(path, ["n", side, side, 3], ["n", len(bias)])
 
 
-def conv_prelu_pool(
-    graph: Graph, x: str, weights: list[np.ndarray], size: int, *, same: bool
-) -> tuple[str, np.ndarray]:
-    """A convolution, PReLU and pooling, and the order in which the channels come out.
+def conv_prelu(graph: Graph, x: str, kernel: np.ndarray, bias: np.ndarray, slopes: np.ndarray) -> str:
+    """A convolution and PReLU, without the operator PRelu.
+
+    onnxruntime keeps blocks of 16 channels together for convolutions, and would leave that layout for PRelu. With
+    t = (1 - slope) x, PReLU(x) = slope / (1 - slope) t + ReLU(t) where the slope is less than 1; elsewhere
+    PReLU(x) = slope x + (1 - slope) ReLU(x).
+    """
+    slopes = slopes.ravel()
+    scale = np.where(slopes < 1, 1 - slopes, 1)
+    linear = graph.conv(x, kernel * scale, bias * scale)
+    positive = graph.add("Relu", linear)
+    if np.any(slopes >= 1):
+        positive = graph.scale(positive, np.where(slopes < 1, 1, 1 - slopes))
+    return graph.add("Add", graph.scale(linear, slopes / scale), positive)
+
+
+def pad_channels(weights: list[np.ndarray]) -> list[np.ndarray]:
+    """The weights of a network with channels of zeros in its first layer, to a multiple of 16."""
+    kernel, bias, slopes, following, *others = weights
+    count = -len(bias) % 16
+    last = [(0, 0)] * 3 + [(0, count)]
+    following = np.pad(following, [(0, 0), (0, 0), (0, count), (0, 0)])
+    return [np.pad(kernel, last), np.pad(bias, (0, count)), np.pad(slopes, last[1:]), following, *others]
+
+
+def conv_prelu_pool(graph: Graph, x: str, weights: list[np.ndarray]) -> tuple[str, np.ndarray]:
+    """PNet's first convolution, PReLU and pooling, and the order in which the channels come out.
 
     PReLU comes after the pooling, where there is a quarter as much: max(PReLU(x)) = PReLU(max(x)) where its slope is 0
     or more; where it is less, PReLU(x) = max(x, slope x), so that the channel times its slope is pooled beside it.
@@ -117,7 +143,7 @@ def conv_prelu_pool(
     falling = int((slopes < 0).sum())
     kernel = np.concatenate([kernel, kernel[..., :falling] * slopes[:falling]], axis=-1)
     bias = np.concatenate([bias, bias[:falling] * slopes[:falling]])
-    pooled = graph.pool(graph.conv(x, kernel, bias), size, same=same)
+    pooled = graph.pool(graph.conv(x, kernel, bias), 2, same=True)
     names = [f"{pooled}_{part}" for part in ("falling", "rising", "scaled")]
     sizes = graph.constant(np.array([falling, len(slopes) - falling, falling]))
     graph.nodes.append(helper.make_node("Split", [pooled, sizes], names, axis=1))

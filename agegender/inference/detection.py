@@ -23,14 +23,13 @@ MIN_FACE: Final = 40  # pixels, by default: the model has seen no smaller face
 SMALLEST_MIN_FACE: Final = 20  # pixels: what MTCNN was trained to find
 MAX_FACES: Final = 1_000  # of one photograph, those with the highest scores
 _MAX_BOXES: Final = 10_000  # of one level, and of all levels together, those with the highest scores
-_BATCH: Final = 64  # boxes that RNet and ONet see at once, at most
-_SMALLEST_BATCH: Final = 32  # and at least, if there are as many
+_BATCH: Final = 16  # boxes that RNet and ONet see at once; their activations stay in the cache
 _THREADS: Final = min(2, os.cpu_count() or 1)
 
 # PNet is convolutional: it sees windows of 12 x 12 pixels, 2 pixels apart.
 _WINDOW, _STRIDE = 12, 2
 _FACTOR: Final = 0.709  # from one level of the pyramid to the next
-_TILE: Final = 65_536  # pixels of a level that PNet sees at once; its activations stay in the cache
+_TILE: Final = 131_072  # pixels of a level that PNet sees at once
 _PNET_SCORE, _RNET_SCORE, _ONET_SCORE = 0.6, 0.7, 0.8
 _LEVEL_OVERLAP, _OVERLAP = 0.5, 0.7
 
@@ -170,8 +169,7 @@ def _pyramid_scales(height: int, width: int, min_face: float) -> list[float]:
 
 
 def _run_on_crops(network: OnnxModel, pixels: NDArray[np.uint8], boxes: Boxes, side: int) -> NDArray[np.float32]:
-    size = min(_BATCH, max(_SMALLEST_BATCH, -(-len(boxes) // _THREADS)))
-    parts = (boxes[start : start + size] for start in range(0, max(1, len(boxes)), size))
+    parts = (boxes[start : start + _BATCH] for start in range(0, max(1, len(boxes)), _BATCH))
     return np.concatenate(_map_in_threads(lambda part: network.run(crop_boxes(pixels, part, side))[0], parts))
 
 

@@ -19,7 +19,6 @@ from agegender.schema import AGE, GENDER, HEADS, MAX_AGE, MIN_AGE
 
 _METADATA: Final = "agegender"  # key of the metadata in a file that `export_model` wrote
 _RAW_GENDER: Final = "gender_uncalibrated"
-_SMALLEST_PART: Final = 4  # faces that a thread answers at once
 
 
 class FaceModel(Protocol):
@@ -95,7 +94,7 @@ class OnnxFaceModel:
         return answers
 
     def _predict_views(self, views: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
-        count = min(os.cpu_count() or 1, max(1, len(views) // _SMALLEST_PART))
+        count = max(1, min(os.cpu_count() or 1, len(views)))
         parts = np.array_split(views, count)
         if count == 1:
             outputs = [self._model.run(parts[0])]

@@ -116,7 +116,6 @@ def test_tiles_have_no_effect(couple: np.ndarray, tile: int, monkeypatch: pytest
 def test_a_second_batch_of_boxes_is_answered_too(couple: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = FaceDetector()(couple)
     monkeypatch.setattr(detection, "_BATCH", 3)
-    monkeypatch.setattr(detection, "_SMALLEST_BATCH", 1)
     for face, other in zip(FaceDetector()(couple), expected, strict=True):
         assert face.landmarks == other.landmarks and face.score == pytest.approx(other.score, abs=1e-5)
 
