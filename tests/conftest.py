@@ -6,6 +6,7 @@ import os
 import pathlib
 import subprocess
 import sys
+import warnings
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -92,3 +93,15 @@ def make_tiny_trunk(size: int = SIZE) -> "keras.Model":
             keras.layers.GlobalAveragePooling2D(),
         ]
     )
+
+
+@pytest.fixture
+def eager() -> Iterator[None]:
+    """Runs steps eagerly, because to compile a step takes longer than three of them."""
+    import tensorflow as tf
+
+    tf.config.run_functions_eagerly(True)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Even though the")  # that tf.data is not eager
+        yield
+    tf.config.run_functions_eagerly(False)

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -126,17 +126,6 @@ def use_all_features() -> dict[str, Any]:
     }
 
 
-@pytest.fixture
-def eager() -> Iterator[None]:
-    """Runs steps eagerly, because to compile a step takes longer than three of them."""
-    import tensorflow as tf
-
-    tf.config.run_functions_eagerly(True)
-    yield
-    tf.config.run_functions_eagerly(False)
-
-
-@pytest.mark.filterwarnings("ignore:Even though the .tf.config")  # that tf.data is not eager
 def test_resume_in_each_stage_matches_uninterrupted_run(eager: None, tmp_path: pathlib.Path) -> None:
     keras.utils.set_random_seed(1)
     expected = train(tmp_path / "whole", **use_all_features())

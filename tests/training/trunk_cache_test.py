@@ -95,7 +95,7 @@ def fit(workdir: pathlib.Path, *, epochs: int, cache_trunk: int, **options) -> t
     return history.history, model
 
 
-def test_cached_epochs_match_a_run_without_cache(tmp_path: pathlib.Path) -> None:
+def test_cached_epochs_match_a_run_without_cache(eager: None, tmp_path: pathlib.Path) -> None:
     (plain, one), (cached, other) = (fit(tmp_path / str(k), epochs=2, cache_trunk=k) for k in (0, 2))
     assert plain.keys() == cached.keys()
     for name, values in plain.items():
