@@ -32,6 +32,7 @@ EXPORTS: Final = {  # formats, and what a file of each is called where nothing e
 }
 _LONGEST: Final = 200  # bytes: most file systems take names of 255
 _NONE: Final = "none: "
+_NAMED: Final = 10  # files that are not images, in the line that names them
 _SERVER_PACKAGES: Final = ("starlette", "uvicorn", "prometheus_client", "python_multipart", "multipart")
 _NOT_FOR: Final = (
     "It guesses from looks and is often wrong. Not for deciding about people. Models trained on UTKFace or from "
@@ -89,6 +90,11 @@ def predict(args: argparse.Namespace) -> int:
         _say("The model is not calibrated: no age intervals. `python -m experiments.calibrate` fits them.")
     if args.draw:
         args.draw.mkdir(parents=True, exist_ok=True)
+    unreadable = [image.source for image in images if _is_no_image(image)]
+    if unreadable:
+        names = ", ".join(map(printable, unreadable[:_NAMED]))
+        others = f" and {len(unreadable) - _NAMED} others" if len(unreadable) > _NAMED else ""
+        _say(f"Not read, because they are not images: {names}{others}")
     failed, drawn = 0, 0
 
     def answers() -> Iterator["Photograph | ImageError"]:
@@ -97,7 +103,9 @@ def predict(args: argparse.Namespace) -> int:
         for image, answer in zip(images, _progress(streamed, len(images)), strict=True):
             if isinstance(image, bytes):
                 answer.source = "standard input"
-            if isinstance(answer, ImageError):
+            if _is_no_image(image):
+                pass
+            elif isinstance(answer, ImageError):
                 failed += 1
                 _say(f"agegender predict: {printable(answer.source)}: {answer.reason}")
             elif args.draw:
@@ -111,8 +119,10 @@ def predict(args: argparse.Namespace) -> int:
     if args.draw:
         _say(f"{drawn} drawn, in {args.draw}")
     if failed:
-        _say(f"{failed} of {len(images)} could not be used.")
-    return (WRONG if failed == len(images) else UNREADABLE) if failed else 0
+        _say(f"{failed} of {len(images) - len(unreadable)} could not be used.")
+    if not failed and not unreadable:
+        return 0
+    return WRONG if failed + len(unreadable) == len(images) else UNREADABLE
 
 
 def evaluate(args: argparse.Namespace) -> int:
@@ -276,6 +286,13 @@ def _images(patterns: Iterable[str], drawn: pathlib.Path | None) -> Iterator[Any
             yield from kept
         except ImageError as error:
             yield error
+
+
+def _is_no_image(image: Any) -> bool:
+    """Whether this is a file of a folder that is not an image."""
+    from agegender.inference.images import ImageError, describe_formats
+
+    return isinstance(image, ImageError) and image.reason == describe_formats()
 
 
 def _progress(answers: Iterable[Any], count: int) -> Iterable[Any]:

@@ -52,7 +52,21 @@ def test_words_say_the_faces_of_each_image(model: str, album: pathlib.Path, caps
     counts = [line.split(": ")[1] for line in out.splitlines() if line.startswith(str(album))]
     assert counts == ["2 faces", "1 face", "no faces"]
     assert len([line for line in out.splitlines() if line.startswith("  ")]) == 3
-    assert "text.jpg: is no image" in err and "1 of 4 could not be used" in err
+    (line,) = [line for line in err.splitlines() if "text.jpg" in line]
+    assert line == f"Not read, because they are not images: {album / 'text.jpg'}" and "could not be used" not in err
+
+
+def test_files_that_are_not_images_share_one_line(
+    model: str, album: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number in range(12):
+        (album / f"note{number:02}.txt").write_text("no image")
+    (album / "damaged.png").write_bytes((album / "one.png").read_bytes()[:60])
+    assert cli.main(["predict", "--aligned", "--model", model, str(album)]) == 1
+    named, damaged, count = capsys.readouterr().err.splitlines()
+    names = [str(album / f"note{number:02}.txt") for number in range(10)]
+    assert named == f"Not read, because they are not images: {', '.join(names)} and 3 others"
+    assert "damaged.png: cannot be read as an image" in damaged and count == "1 of 4 could not be used."
 
 
 def test_json_is_one_array_with_errors_in_place(
@@ -75,7 +89,7 @@ def test_csv_has_a_row_a_face(model: str, album: pathlib.Path, capsys: pytest.Ca
     names = [pathlib.Path(row["image"]).name for row in rows]
     assert names == ["couple.png", "couple.png", "one.png", "wall.png", "text.jpg"]
     assert [row["face"] for row in rows] == ["1", "2", "1", "", ""]
-    assert rows[4]["error"].startswith("is no image") and rows[3]["age"] == rows[3]["error"] == ""
+    assert rows[4]["error"].startswith("not an image") and rows[3]["age"] == rows[3]["error"] == ""
     assert 0 <= float(rows[0]["age_low"]) <= float(rows[0]["age"]) <= float(rows[0]["age_high"]) <= 116
     assert rows[0]["gender"] in ("male", "female") and 0 <= float(rows[0]["p_female"]) <= 1
     assert int(rows[0]["left"]) < int(rows[0]["right"])
@@ -115,7 +129,7 @@ def test_image_from_standard_input(model: str, album: pathlib.Path) -> None:
     ("images", "words"),
     [
         (["gone.jpg"], "there is no such file or folder"),
-        (["empty"], "has no images in it"),
+        (["empty"], "contains no images"),
         (["*.tiff"], "matches no file"),
         (["huge.png"], "400,000,000 pixels"),
         (["nothing/"], "there is no such file or folder"),
@@ -142,7 +156,10 @@ def test_unusable_images_are_named_with_exit_code_one(
         (["predict", "--model", "{album}", "{album}"], "no trained model at"),
         (["predict", "--model", "{album}/text.jpg", "{album}"], "text.jpg"),
         (["predict", "{album}"], "There is no model at"),
-        (["predict", "--model", "{model}", "--min-face", "3", "{album}"], "`min_face` must be pixels, 20 or more"),
+        (
+            ["predict", "--model", "{model}", "--min-face", "3", "{album}"],
+            "`min_face` must be an integer of at least 20 (pixels)",
+        ),
         (["predict", "--model", "{model}", "--batch-size", "0", "{album}"], "`batch_size` must be a whole number"),
         (["evaluate", "{model}", "--data-dir", "{album}"], "tfds build"),
         (["export", "{album}"], "no trained model at"),

@@ -103,7 +103,7 @@ def test_tutorial_uses_existing_names() -> None:
 
 
 BAD = {
-    "torn.png": (("30", "male"), "is no image"),
+    "torn.png": (("30", "male"), "not an image"),
     "missing.png": (("30", "male"), "there is no such file"),
     "nobody.png": (("30", "male"), "no faces were found; an image must show one"),
     "couple.png": (("30", "male"), "2 faces were found; an image must show one"),

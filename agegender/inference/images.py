@@ -233,13 +233,13 @@ def list_images(pattern: str | os.PathLike) -> "list[pathlib.Path | ImageError]"
             os.scandir(text).close()  # an error here is one of the pattern
             found = _list_folder(text)
             if not any(isinstance(each, pathlib.Path) for each in found):
-                raise ImageError(text, f"has no images in it, and {len(found)} other files or folders")
+                raise ImageError(text, "contains no images")
             return found
         files, reason = _find_files(text)
     except ImageError:
         raise
     except (OSError, ValueError) as error:  # a name that is too long or has a NUL in it, a folder that may not be read
-        raise ImageError(text, f"cannot be looked at: {getattr(error, 'strerror', None) or error}") from None
+        raise ImageError(text, f"cannot be read: {getattr(error, 'strerror', None) or error}") from None
     if not files:
         raise ImageError(text, reason)
     return list(files)
@@ -257,24 +257,28 @@ def _list_folder(top: str) -> "list[pathlib.Path | ImageError]":
                         continue
                     if entry.is_dir(follow_symlinks=False):
                         folders.append(entry.path)
-                    elif not entry.is_dir():
-                        found[entry.path] = _check_entry(entry)
+                    elif checked := _check_entry(entry):
+                        found[entry.path] = checked
         except OSError as error:
-            found[folder] = ImageError(_shorten(folder), f"cannot be looked at: {error.strerror}")
+            found[folder] = ImageError(_shorten(str(pathlib.Path(folder))), f"cannot be read: {error.strerror}")
     return [found[path] for path in sorted(found, key=pathlib.Path)]
 
 
-def _check_entry(entry: os.DirEntry) -> "pathlib.Path | ImageError":
+def _check_entry(entry: os.DirEntry) -> "pathlib.Path | ImageError | None":
+    """Returns the path of an image, what is wrong with another file, or None for a link to a folder."""
+    path = pathlib.Path(entry.path)  # "./a.jpg" is "a.jpg", for images and errors alike
     try:
+        if entry.is_dir():
+            return None
         if not entry.is_file():
-            return ImageError(entry.path, "is a pipe, a device or a broken link, not a file")
+            return ImageError(str(path), "is a pipe, a device or a broken link, not a file")
         with open(entry.path, "rb") as file:
             first = file.read(_FIRST_BYTES)
     except OSError as error:
-        return ImageError(entry.path, f"cannot be read as an image: {error.strerror}")
+        return ImageError(str(path), f"cannot be read as an image: {error.strerror}")
     if not first:
-        return ImageError(entry.path, "is empty")
-    return pathlib.Path(entry.path) if is_image(first) else ImageError(entry.path, _describe_formats())
+        return ImageError(str(path), "is empty")
+    return path if is_image(first) else ImageError(str(path), describe_formats())
 
 
 def _find_files(text: str) -> tuple[list[pathlib.Path], str]:
@@ -291,8 +295,9 @@ def _shorten(path: str) -> str:
     return path if len(path) <= _LONGEST else f"{path[:_LONGEST]}... ({len(path)} characters)"
 
 
-def _describe_formats() -> str:
-    return f"is no image, or of a format that is not read: only {', '.join(known_formats())}"
+def describe_formats() -> str:
+    """The reason of an `ImageError` for a file that is not an image."""
+    return f"not an image, or an unsupported format (supported: {', '.join(known_formats())})"
 
 
 def _matches(parts: tuple[str, ...]) -> Iterator[str]:
@@ -316,7 +321,7 @@ def is_glob(pattern: str | os.PathLike) -> bool:
 def _check_file(status: os.stat_result) -> None:
     """Before a file is opened: opening a pipe waits for somebody to write to it, and a device may have no end."""
     if stat.S_ISDIR(status.st_mode):
-        raise ImageError("", "is a folder; an image is wanted here")
+        raise ImageError("", "is a folder, not an image")
     if not stat.S_ISREG(status.st_mode):
         raise ImageError("", "is a pipe or a device, not a file")
     _check_bytes(status.st_size)
@@ -490,22 +495,22 @@ def _from_values(values: np.ndarray, max_pixels: int) -> Image.Image:
     if values.ndim == 2 and values.dtype.kind not in _REAL:
         raise ImageError("", "is a table: give one column of it")
     if values.ndim == 0 or (values.ndim == 1 and values.dtype.kind not in _REAL):  # a number, or names in a list
-        raise ImageError("", "is no image: a path, bytes, an open file, an array or a Pillow image is wanted")
+        raise ImageError("", "expected a path, bytes, an open file, an array or a Pillow image")
     if values.ndim == 2:
         values = values[..., None]
     if values.ndim != 3 or values.shape[-1] not in (1, 3) or 0 in values.shape:
         raise ImageError("", f"must have shape [height, width, 3]. Received: shape={values.shape}")
     _check_pixels(values.shape[1], values.shape[0], max_pixels)  # an array may take no memory and be of any size
     if not (values.dtype.kind in _REAL and np.all((values >= 0) & (values <= 255))):
-        raise ImageError("", f"must have values in 0..255. Received: {values.dtype}, {_range(values)}")
+        raise ImageError("", f"must have values in 0..255. Received dtype {values.dtype}{_describe_range(values)}")
     if np.issubdtype(values.dtype, np.floating) and 0 < values.max() <= 1:
         raise ImageError("", "must have values in 0..255; multiply by 255. Received: floats in 0..1")
     values = values if values.dtype == np.uint8 else np.round(values).astype("uint8")
     return Image.fromarray(np.ascontiguousarray(np.broadcast_to(values, (*values.shape[:2], 3))))
 
 
-def _range(values: np.ndarray) -> str:
-    return f"{values.min()}..{values.max()}" if values.dtype.kind in _REAL else "no real numbers"
+def _describe_range(values: np.ndarray) -> str:
+    return f", values {values.min()}..{values.max()}" if values.dtype.kind in _REAL else ""
 
 
 def _too_large(max_pixels: int) -> str:
@@ -518,7 +523,7 @@ def _reason(error: Exception, max_pixels: int) -> str:
     if isinstance(error, UnicodeDecodeError):
         return _OPENED_AS_TEXT
     if isinstance(error, Image.UnidentifiedImageError):
-        return _describe_formats()
+        return describe_formats()
     if isinstance(error, Image.DecompressionBombError | Image.DecompressionBombWarning):  # the second as an error
         count = re.search(r"\d+", str(error))  # Pillow's words are all that is known of it
         return f"has {int(count[0]):,} pixels. {_too_large(max_pixels)}" if count else _too_large(max_pixels)

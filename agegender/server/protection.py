@@ -68,9 +68,7 @@ class Protection:
         name = _host_name(f"//{hosts[0]}") if len(hosts) == 1 else ""
         if not (_is_address(name) or matches_host(name, self._local + self._allowed)):
             received = ", ".join(hosts)[:100] or "none"
-            raise Refusal(
-                421, f"This server has no such name; see --allowed-hosts. Received: Host: {received}", unread=True
-            )
+            raise Refusal(421, f"Host not allowed; see --allowed-hosts. Received: Host: {received}", unread=True)
         if method in ("GET", "HEAD", "OPTIONS"):
             return
         origin, site = headers.get("origin"), headers.get("sec-fetch-site")

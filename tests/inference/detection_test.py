@@ -144,7 +144,9 @@ def test_small_and_empty_images_have_no_faces(shape: tuple[int, int], value: int
 
 @pytest.mark.parametrize("min_face", [19, 0, 40.5, True, "40"])
 def test_a_min_face_below_what_the_networks_see_is_refused(min_face: Any) -> None:
-    with pytest.raises(ValueError, match=r"`min_face` must be pixels, 20 or more\. Received: min_face="):
+    with pytest.raises(
+        ValueError, match=r"`min_face` must be an integer of at least 20 \(pixels\)\. Received: min_face="
+    ):
         FaceDetector(min_face=min_face)
 
 

@@ -181,7 +181,7 @@ def test_the_limit_on_pixels_is_the_callers() -> None:
 )
 def test_non_image_file_is_named_with_the_reason(tmp_path: pathlib.Path, content: bytes) -> None:
     (tmp_path / "broken.jpg").write_bytes(content)
-    words = "is no image|cannot be read as an image" if content else "is empty"
+    words = "not an image|cannot be read as an image" if content else "is empty"
     with pytest.raises(ImageError, match=rf"broken\.jpg: ({words})") as error:
         read_image(tmp_path / "broken.jpg")
     assert error.value.source == str(tmp_path / "broken.jpg") and error.value.reason
@@ -214,13 +214,13 @@ def test_of_32_bits_8_may_be_used() -> None:
         (np.full((4, 4, 3), -1), r"0\.\.255"),
         (np.full((4, 4, 3), np.nan), r"0\.\.255"),
         (np.full((4, 4, 3), "a"), r"0\.\.255"),
-        (None, "is no image"),
-        (["one.jpg"], "is no image"),
+        (None, "NoneType: expected a path, bytes"),
+        (["one.jpg"], "expected a path, bytes"),
         (io.StringIO("words"), "mode 'rb'"),
         (io.BytesIO(), "is empty, or was read to its end"),
         ("", "no such file"),
         (np.full((4, 4, 3), 0.5), "multiply by 255"),
-        ({"a": 1}, "is no image"),
+        ({"a": 1}, "expected a path, bytes"),
     ],
 )
 def test_values_that_are_no_image_are_named(values: object, words: str) -> None:
@@ -239,9 +239,9 @@ def test_grey_arrays_are_images_too() -> None:
 
 
 def test_an_error_survives_pickling_and_is_ready_for_json() -> None:
-    error = pickle.loads(pickle.dumps(ImageError("a.jpg", "is no image")))
-    assert str(error) == "a.jpg: is no image"
-    assert error.to_dict() == {"image": "a.jpg", "error": "is no image"}
+    error = pickle.loads(pickle.dumps(ImageError("a.jpg", "not an image")))
+    assert str(error) == "a.jpg: not an image"
+    assert error.to_dict() == {"image": "a.jpg", "error": "not an image"}
 
 
 @pytest.fixture
@@ -290,12 +290,26 @@ def test_what_is_left_out_of_a_folder_is_named(tmp_path: pathlib.Path) -> None:
     pdf, image, empty, link = list_images(tmp_path)
     assert image == tmp_path / "b.png"
     for error, name, reason in (
-        (pdf, "a.jpg", "is no image, or"),
+        (pdf, "a.jpg", "not an image, or an unsupported format"),
         (empty, "c.jpg", "is empty"),
         (link, "d.jpg", "is a"),
     ):
         assert isinstance(error, ImageError) and error.source == str(tmp_path / name)
         assert error.reason.startswith(reason)
+
+
+def test_broken_entry_leaves_the_rest_of_a_folder(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = [f"{number}.png" for number in range(5)]
+    (tmp_path / "bad.jpg").symlink_to("bad.jpg")
+    for name in names:
+        (tmp_path / name).write_bytes(encoded("PNG"))
+    monkeypatch.chdir(tmp_path)
+    for folder in (".", "./"):
+        *images, error = list_images(folder)
+        assert images == [pathlib.Path(name) for name in names]
+        assert isinstance(error, ImageError) and str(error) == (
+            "bad.jpg: cannot be read as an image: Too many levels of symbolic links"
+        )
 
 
 def test_folders_nested_too_deep_are_named(tmp_path: pathlib.Path) -> None:
@@ -309,7 +323,7 @@ def test_folders_nested_too_deep_are_named(tmp_path: pathlib.Path) -> None:
     os.close(folder)
     image, error = list_images(tmp_path)
     assert image == tmp_path / "a.png" and isinstance(error, ImageError)
-    assert "cannot be looked at: File name too long" in error.reason and len(error.source) < 400
+    assert "cannot be read: File name too long" in error.reason and len(error.source) < 400
 
 
 def test_heic_is_read_with_its_extra_and_named_without(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -419,7 +433,8 @@ def test_glob_is_sorted_and_skips_hidden_folders(tmp_path: pathlib.Path) -> None
 
 
 @pytest.mark.parametrize(
-    ("pattern", "words"), [("gone", "no such file or folder"), ("*.tif", "matches no file"), ("none", "no images in")]
+    ("pattern", "words"),
+    [("gone", "no such file or folder"), ("*.tif", "matches no file"), ("none", "contains no images")],
 )
 def test_nothing_found_is_said(album: pathlib.Path, pattern: str, words: str) -> None:
     (album / "none").mkdir()

@@ -95,7 +95,7 @@ def test_wrong_option_is_400(server: str, query: str, words: str) -> None:
 
 def test_unusable_image_is_422(server: str) -> None:
     response = post(server, b"hello")
-    assert response.status_code == 422 and "is no image" in response.json()["error"]
+    assert response.status_code == 422 and "not an image" in response.json()["error"]
 
 
 def test_empty_body_is_400(server: str) -> None:
