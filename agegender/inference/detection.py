@@ -70,7 +70,8 @@ class FaceDetector:
     def __init__(self, *, min_face: int = MIN_FACE) -> None:
         if isinstance(min_face, bool) or not isinstance(min_face, int) or min_face < SMALLEST_MIN_FACE:
             raise ValueError(
-                f"`min_face` must be an integer of at least {SMALLEST_MIN_FACE} (pixels). Received: min_face={min_face!r}"
+                f"`min_face` must be an integer of at least {SMALLEST_MIN_FACE} (pixels). "
+                f"Received: min_face={min_face!r}"
             )
         self.min_face = min_face
         self._pnet, self._rnet, self._onet = (
