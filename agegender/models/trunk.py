@@ -80,9 +80,10 @@ def vggface_trunk(
     _check_width(width, architecture, weights)
     _check_dtype_policy()
     path = find_weights(architecture, weights)
-    trunk = _build_trunk(architecture, int(image_size))
-    if width < 1:
-        trunk = keras.models.clone_model(trunk, clone_function=functools.partial(_narrow_layer, width=width))
+    with _use_channels_last():
+        trunk = _build_trunk(architecture, int(image_size))
+        if width < 1:
+            trunk = keras.models.clone_model(trunk, clone_function=functools.partial(_narrow_layer, width=width))
     if path is None:
         _initialize_weights(trunk, seed)
     else:
@@ -130,6 +131,17 @@ def _check_dtype_policy() -> None:
 
 def _is_int(value: object, *, minimum: int = 0) -> bool:
     return isinstance(value, numbers.Integral) and not isinstance(value, bool) and int(value) >= minimum
+
+
+@contextlib.contextmanager
+def _use_channels_last() -> Iterator[None]:
+    """Makes Keras build layers for channels_last, whatever keras.json says."""
+    before = keras.config.image_data_format()
+    keras.config.set_image_data_format("channels_last")
+    try:
+        yield
+    finally:
+        keras.config.set_image_data_format(before)
 
 
 def _build_trunk(architecture: str, image_size: int) -> keras.Model:

@@ -16,7 +16,7 @@ import shutil
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 import keras
 
@@ -30,6 +30,8 @@ from agegender.training.processes import device_count, process_count
 from agegender.training.run import Run, check_workdir, run_training
 from agegender.training.run_record import to_json
 from agegender.training.stages import list_stages
+
+_SET_LEARNING_RATE: Final = (keras.callbacks.ReduceLROnPlateau, keras.callbacks.LearningRateScheduler)
 
 
 def train(
@@ -110,11 +112,9 @@ def train(
     stages = list_stages(image_sizes, epochs, model.input_shape[1], cache_trunk)
     _check_cache_trunk(cache_trunk, epochs)
     optimizer = optimizer or make_optimizer(steps=epochs * steps_per_epoch)
-    if optimizer.use_ema:
-        raise ValueError(
-            "`optimizer` must not average the weights: Keras would overwrite them at the end of each stage. "
-            "Received: use_ema=True"
-        )
+    callbacks = list(callbacks)
+    _check_optimizer(optimizer, callbacks)
+    _check_batch_size(data)
     if process_count() == 1:  # otherwise process 0 checks and broadcasts the result
         check_workdir(workdir)
     data = check_data(data, list(model.output), model.input_shape[1], "data")
@@ -233,3 +233,29 @@ def _check_cache_trunk(cache_trunk: int, epochs: int) -> None:
     devices = device_count()
     if devices > 1 and cache_trunk:
         raise ValueError(f"`cache_trunk` works on one device. Received: cache_trunk={cache_trunk}, {devices} devices")
+
+
+def _check_optimizer(optimizer: keras.optimizers.Optimizer, callbacks: Sequence[keras.callbacks.Callback]) -> None:
+    if optimizer.use_ema:
+        raise ValueError(
+            "`optimizer` must not average the weights: Keras would overwrite them at the end of each stage. "
+            "Received: use_ema=True"
+        )
+    has_schedule = isinstance(optimizer.get_config()["learning_rate"], dict)
+    for callback in callbacks:
+        if has_schedule and isinstance(callback, _SET_LEARNING_RATE):
+            raise ValueError(
+                f"{type(callback).__name__} sets the learning rate, which needs an optimizer with a constant one: "
+                "`optimizer=keras.optimizers.AdamW(3e-4)`. Received: an optimizer with a learning rate schedule, as "
+                "`make_optimizer` makes by default"
+            )
+
+
+def _check_batch_size(data: Any) -> None:
+    devices, spec = device_count(), getattr(data, "element_spec", None)
+    rows = spec and spec[0].shape[0]
+    if rows and rows % (devices // process_count()):
+        raise ValueError(
+            f"The batch size must be divisible by the number of devices, {devices}. Received: a batch size of "
+            f"{rows * process_count()}"
+        )

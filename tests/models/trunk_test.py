@@ -175,6 +175,13 @@ def test_only_the_normalization_ignores_mixed_bfloat16(keras_config: Any) -> Non
     assert blue == pytest.approx(100.3 - 93.5940, abs=1e-4)
 
 
+def test_channels_first_changes_nothing(keras_config: Any) -> None:
+    expected = build()(make_images())
+    keras_config.set_image_data_format("channels_first")
+    np.testing.assert_allclose(build()(make_images()), expected, rtol=1e-5)
+    assert keras_config.image_data_format() == "channels_first"
+
+
 @pytest.mark.parametrize("policy", ["float16", "bfloat16", "float64"])
 def test_weights_other_than_float32_are_refused(policy: str, keras_config: Any) -> None:
     keras_config.set_dtype_policy(policy)
