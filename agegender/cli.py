@@ -1,6 +1,6 @@
 """The `agegender` command: predict, evaluate, export, serve, info.
 
-Nothing heavy is imported before it is known what is wanted: `agegender --help` answers at once.
+Each command imports what it needs, so that `agegender --help` answers at once.
 """
 
 import argparse
@@ -21,9 +21,9 @@ from agegender.schema import AGE
 if TYPE_CHECKING:
     from agegender import ImageError, Photograph, Predictor
 
-UNREADABLE: Final = 1  # some images could not be used; the others were
-WRONG: Final = 2  # nothing could be done, as for a wrong option, or no image could be used
-EXPORTS: Final = {  # formats, and what a file of each is called where nothing else is said
+UNREADABLE: Final = 1  # exit code: some images could not be used
+WRONG: Final = 2  # exit code: a wrong option, another error, or no image could be used
+EXPORTS: Final = {  # formats and the default name of a file
     "saved_model": "saved_model",
     "onnx": "model.onnx",
     "onnx_int8": "model-int8.onnx",
@@ -50,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit code: 0 if all went well, 1 if some images could not be used, 2 if nothing could be done.
     """
     args = _parser().parse_args(arguments)
-    warnings.filterwarnings("ignore", module=r"PIL\.")  # of a damaged image the answer says what is wrong
+    warnings.filterwarnings("ignore", module=r"PIL\.")  # the answer says what is wrong with an image
     try:
         if _needs_keras(args):
             load_backend()
@@ -61,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     except (OSError, ValueError, ImportError, RuntimeError) as error:
-        print(f"agegender {args.command}: {_words(error)}", file=sys.stderr)
+        print(f"agegender {args.command}: {_format_error(error)}", file=sys.stderr)
         return WRONG
     except Exception as error:
         if not type(error).__module__.startswith("tensorflow"):
@@ -78,7 +78,7 @@ def _needs_keras(args: argparse.Namespace) -> bool:
 
 
 def predict(args: argparse.Namespace) -> int:
-    """Answers for every image, in order, as they come."""
+    """Predicts each image and writes the answers in order."""
     from agegender.inference.images import ImageError
     from agegender.inference.output import WRITERS, printable
 
@@ -87,14 +87,14 @@ def predict(args: argparse.Namespace) -> int:
     images = list(_images(args.images, args.draw))
     predictor = _predictor(args)
     if AGE in predictor.heads and (predictor.calibration is None or predictor.calibration.ages is None):
-        _say("The model is not calibrated: no age intervals. `python -m experiments.calibrate` fits them.")
+        _print_message("The model is not calibrated: no age intervals. `python -m experiments.calibrate` fits them.")
     if args.draw:
         args.draw.mkdir(parents=True, exist_ok=True)
     unreadable = [image.source for image in images if _is_no_image(image)]
     if unreadable:
         names = ", ".join(map(printable, unreadable[:_NAMED]))
         others = f" and {len(unreadable) - _NAMED} others" if len(unreadable) > _NAMED else ""
-        _say(f"Not read, because they are not images: {names}{others}")
+        _print_message(f"Not read, because they are not images: {names}{others}")
     failed, drawn = 0, 0
 
     def answers() -> Iterator["Photograph | ImageError"]:
@@ -107,9 +107,9 @@ def predict(args: argparse.Namespace) -> int:
                 pass
             elif isinstance(answer, ImageError):
                 failed += 1
-                _say(f"agegender predict: {printable(answer.source)}: {answer.reason}")
+                _print_message(f"agegender predict: {printable(answer.source)}: {answer.reason}")
             elif args.draw:
-                predictor.draw(image, answer).save(_place(args.draw, answer.source))
+                predictor.draw(image, answer).save(_make_path(args.draw, answer.source))
                 drawn += 1
             yield answer
 
@@ -117,16 +117,16 @@ def predict(args: argparse.Namespace) -> int:
         sys.stdout.reconfigure(errors="backslashreplace")  # a name of a file need not be text
     WRITERS[args.form](answers(), sys.stdout)
     if args.draw:
-        _say(f"{drawn} drawn, in {args.draw}")
+        _print_message(f"{drawn} drawn, in {args.draw}")
     if failed:
-        _say(f"{failed} of {len(images) - len(unreadable)} could not be used.")
+        _print_message(f"{failed} of {len(images) - len(unreadable)} could not be used.")
     if not failed and not unreadable:
         return 0
     return WRONG if failed + len(unreadable) == len(images) else UNREADABLE
 
 
 def evaluate(args: argparse.Namespace) -> int:
-    """The report of a model on a split of a prepared data set, or on photographs with a table of labels."""
+    """Evaluates a model on a split of a prepared data set, or on photographs with a table of labels."""
     if args.labels:
         from agegender.evaluation.photographs import evaluate_photographs
 
@@ -151,7 +151,7 @@ def evaluate(args: argparse.Namespace) -> int:
 
 
 def export(args: argparse.Namespace) -> int:
-    """The model as a file for other programs."""
+    """Writes the model in another format."""
     from agegender.export.export import export_model
     from agegender.inference.images import each_image, read_image
     from agegender.models.saving import model_file
@@ -163,7 +163,7 @@ def export(args: argparse.Namespace) -> int:
 
 
 def serve(args: argparse.Namespace) -> int:
-    """The server, until it is stopped."""
+    """Runs the server until it is stopped."""
     from agegender.server import serve
 
     serve(
@@ -179,7 +179,7 @@ def serve(args: argparse.Namespace) -> int:
 
 
 def info(args: argparse.Namespace) -> int:
-    """What there is to work with, one line each."""
+    """Prints versions, devices, the model, the data and the run."""
     print(f"agegender {__version__}, {_describe_frameworks()}")
     record = _read_record(args.model)
     data_dir = args.data_dir or record.get("data_dir")
@@ -222,10 +222,10 @@ def _read_record(model: str | None) -> dict[str, Any]:
 def _describe_model(args: argparse.Namespace) -> str:
     predictor = _predictor(args)
     height, width = predictor.image_size
-    promise = predictor.calibration and f"age intervals of {predictor.calibration.coverage:.0%}"
+    intervals = predictor.calibration and f"age intervals of {predictor.calibration.coverage:.0%}"
     return (
         f"{args.model or find_released()}: {', '.join(predictor.heads)} from {height} x {width} pixels, "
-        f"{promise or 'not calibrated'}{', mean over mirror images' if predictor.flip else ''}"
+        f"{intervals or 'not calibrated'}{', mean over mirror images' if predictor.flip else ''}"
     )
 
 
@@ -237,11 +237,11 @@ def _describe_data(data_dir: str | None) -> str:
     return f"{found.full_name} in {found.data_dir}: {counts}"
 
 
-def _first_line(say: Callable[[], str]) -> str:
+def _first_line(describe: Callable[[], str]) -> str:
     try:
-        return say()
+        return describe()
     except (OSError, ValueError, ImportError) as error:
-        return f"{_NONE}{_words(error).splitlines()[0]}"
+        return f"{_NONE}{_format_error(error).splitlines()[0]}"
 
 
 def _predictor(args: argparse.Namespace) -> "Predictor":
@@ -251,8 +251,8 @@ def _predictor(args: argparse.Namespace) -> "Predictor":
     return ag.Predictor(args.model, **options)
 
 
-def _words(error: Exception) -> str:
-    """What went wrong, without the number that a system error has."""
+def _format_error(error: Exception) -> str:
+    """The message of an error, without the number of a system error."""
     if isinstance(error, ModuleNotFoundError) and error.name and "pip install" not in str(error):
         package = error.name.partition(".")[0]
         return f"needs {package}: pip install 'agegender[{'server' if package in _SERVER_PACKAGES else 'train'}]'"
@@ -261,14 +261,14 @@ def _words(error: Exception) -> str:
     return str(error)
 
 
-def _say(words: str) -> None:
+def _print_message(message: str) -> None:
     import tqdm
 
-    tqdm.tqdm.write(words, file=sys.stderr)  # above the bar, if there is one
+    tqdm.tqdm.write(message, file=sys.stderr)  # above the progress bar
 
 
 def _images(patterns: Iterable[str], drawn: pathlib.Path | None) -> Iterator[Any]:
-    """Paths, what is wrong with a pattern, or the bytes of standard input; of a folder not what was drawn into it."""
+    """Yields paths, errors, or the bytes of standard input, without images that --draw wrote into the folder."""
     from agegender.inference.images import MAX_BYTES, ImageError, list_images
 
     for pattern in patterns:
@@ -281,8 +281,8 @@ def _images(patterns: Iterable[str], drawn: pathlib.Path | None) -> Iterator[Any
         try:
             found = list_images(pattern)
             kept = found if len(found) == 1 else [each for each in found if not _is_drawn(each, drawn)]
-            if len(kept) < len(found):
-                _say(f"{len(found) - len(kept)} left out of {pattern}: named as what --draw writes there, *-faces.jpg")
+            if skipped := len(found) - len(kept):
+                _print_message(f"{skipped} skipped in {pattern}: named *-faces.jpg, as --draw names its files")
             yield from kept
         except ImageError as error:
             yield error
@@ -296,7 +296,7 @@ def _is_no_image(image: Any) -> bool:
 
 
 def _progress(answers: Iterable[Any], count: int) -> Iterable[Any]:
-    """With a bar, on a terminal that does not show the answers themselves."""
+    """Shows a progress bar on a terminal, unless the answers go there too."""
     import tqdm
 
     quiet = count < 2 or sys.stdout.isatty() or not sys.stderr.isatty()
@@ -310,8 +310,8 @@ def _is_drawn(path: "pathlib.Path | ImageError", folder: pathlib.Path | None) ->
     return bool(folder and named and folder.is_dir() and path.parent.samefile(folder))
 
 
-def _place(folder: pathlib.Path, source: str) -> pathlib.Path:
-    """A new file for a drawn photograph; what lies there already stays."""
+def _make_path(folder: pathlib.Path, source: str) -> pathlib.Path:
+    """Returns a new path for a drawn photograph, so that no file is overwritten."""
     stem = os.fsdecode(os.fsencode(pathlib.Path(source).stem)[:_LONGEST]) + "-faces"
     names = itertools.chain([stem], (f"{stem}-{number}" for number in itertools.count(2)))
     return next(path for path in (folder / f"{name}.jpg" for name in names) if not path.exists())
@@ -329,7 +329,7 @@ def _parser() -> argparse.ArgumentParser:
         "images",
         nargs="+",
         metavar="IMAGE",
-        help="file, folder, glob in quotes, or - for stdin; behind -- if its name begins with -",
+        help="file, folder, glob in quotes, or - for stdin; after -- if its name starts with -",
     )
     _add_model(args, "--model")
     form = args.add_mutually_exclusive_group()

@@ -110,7 +110,7 @@ def test_drawings_overwrite_no_file(model: str, album: pathlib.Path, capsys: pyt
     capsys.readouterr()
     assert cli.main(["predict", "--json", "--draw", str(album), "--model", model, str(album)]) == 1
     out, err = capsys.readouterr()
-    assert len(json.loads(out)) == 4 and "3 drawn" in err and "2 left out" in err  # drawn images are not read again
+    assert len(json.loads(out)) == 4 and "3 drawn" in err and "2 skipped" in err  # drawn images are not read again
     assert all(path.read_bytes() == content for path, content in before.items())
     with Image.open(album / "couple-faces.jpg") as drawn:
         assert drawn.size == (360, 200)

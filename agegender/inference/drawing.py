@@ -73,7 +73,7 @@ def _fit_font(pen: ImageDraw.ImageDraw, words: str, box: _Box, size: tuple[int, 
 
 
 def _place_label(box: _Box, label: tuple[int, int], size: tuple[int, int], taken: Sequence[_Box]) -> _Box:
-    """The free place nearest to a box; on top of it where there is none."""
+    """The free place nearest to a box; on top of it where no place is free."""
     width, height = label
     left, top, right, bottom = box
     beside = [(left, top - height - 1), (left, bottom + 1), (right + 1, top), (left - width - 1, top)]

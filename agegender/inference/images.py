@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image, ImageFile
 
 # A telephone of 2026 makes 48 or 50 million. Decoded, and copied for the detector, this many take 0.4 GB; a file of a
-# few kilobytes may claim billions, so its header is asked before anything is decoded.
+# few kilobytes may claim billions, so its header is checked before anything is decoded.
 MAX_PIXELS: Final = 64_000_000
 SUFFIXES: Final = (
     *(".avif", ".bmp", ".gif", ".j2k", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg"),
@@ -31,7 +31,7 @@ TOO_LONG: Final = f"has more than {MAX_BYTES // 1_000_000} MB, the limit for an 
 _MAX_SCANS: Final = 100
 _SCAN: Final = b"\xff\xda"
 _END: Final = b"\xff\xd9"
-_MARKER: Final = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")  # what begins a segment; within a scan there is none
+_MARKER: Final = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")  # the start of a segment; a scan contains none
 _OPENED_AS_TEXT: Final = "was opened to read text: open it in mode 'rb'"
 _MISSING: Final = "there is no such file or folder"
 _REAL: Final = "uif"  # kinds of numbers
@@ -122,7 +122,7 @@ def read_image(image: Any, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
         A Pillow image of mode "RGB".
 
     Raises:
-        ImageError: if there is none, it cannot be read, or it is too large. It is a ValueError.
+        ImageError: if it is missing, cannot be read or is too large. It is a ValueError.
 
     Example:
 
@@ -203,7 +203,7 @@ def find_images(pattern: str | os.PathLike) -> list[pathlib.Path]:
         Paths, sorted.
 
     Raises:
-        ImageError: if there is none. It is a ValueError.
+        ImageError: if no image is found. It is a ValueError.
 
     Example:
 

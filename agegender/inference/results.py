@@ -1,4 +1,4 @@
-"""The answer to a photograph: its faces, the estimates of each and how far to trust them."""
+"""Results: a photograph and its faces, each with predictions and notes."""
 
 import dataclasses
 from collections.abc import Iterable
@@ -9,18 +9,18 @@ from agegender.schema import GENDERS
 
 @dataclasses.dataclass(frozen=True)
 class Face:
-    """One face, and what the model guesses of it.
+    """One face and its predictions.
 
     Attributes:
         box: left, top, right and bottom of the face in the photograph, in pixels.
         age: years, 0 to 116; None if the model has no age head.
         p_female: the probability of female, 0 to 1, calibrated if the model is; None if it has no gender head.
-        age_interval: years, from the youngest to the oldest that would be no surprise, with the coverage that the
-            model's calibration promises; None if the model has no age head or no calibration.
-        landmarks: x and y in pixels of the eyes, nose and ends of the mouth, as in `faces.Detection`; None for a
-            image that was given as aligned.
-        score: how sure the detector is that this is a face, 0 to 1; None likewise.
-        note: why the guess should not be trusted, in words; None if nothing speaks against it.
+        age_interval: years, lowest and highest, with the nominal coverage of the model's calibration; None if the
+            model has no age head or no calibration.
+        landmarks: x and y in pixels of the eyes, nose and ends of the mouth, as in `detection.Detection`; None for an
+            aligned image.
+        score: the detector's confidence that this is a face, 0 to 1; None likewise.
+        note: why the prediction should not be trusted; None if there is no such reason.
 
     Example:
 
@@ -48,7 +48,7 @@ class Face:
 
 
 class Photograph(list[Face]):
-    """The faces of one photograph, from left to right: a list, empty if there is none.
+    """The faces of one photograph, from left to right: a list, empty without faces.
 
     Args:
         faces: of it, from left to right.

@@ -159,7 +159,7 @@ def describe_run(path: str | os.PathLike) -> str:
     environment = [record.get("backend"), record.get("dtype_policy"), *(record.get("devices") or [])]
     rows: dict[str, Any] = {
         "started": record.get("started"),
-        "finished": record.get(FINISHED) or f"not yet; epochs done: {len(epochs)}",
+        "finished": record.get(FINISHED) or f"not yet; epochs done: {len(epochs)}{_describe_checkpoint(path)}",
         "command": " ".join(record.get("command") or []),
         "code": code and f"commit {code['commit'][:12]}{', with uncommitted changes' if code['dirty'] else ''}",
         "versions": ", ".join(f"{name} {version}" for name, version in versions.items()),
@@ -171,6 +171,13 @@ def describe_run(path: str | os.PathLike) -> str:
         "resumed": ", ".join(f"from step {each['step']} at {each['at']}" for each in resumed),
     }
     return "\n".join(f"{name:<10}  {value}" for name, value in rows.items() if value)
+
+
+def _describe_checkpoint(path: str | os.PathLike) -> str:
+    folder = pathlib.Path(path) if os.path.isdir(path) else pathlib.Path(path).parent
+    names = (file.stem.removeprefix("step-") for file in folder.glob("checkpoints/step-*.npz"))
+    steps = [int(name) for name in names if name.isdigit()]
+    return f"; last checkpoint at step {max(steps)}" if steps else ""
 
 
 def _format_seconds(seconds: float | None) -> str | None:

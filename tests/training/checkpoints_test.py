@@ -294,7 +294,11 @@ def test_describe_run(tmp_path: pathlib.Path) -> None:
         "not yet",
     ):
         assert part in words
-    assert names(tmp_path) == ["run.json"]
+    assert names(tmp_path) == ["run.json"] and "checkpoint" not in words
+    (tmp_path / "checkpoints").mkdir()
+    for name in ("step-00000040.npz", "step-00000120.npz", "step-copy.npz"):
+        (tmp_path / "checkpoints" / name).touch()
+    assert "not yet; epochs done: 2; last checkpoint at step 120" in run_record.describe_run(tmp_path)
     assert json.loads((tmp_path / "run.json").read_text())["seconds"]["evaluation"] == 4.26
 
 
