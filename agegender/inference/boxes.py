@@ -90,19 +90,26 @@ def crop_boxes(image: NDArray[np.uint8], boxes: Boxes, side: int) -> NDArray[np.
     left, right, across, in_width = _sample_points(boxes[:, 0], boxes[:, 2], image.shape[1], side)
 
     pixels = image.reshape(-1, 3)
-    across, down = across[:, None, :, None], down[:, :, None, None]
+    down, across = down[:, :, None], np.repeat(across, 3, axis=1)[:, None]
 
-    def rows(y: NDArray) -> NDArray[np.float32]:
-        starts = (y * image.shape[1])[:, :, None]
-        before = pixels.take(starts + left[:, None, :], axis=0).astype("float32")
-        after = pixels.take(starts + right[:, None, :], axis=0).astype("float32")
-        before += (after - before) * across
-        return before
+    def read(y: NDArray, x: NDArray) -> NDArray[np.float32]:
+        places = (y * image.shape[1])[:, :, None] + x[:, None]
+        return pixels.take(places, axis=0).reshape(-1, side, 3 * side).astype("float32")
 
-    crops, below = rows(top), rows(bottom)
-    crops += (below - crops) * down
+    def read_rows(y: NDArray) -> NDArray[np.float32]:
+        return _interpolate(read(y, left), read(y, right), across)
+
+    crops = _interpolate(read_rows(top), read_rows(bottom), down).reshape(-1, side, side, 3)
     crops[~(in_height[:, :, None] & in_width[:, None, :])] = _OUTSIDE
     return crops
+
+
+def _interpolate(before: NDArray, after: NDArray, place: NDArray) -> NDArray:
+    """Interpolates between two arrays, in the memory of both."""
+    after -= before
+    after *= place
+    before += after
+    return before
 
 
 def _sample_points(start: NDArray, stop: NDArray, length: int, count: int) -> tuple[NDArray, ...]:
