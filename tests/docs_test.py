@@ -68,7 +68,7 @@ def contents(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     rows = [{"age": 21 + n % 40, "gender": n % 2, "race": n % 5, "fold": n % 5} for n in range(100)]
     prepare(folder / "data", {"train": rows, "validation": rows, "test": rows[:20]})
     photograph = Image.fromarray(draw_people([(23, 1, 4, 39), (47, 0, 3, 36)]))
-    for name in ("party.jpg", "face.jpg", "album/party.jpg", "more/subfolder/party.jpg"):
+    for name in ("photo.jpg", "face.jpg", "album/photo.jpg", "more/subfolder/photo.jpg"):
         photograph.save(folder / name)
     (folder / "album" / "text.jpg").write_text("no image")
     ag.write_faces(folder / "aligned", 100, size=64)
@@ -168,10 +168,10 @@ def test_code_and_commands_run(
     run_document(name, place, monkeypatch, scripts=False)
     output = capsys.readouterr().out
     if name == "README.md":
-        assert len(re.findall(r"^party.jpg: 2 faces", output, re.MULTILINE)) == 1
-        assert (place / "drawn/party-faces.jpg").exists() and (place / "runs/1/best.keras").exists()
+        assert len(re.findall(r"^photo.jpg: 2 faces", output, re.MULTILINE)) == 1
+        assert (place / "drawn/photo-faces.jpg").exists() and (place / "runs/1/best.keras").exists()
     if name == "prediction.md":
-        assert (place / "party-faces.jpg").exists() and (place / "four.jpg").exists()
+        assert (place / "photo-faces.jpg").exists() and (place / "four.jpg").exists()
 
 
 @pytest.mark.slow
@@ -212,6 +212,27 @@ def test_links_lead_to_files_and_headings(path: pathlib.Path) -> None:
         file = path.parent / name if name else path
         assert file.exists(), target
         assert not anchor or anchor in headings(file.read_text(encoding="utf-8")), target
+
+
+NAMING = [
+    *(path for path in LINKED if "measurements" not in path.parts),  # measurements name what is gone, too
+    *(
+        path
+        for folder in ("agegender", "benchmarks", "datasets", "examples", "experiments")
+        for path in (ROOT / folder).rglob("*.py")
+    ),
+    ROOT / "setup.cfg",
+    ROOT / "Makefile",
+]
+
+
+@pytest.mark.parametrize("path", NAMING, ids=lambda path: str(path.relative_to(ROOT)))
+def test_files_named_in_documents_and_docstrings_exist(path: pathlib.Path) -> None:
+    folders = "agegender|benchmarks|datasets|docs|examples|experiments|tests"
+    for name in re.findall(
+        rf"(?<![\w/.])(?:{folders})/[\w/]+\.(?:py|md|csv|ipynb|cfg)\b", path.read_text(encoding="utf-8")
+    ):
+        assert (ROOT / name).is_file() or "NAME" in name, name
 
 
 def test_readme_is_short_and_shows_a_small_image() -> None:

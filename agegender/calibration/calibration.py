@@ -141,7 +141,7 @@ def calibrate(
         targets: "age" in years and "gender", 0 = male and 1 = female, each [n] or [n, 1]; those of the model's heads.
         outputs: the predictions of the same images in the same form: years, and the probability of female.
         coverage: the share of intervals that should contain the recorded age, between 0 and 1. In each ten years of
-            age, the measured coverage was closer to 0.95 than to 0.9 (benchmarks/intervals.py).
+            age, the measured coverage was closer to 0.95 than to 0.9.
         flip: whether the outputs are averaged over each image and its mirror image. The `Predictor` then does so too.
 
     Returns:

@@ -22,7 +22,7 @@ import numpy as np
 
 from agegender.schema import MAX_AGE, MIN_AGE
 
-_NEIGHBOURS: Final = 240  # images within one kernel width; benchmarks/intervals.py
+_NEIGHBOURS: Final = 240  # images within one kernel width
 _FOLDS: Final = 5
 _RECORDED: Final = np.arange(MIN_AGE, MAX_AGE + 1, dtype="float64")
 _PREDICTED: Final = np.arange(MIN_AGE, MAX_AGE + 0.25, 0.5)
