@@ -67,11 +67,11 @@ class Report:
 
     def __str__(self) -> str:
         header = f"{f'{self.count:,} images':<24}"
-        lines = [f"{header} {'model':>8} {'95 % interval':>19} {'always the median or majority':>31}"]
+        lines = [f"{header} {'model':>8} {'95 % interval':>19} {'constant baseline':>19}"]
         for key, value in self.metrics.items():
             label, between = MEASURES[key].label, format_interval(key, self.intervals[key])
             baseline = format_value(key, self.baseline[key])
-            lines.append(f"{label:<24} {format_value(key, value):>8} {between:>19} {baseline:>31}")
+            lines.append(f"{label:<24} {format_value(key, value):>8} {between:>19} {baseline:>19}")
         return "\n".join([*lines, *self._list_age_bands(), *self._list_gaps()])
 
     def to_dict(self) -> dict[str, Any]:

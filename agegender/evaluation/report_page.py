@@ -20,7 +20,7 @@ from agegender.evaluation.report import Report, format_interval, format_value
 from agegender.schema import AGE, FILE_NAME, GENDER, GENDERS
 
 NOT_FOR: Final = (
-    "This predicts from looks, and is often wrong. Gender here is one of two words that somebody, or another program, "
+    "This predicts from appearance, and is often wrong. Gender here is one of two words that somebody, or another program, "
     "wrote down about a photograph, and not how a person identifies; race is a label of the same kind, used to measure "
     "how errors differ between groups and never as an input. Do not use this to decide about people: not for checking "
     "ages at a door, not for hiring, policing, selling or sorting."
@@ -227,7 +227,7 @@ def _tabulate_metrics(report: Report) -> Rows:
         ]
         for key, value in report.metrics.items()
     ]
-    return Rows(["", "model", "95 % interval", "always the median age and the share of women"], lines)
+    return Rows(["", "model", "95 % interval", "constant baseline"], lines)
 
 
 def _tabulate_gaps(report: Report) -> list[Block]:

@@ -163,12 +163,12 @@ def test_printed_report() -> None:
     ages = np.repeat([25.0, 45.0], 40)
     table = {"age": ages, "predicted_age": ages + np.repeat([3.0, 1.0], 40)}
     assert str(ag.measure(table)).splitlines() == [
-        "80 images                   model       95 % interval   always the median or majority",
-        f"age MAE, years               2.00 {format_interval(table, 'mae'):>19}                           10.00",
-        f"age RMSE, years              2.24 {format_interval(table, 'rmse'):>19}                           10.00",
-        f"age median error, years      2.00 {format_interval(table, 'median_error'):>19}" + "10.00".rjust(32),
-        f"age bias, years             +2.00 {format_interval(table, 'bias', '+'):>19}                           +0.00",
-        "age CS@5                   100.0%         no interval                            0.0%",
+        "80 images                   model       95 % interval   constant baseline",
+        f"age MAE, years               2.00 {format_interval(table, 'mae'):>19}               10.00",
+        f"age RMSE, years              2.24 {format_interval(table, 'rmse'):>19}               10.00",
+        f"age median error, years      2.00 {format_interval(table, 'median_error'):>19}" + "10.00".rjust(20),
+        f"age bias, years             +2.00 {format_interval(table, 'bias', '+'):>19}               +0.00",
+        "age CS@5                   100.0%         no interval                0.0%",
         "",
         "age       images   age MAE, years  age bias, years",
         "20-29         40             3.00            +3.00",
