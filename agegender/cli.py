@@ -1,4 +1,4 @@
-"""The `agegender` command: predict, evaluate, export, serve, info.
+"""The `agegender` command: predict, evaluate, export, serve, demo, info.
 
 Each command imports what it needs, so that `agegender --help` answers at once.
 """

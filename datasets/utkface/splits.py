@@ -1,4 +1,4 @@
-"""Groups images of the same photograph and assigns each group to a split and a fold.
+"""Groups images of the same photograph, by `splits.csv` first, and assigns each group to a split and fold by a hash.
 
 A group is named after the first of its images' stems. Its split is a hash of that name alone, so that a missing or an
 added image moves no other group. As the image that names a group may be missing itself, `splits.csv` keeps the groups

@@ -36,7 +36,7 @@ def server() -> Iterator[str]:
 
 @pytest.fixture
 def folder(tmp_path: pathlib.Path) -> pathlib.Path:
-    (tmp_path / "party.jpg").write_bytes(encode(COUPLE, "JPEG"))
+    (tmp_path / "photo.jpg").write_bytes(encode(COUPLE, "JPEG"))
     (tmp_path / "broken.jpg").write_bytes(b"hello")
     return tmp_path
 
