@@ -20,10 +20,10 @@ from agegender.evaluation.report import Report, format_interval, format_value
 from agegender.schema import AGE, FILE_NAME, GENDER, GENDERS
 
 NOT_FOR: Final = (
-    "This predicts from appearance, and is often wrong. Gender here is one of two words that somebody, or another program, "
-    "wrote down about a photograph, and not how a person identifies; race is a label of the same kind, used to measure "
-    "how errors differ between groups and never as an input. Do not use this to decide about people: not for checking "
-    "ages at a door, not for hiring, policing, selling or sorting."
+    "This predicts from appearance, and is often wrong. Gender here is one of two words that somebody, or another "
+    "program, wrote down about a photograph, and not how a person identifies; race is a label of the same kind, used "
+    "to measure how errors differ between groups and never as an input. Do not use this to decide about people: not "
+    "for checking ages at a door, not for hiring, policing, selling or sorting."
 )
 WARNING: Final = (
     "This page shows images of people. Images of UTKFace may not be published: not the image, not a crop, not a "
