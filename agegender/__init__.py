@@ -9,6 +9,7 @@ The packages contain more: `agegender.data`, `agegender.models`, `agegender.trai
 """
 
 import importlib
+import importlib.util
 from typing import TYPE_CHECKING, Any
 
 from agegender.models.registration import register_layers_with_keras
@@ -67,6 +68,10 @@ _MODULES = {
     "write_faces": "synthetic.faces",
     "write_report": "evaluation.report_page",
 }
+_NEED_TRAIN = (
+    *("Augmentation", "build_model", "export_model", "fastest_dtype", "joint_loss", "load_utkface", "make_optimizer"),
+    *("train", "vggface_trunk"),
+)
 
 __all__ = [
     "Augmentation",
@@ -100,6 +105,10 @@ __all__ = [
     "write_report",
 ]
 
+
+# So that `from agegender import *` and `pydoc agegender` do not fail; the names themselves say what to install.
+if importlib.util.find_spec("keras") is None:
+    __all__ = [name for name in __all__ if name not in _NEED_TRAIN]
 
 register_layers_with_keras()  # so that `keras.saving.load_model` loads the library's models
 

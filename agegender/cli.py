@@ -61,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     except (OSError, ValueError, ImportError, RuntimeError) as error:
-        print(f"agegender {args.command}: {_format_error(error)}", file=sys.stderr)
+        print(f"agegender {args.command}: {_format_error(error, args.command)}", file=sys.stderr)
         return WRONG
     except Exception as error:
         if not type(error).__module__.startswith("tensorflow"):
@@ -72,9 +72,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _needs_keras(args: argparse.Namespace) -> bool:
-    if args.command in ("evaluate", "export"):
-        return True
-    return args.model is not None and pathlib.Path(args.model).suffix != ".onnx"
+    if args.command == "info":  # works without, and says so
+        return False
+    from agegender.inference.face_model import find_model_file
+
+    file = find_model_file(args.model)
+    return args.command == "export" or (args.command == "evaluate" and not args.labels) or file.suffix == ".keras"
 
 
 def predict(args: argparse.Namespace) -> int:
@@ -251,11 +254,12 @@ def _predictor(args: argparse.Namespace) -> "Predictor":
     return ag.Predictor(args.model, **options)
 
 
-def _format_error(error: Exception) -> str:
+def _format_error(error: Exception, command: str = "") -> str:
     """The message of an error, without the number of a system error."""
     if isinstance(error, ModuleNotFoundError) and error.name and "pip install" not in str(error):
         package = error.name.partition(".")[0]
-        return f"needs {package}: pip install 'agegender[{'server' if package in _SERVER_PACKAGES else 'train'}]'"
+        extra = "server" if package in _SERVER_PACKAGES else "export" if command == "export" else "train"
+        return f"needs {package}: pip install 'agegender[{extra}]'"
     if isinstance(error, OSError) and error.strerror:
         return ": ".join(str(part) for part in (error.filename, error.strerror) if part is not None)
     return str(error)
@@ -333,18 +337,28 @@ def _parser() -> argparse.ArgumentParser:
     )
     _add_model(args, "--model")
     form = args.add_mutually_exclusive_group()
-    form.add_argument("--json", dest="form", action="store_const", const="json", help="one JSON array, an image a line")
-    form.add_argument("--csv", dest="form", action="store_const", const="csv", help="a table, a face a row")
+    form.add_argument(
+        "--json", dest="form", action="store_const", const="json", help="one JSON array, one image per line"
+    )
+    form.add_argument("--csv", dest="form", action="store_const", const="csv", help="CSV, one row per face")
     args.add_argument(
         "--draw", type=pathlib.Path, metavar="FOLDER", help="also write the photographs with boxes here, NAME-faces.jpg"
     )
-    args.add_argument("--aligned", action="store_true", help="each image is one face, cut as UTKFace cuts them")
-    args.add_argument("--min-face", type=int, default=40, metavar="PIXELS", help="smallest face to look for (40)")
+    args.add_argument("--aligned", action="store_true", help="each image is one face, cropped like UTKFace")
+    args.add_argument(
+        "--min-face",
+        type=int,
+        default=40,
+        metavar="PIXELS",
+        help="smallest face to look for; somewhat smaller ones are found too (40)",
+    )
     args.set_defaults(form="words")
 
     args = _command(commands, "evaluate", evaluate, "measure a model on a prepared data set")
     _add_model(args, "model")
-    args.add_argument("--data-dir", metavar="FOLDER", help="where `tfds build` wrote (~/tensorflow_datasets)")
+    args.add_argument(
+        "--data-dir", "--data_dir", metavar="FOLDER", help="where `tfds build` wrote (~/tensorflow_datasets)"
+    )
     args.add_argument(
         "--split", default="test", help="train, validation or test, or a slice such as test[:20%%] (test)"
     )
@@ -360,7 +374,10 @@ def _parser() -> argparse.ArgumentParser:
     args.add_argument("--format", choices=EXPORTS, default="saved_model", help="(saved_model)")
     args.add_argument("--images", metavar="FOLDER", help="aligned faces, on which int8 formats measure their ranges")
 
-    for name, words in (("serve", "serve a REST API and a web page"), ("demo", "serve them and open the page")):
+    for name, words in (
+        ("serve", "serve a REST API and a web page"),
+        ("demo", "serve the API and page, and open the page"),
+    ):
         args = _command(commands, name, serve, f"{words}; needs the extra [server]")
         _add_model(args, "model", batches=False, flips=False)
         args.add_argument("--host", default="127.0.0.1", help="address to listen on (127.0.0.1: this machine only)")
@@ -377,7 +394,9 @@ def _parser() -> argparse.ArgumentParser:
 
     args = _command(commands, "info", info, "devices, dtype, model and data that are found")
     _add_model(args, "model", batches=False, flips=False)
-    args.add_argument("--data-dir", metavar="FOLDER", help="where `tfds build` wrote (~/tensorflow_datasets)")
+    args.add_argument(
+        "--data-dir", "--data_dir", metavar="FOLDER", help="where `tfds build` wrote (~/tensorflow_datasets)"
+    )
     return parser
 
 
@@ -388,16 +407,17 @@ def _command(commands: Any, name: str, run: Callable[[Any], int], words: str) ->
 
 
 def _add_model(args: argparse.ArgumentParser, name: str, *, batches: bool = True, flips: bool = True) -> None:
-    optional: dict[str, Any] = {} if name.startswith("-") else {"nargs": "?"}
     words = ".onnx file, or with [train] .keras file or folder of a run (the released model)"
-    args.add_argument(name, metavar="MODEL", help=words, **optional)
+    args.add_argument("--model", metavar="MODEL", help=words if name == "--model" else argparse.SUPPRESS)
+    if name == "model":  # as an argument, or with --model as for predict
+        args.add_argument("model", metavar="MODEL", nargs="?", default=argparse.SUPPRESS, help=words)
     if batches:
-        args.add_argument("--batch-size", type=int, default=64, metavar="N", help="faces a step (64)")
+        args.add_argument("--batch-size", type=int, default=64, metavar="N", help="faces per batch (64)")
     if flips:
         args.add_argument(
             "--flip",
             action=argparse.BooleanOptionalAction,
-            help="answer with the mean over each face and its mirror image (as the model was calibrated)",
+            help="average over the face and its mirror image (default: as calibrated)",
         )
 
 

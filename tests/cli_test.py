@@ -89,7 +89,7 @@ def test_csv_has_a_row_a_face(model: str, album: pathlib.Path, capsys: pytest.Ca
     names = [pathlib.Path(row["image"]).name for row in rows]
     assert names == ["couple.png", "couple.png", "one.png", "wall.png", "text.jpg"]
     assert [row["face"] for row in rows] == ["1", "2", "1", "", ""]
-    assert rows[4]["error"].startswith("not an image") and rows[3]["age"] == rows[3]["error"] == ""
+    assert rows[4]["error"].startswith("is not an image") and rows[3]["age"] == rows[3]["error"] == ""
     assert 0 <= float(rows[0]["age_low"]) <= float(rows[0]["age"]) <= float(rows[0]["age_high"]) <= 116
     assert rows[0]["gender"] in ("male", "female") and 0 <= float(rows[0]["p_female"]) <= 1
     assert int(rows[0]["left"]) < int(rows[0]["right"])
@@ -279,7 +279,7 @@ def test_captured_stderr_is_written_on_failure(capfd: pytest.CaptureFixture[str]
 def test_info_says_what_is_found_and_what_is_not(
     model: str, prepared: pathlib.Path, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert cli.main(["info", model, "--data-dir", str(prepared)]) == 0
+    assert cli.main(["info", "--model", model, "--data_dir", str(prepared)]) == 0
     words = capsys.readouterr().out
     for expected in ("cpu:0", "float", "age, gender from 24 x 24 pixels", "age intervals of 90%", "train", "utkface"):
         assert expected in words

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from agegender.calibration.calibration import Calibration, load_calibration
 from agegender.inference.runtime import OnnxModel
 from agegender.released import ONNX_MODEL, find_released, is_released
-from agegender.schema import AGE, GENDER, HEADS, MAX_AGE, MIN_AGE
+from agegender.schema import AGE, BEST_MODEL, GENDER, HEADS, MAX_AGE, MIN_AGE
 
 _METADATA: Final = "agegender"  # key of the metadata in a file that `export_model` wrote
 _RAW_GENDER: Final = "gender_uncalibrated"
@@ -121,20 +121,45 @@ def load_face_model(model: Any) -> tuple[FaceModel, Calibration | None]:
         from agegender.inference.keras_model import KerasFaceModel
 
         return KerasFaceModel(model), None
+    file = find_model_file(model)
+    if file.suffix == ".onnx":
+        onnx = OnnxFaceModel(file)
+        return onnx, onnx.calibration
+    from agegender.inference.keras_model import load_keras_model
+
+    return load_keras_model(file), load_calibration(file)
+
+
+def find_model_file(model: str | os.PathLike | None) -> pathlib.Path:
+    """Finds the model file of a path, without loading it.
+
+    Args:
+        model: an `.onnx` or `.keras` file, the folder of a run, or None for the released model.
+
+    Returns:
+        An `.onnx` or `.keras` file that can be opened.
+
+    Raises:
+        FileNotFoundError: if there is none.
+        PermissionError: if it must not be read.
+        ValueError: if it is another file.
+    """
     path = find_released() if model is None else model
-    if not isinstance(path, str | os.PathLike):
+    if not isinstance(path, str | os.PathLike) or not os.fspath(path):
         raise ValueError(
             f"`model` must be a Keras model, an .onnx or .keras file or the folder of a run. Received: {model!r}"
         )
     path = pathlib.Path(path)
-    if is_released(path):
-        return OnnxFaceModel(path / ONNX_MODEL), load_calibration(path)
-    if path.suffix == ".onnx":
-        onnx = OnnxFaceModel(path)
-        return onnx, onnx.calibration
-    from agegender.inference.keras_model import load_keras_model
-
-    return load_keras_model(path), load_calibration(path)
+    if path.is_dir():
+        path = path / (ONNX_MODEL if is_released(path) else BEST_MODEL)
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"There is no trained model at {path}. Give an .onnx or .keras file, or the folder of a run."
+        )
+    if path.suffix not in (".onnx", ".keras"):
+        raise ValueError(f"{path} is not a model. Give an .onnx or .keras file, or the folder of a run.")
+    with path.open("rb"):  # onnxruntime and Keras call a file that must not be read damaged
+        return path
 
 
 def _as_tuples(fields: dict[str, Any]) -> dict[str, Any]:

@@ -297,7 +297,7 @@ def _shorten(path: str) -> str:
 
 def describe_formats() -> str:
     """The reason of an `ImageError` for a file that is not an image."""
-    return f"not an image, or an unsupported format (supported: {', '.join(known_formats())})"
+    return f"is not an image, or has an unsupported format (supported: {', '.join(known_formats())})"
 
 
 def _matches(parts: tuple[str, ...]) -> Iterator[str]:

@@ -30,4 +30,4 @@ def find_released() -> pathlib.Path:
 
 def is_released(path: pathlib.Path) -> bool:
     """Whether a path is the folder of the released model."""
-    return path == _FOLDER
+    return path.is_dir() and path.samefile(_FOLDER)

@@ -1,4 +1,5 @@
 import json
+import os
 import pathlib
 import pickle
 import subprocess
@@ -176,6 +177,74 @@ for use in (lambda: ag.Predictor("best.keras"), lambda: ag.train, lambda: ag.loa
 """
     done = run_python(code, tmp_path)
     assert done.stdout.split() == ["0", "True"] * 3, done.stderr[-1000:]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["predict", "--model", "missing", "face.png"], "There is no trained model at missing. "),
+        (["predict", "--model", "missing.keras", "face.png"], "There is no trained model at missing.keras. "),
+        (["predict", "--model", "text.txt", "face.png"], "text.txt is not a model. Give an .onnx or .keras file"),
+        (["predict", "--model", "", "face.png"], "Received: ''"),
+        (["serve", "missing"], "There is no trained model at missing. "),
+        (["export", "--model", "missing"], "There is no trained model at missing. "),
+        (["predict", "--model", "run", "face.png"], "pip install 'agegender[train]'"),
+        (["export", "run"], "pip install 'agegender[export]'"),
+        (["info", "empty"], "model     none: There is no trained model at empty/best.keras. "),
+        (["predict", "--model", "{released}", "face.png"], "face.png: no faces"),
+        (["evaluate", "--labels", "labels.csv"], "No face was found. Received: 1 photographs"),
+    ],
+)
+def test_command_checks_the_model_before_it_needs_keras(
+    tmp_path: pathlib.Path, arguments: list[str], words: str
+) -> None:
+    Image.fromarray(FACES[0]).save(tmp_path / "face.png")
+    (tmp_path / "labels.csv").write_text("file,age\nface.png,30\n")
+    (tmp_path / "text.txt").write_text("not a model")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "best.keras").touch()
+    given = [each.format(released=find_released()) for each in arguments]
+    code = f"""
+import sys
+for name in ("keras", "tensorflow", "h5py"):
+    sys.modules[name] = None
+from agegender import cli
+cli.main({given!r})
+"""
+    done = run_python(code, tmp_path)
+    assert words in done.stdout + done.stderr and "Traceback" not in done.stderr
+
+
+def test_names_of_the_core_can_be_listed_without_keras(tmp_path: pathlib.Path) -> None:
+    code = """
+import inspect, pydoc, sys
+for name in ("keras", "tensorflow", "h5py"):
+    sys.modules[name] = None
+import agegender as ag
+from agegender import *
+print(callable(Predictor), "Predictor" in dict(inspect.getmembers(ag)), "train" in dir(ag))
+print("find_images" in pydoc.render_doc(ag))
+"""
+    done = run_python(code, tmp_path)
+    assert done.stdout.split() == ["True", "True", "False", "True"], done.stderr[-1000:]
+
+
+def test_unreadable_model_is_not_called_damaged(exported: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    path = tmp_path / "model.onnx"
+    path.write_bytes(exported.read_bytes())
+    path.chmod(0)
+    user = os.geteuid()
+    try:
+        if not user:  # who may read everything
+            os.chmod(tmp_path.parent.parent, 0o711)
+            os.chmod(tmp_path.parent, 0o711)
+            os.chmod(tmp_path, 0o711)
+            os.seteuid(65_534)
+        with pytest.raises(PermissionError, match="Permission denied"):
+            ag.Predictor(path)
+    finally:
+        os.seteuid(user)
 
 
 def test_memory_stays_flat_over_many_photographs() -> None:

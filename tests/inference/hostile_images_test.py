@@ -100,7 +100,7 @@ def pages(count: int) -> bytes:
 
 EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n(evil) (w) file closefile showpage\n"
 SVG = b"<svg xmlns='http://www.w3.org/2000/svg' width='9' height='9'><script>alert(1)</script></svg>"
-NO_FORMAT, BROKEN = "not an image, or an unsupported format", "cannot be read as an image"
+NO_FORMAT, BROKEN = "is not an image, or has an unsupported format", "cannot be read as an image"
 FILES: dict[str, tuple[Callable[[], bytes], str]] = {
     # Too large, or larger than they look.
     "png-profile-that-inflates": (lambda: with_chunk(b"iCCP", b"x\0\0" + inflating(30_000_000)), BROKEN),

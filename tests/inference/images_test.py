@@ -290,7 +290,7 @@ def test_what_is_left_out_of_a_folder_is_named(tmp_path: pathlib.Path) -> None:
     pdf, image, empty, link = list_images(tmp_path)
     assert image == tmp_path / "b.png"
     for error, name, reason in (
-        (pdf, "a.jpg", "not an image, or an unsupported format"),
+        (pdf, "a.jpg", "is not an image, or has an unsupported format"),
         (empty, "c.jpg", "is empty"),
         (link, "d.jpg", "is a"),
     ):
