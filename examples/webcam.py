@@ -1,6 +1,6 @@
 """Ages and genders on the frames of a camera or a video file, drawn as they come.
 
-    pip install agegender opencv-python
+    pip install . opencv-python          in a clone
     python examples/webcam.py            the first camera
     python examples/webcam.py film.mp4   a video file
 

@@ -41,8 +41,8 @@ weights. Weights are stored as float16. `agegender.Predictor` loads it from this
 ## What it is not for
 
 It guesses from appearance and is often wrong. Gender is one of two words that somebody, or another program, wrote
-down about a photograph, not how a person identifies. Do not use it to decide about people. UTKFace is for non-
-commercial research only, and so is this model.
+down about a photograph, not how a person identifies. Do not use it to decide about people. UTKFace is for
+non-commercial research only, and so is this model.
 
 ## Data
 

@@ -246,6 +246,13 @@ def test_citation_has_the_version() -> None:
     assert f"version = {{{ag.__version__}}}" in DOCUMENTS["README.md"]
 
 
+def test_package_names_all_licence_files() -> None:
+    config = configparser.ConfigParser()
+    config.read(ROOT / "setup.cfg")
+    named = {ROOT / name for name in config["metadata"]["license_files"].split()}
+    assert named == {ROOT / "LICENSE", *(ROOT / "agegender").rglob("LICENSE")}
+
+
 def test_every_guide_is_linked_from_the_readme() -> None:
     assert all(f"](docs/{path.name})" in DOCUMENTS["README.md"] for path in (ROOT / "docs").glob("*.md"))
 
