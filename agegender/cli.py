@@ -35,7 +35,7 @@ _NONE: Final = "none: "
 _NAMED: Final = 10  # files that are not images, in the line that names them
 _SERVER_PACKAGES: Final = ("starlette", "uvicorn", "prometheus_client", "python_multipart", "multipart")
 _NOT_FOR: Final = (
-    "It guesses from looks and is often wrong. Not for deciding about people. Models trained on UTKFace or from "
+    "It guesses from appearance and is often wrong. Not for deciding about people. Models trained on UTKFace or from "
     "VGGFace weights are for non-commercial research only."
 )
 

@@ -36,8 +36,8 @@ _HERE: Final = pathlib.Path(__file__).parent
 _BOOLEANS: Final = {"true": True, "1": True, "false": False, "0": False}
 _MIN_FACES: Final = (20, 2000)  # pixels
 NOT_FOR: Final = (
-    "It guesses from looks and is often wrong. Do not use it to decide about people: not for checking ages, not for "
-    "hiring, policing, selling or sorting."
+    "It guesses from appearance and is often wrong. Do not use it to decide about people: not for checking ages, not "
+    "for hiring, policing, selling or sorting."
 )
 LICENCE: Final = "A model trained on UTKFace or from VGGFace weights is for non-commercial research only."
 # Drawn examples of the page: age, gender, race and seed of each person.
