@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 UNREADABLE: Final = 1  # exit code: some images could not be used
 WRONG: Final = 2  # exit code: a wrong option, another error, or no image could be used
+INTERRUPTED: Final = 130  # by Ctrl-C, as of any command
 EXPORTS: Final = {  # formats and the default name of a file
     "saved_model": "saved_model",
     "onnx": "model.onnx",
@@ -49,6 +50,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit code: 0 if all went well, 1 if some images could not be used, 2 if nothing could be done.
     """
+    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115 (closed by `>&-`)
+    sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
     args = _parser().parse_args(arguments)
     warnings.filterwarnings("ignore", module=r"PIL\.")  # the answer says what is wrong with an image
     try:
@@ -59,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except KeyboardInterrupt:
-        return 130
+        return INTERRUPTED
     except (OSError, ValueError, ImportError, RuntimeError) as error:
         print(f"agegender {args.command}: {_format_error(error, args.command)}", file=sys.stderr)
         return WRONG
@@ -98,10 +101,10 @@ def predict(args: argparse.Namespace) -> int:
         names = ", ".join(map(printable, unreadable[:_NAMED]))
         others = f" and {len(unreadable) - _NAMED} others" if len(unreadable) > _NAMED else ""
         _print_message(f"Not read, because they are not images: {names}{others}")
-    failed, drawn = 0, 0
+    answered, failed, drawn = 0, 0, 0
 
     def answers() -> Iterator["Photograph | ImageError"]:
-        nonlocal failed, drawn
+        nonlocal answered, failed, drawn
         streamed = predictor.stream(images, aligned=args.aligned)
         for image, answer in zip(images, _progress(streamed, len(images)), strict=True):
             if isinstance(image, bytes):
@@ -114,11 +117,16 @@ def predict(args: argparse.Namespace) -> int:
             elif args.draw:
                 predictor.draw(image, answer).save(_make_path(args.draw, answer.source))
                 drawn += 1
+            answered += 1
             yield answer
 
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="backslashreplace")  # a name of a file need not be text
-    WRITERS[args.form](answers(), sys.stdout)
+    try:
+        WRITERS[args.form](answers(), sys.stdout)
+    except KeyboardInterrupt:
+        _print_message(f"Interrupted after {answered} of {len(images)}.")
+        return INTERRUPTED
     if args.draw:
         _print_message(f"{drawn} drawn, in {args.draw}")
     if failed:
@@ -321,6 +329,12 @@ def _make_path(folder: pathlib.Path, source: str) -> pathlib.Path:
     return next(path for path in (folder / f"{name}.jpg" for name in names) if not path.exists())
 
 
+def _parse_folder(text: str) -> pathlib.Path:
+    if not text:
+        raise argparse.ArgumentTypeError("must name a folder; '.' is the current one. Received: ''")
+    return pathlib.Path(text)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         "agegender", description="Guesses age and recorded gender from faces.", epilog=_NOT_FOR, allow_abbrev=False
@@ -342,7 +356,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     form.add_argument("--csv", dest="form", action="store_const", const="csv", help="CSV, one row per face")
     args.add_argument(
-        "--draw", type=pathlib.Path, metavar="FOLDER", help="also write the photographs with boxes here, NAME-faces.jpg"
+        "--draw",
+        type=_parse_folder,
+        metavar="FOLDER",
+        help="also write the photographs with boxes here, NAME-faces.jpg",
     )
     args.add_argument("--aligned", action="store_true", help="each image is one face, cropped like UTKFace")
     args.add_argument(

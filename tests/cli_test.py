@@ -4,6 +4,7 @@ import json
 import os
 import pathlib
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -189,7 +190,15 @@ def test_errors_are_one_line_with_exit_code_two(
 
 
 @pytest.mark.parametrize(
-    "arguments", [[], ["predict"], ["guess"], ["predict", "--jason", "a.jpg"], ["export", "--format=x"]]
+    "arguments",
+    [
+        [],
+        ["predict"],
+        ["guess"],
+        ["predict", "--jason", "a.jpg"],
+        ["predict", "--draw", "", "a.jpg"],
+        ["export", "--format=x"],
+    ],
 )
 def test_wrong_words_are_answered_with_the_usage(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
@@ -336,6 +345,33 @@ def test_an_array_that_breaks_off_is_closed() -> None:
     with pytest.raises(KeyboardInterrupt):
         output.write_json(answers(), out)
     assert len(json.loads(out.getvalue())) == 1
+
+
+def test_csv_runs_no_formula_and_moves_no_cursor() -> None:
+    out = io.StringIO()
+    output.write_csv([ag.Photograph(source="=cmd.jpg"), ag.ImageError("\x1b[2J.jpg", "is empty")], out)
+    assert [row["image"] for row in csv.DictReader(io.StringIO(out.getvalue()))] == ["'=cmd.jpg", "\\x1b[2J.jpg"]
+
+
+def test_answers_come_early_and_survive_an_interruption(album: pathlib.Path) -> None:
+    big = album / "big"
+    big.mkdir()
+    Image.effect_noise((1600, 1200), 80).save(big / "0.jpg")
+    for number in range(1, 400):
+        (big / f"{number}.jpg").symlink_to("0.jpg")
+    command = [sys.executable, "-m", "agegender", "predict", "--json", "big"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=album, text=True) as process:
+        first = process.stdout.readline()
+        process.send_signal(signal.SIGINT)
+        answers, err = json.loads(first + process.stdout.read()), process.stderr.read()
+    assert process.returncode == 130 and 0 < len(answers) < 400
+    assert err.splitlines() == [f"Interrupted after {len(answers)} of 400."]
+
+
+def test_closed_output_is_no_error(album: pathlib.Path) -> None:
+    shell = f"{sys.executable} -m agegender predict --aligned one.png >&-"
+    done = subprocess.run(["bash", "-c", shell], capture_output=True, text=True, cwd=album)
+    assert done.returncode == 0 and not done.stderr
 
 
 def test_a_model_without_intervals_is_said(

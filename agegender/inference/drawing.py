@@ -26,7 +26,8 @@ def describe_face(face: Face, separator: str = " ") -> str:
         interval = "" if face.age_interval is None else " ({:.0f}-{:.0f})".format(*face.age_interval)
         words.append(f"{face.age:.0f}{interval}")
     if face.p_female is not None:
-        words.append(f"{face.gender} {max(face.p_female, 1 - face.p_female):.0%}".replace("%", " %"))
+        percent = f"{100 * max(face.p_female, 1 - face.p_female):.0f}"
+        words.append(f"{face.gender} {'>99' if percent == '100' else percent} %")
     return separator.join(words)
 
 
@@ -42,7 +43,12 @@ def draw_faces(image: Image.Image, faces: Sequence[Face]) -> Image.Image:
 
     Returns:
         A new image, mode "RGB".
+
+    Raises:
+        ValueError: if `faces` holds anything but faces.
     """
+    if not all(isinstance(face, Face) for face in faces):
+        raise ValueError(f"`faces` must be the faces of one photograph. Received: {faces!r}")
     drawn = image.convert("RGB")
     if drawn is image:
         drawn = image.copy()

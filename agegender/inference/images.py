@@ -539,9 +539,11 @@ def is_one(images: Any) -> bool:
         return not (os.path.isdir(images) or is_glob(images))
     if _is_numbers(images):
         return np.ndim(images) != 4
+    if isinstance(images, memoryview):
+        return True
     if (dimensions := getattr(images, "ndim", None)) is not None:  # an array, or a tensor of any framework
         return dimensions != 4 and not _is_column(images)
-    return isinstance(images, bytes | bytearray | memoryview | Image.Image) or hasattr(images, "read")
+    return isinstance(images, bytes | bytearray | Image.Image) or hasattr(images, "read")
 
 
 def each_image(images: Any) -> Iterator[Any]:

@@ -55,18 +55,25 @@ def write_csv(answers: Answers, out: TextIO) -> None:
     table = csv.DictWriter(out, COLUMNS)
     table.writeheader()
     for answer in answers:
+        image = _escape_formula(printable(answer.source))
         if isinstance(answer, ImageError):
-            table.writerow({"image": answer.source, "error": answer.reason})
+            table.writerow({"image": image, "error": answer.reason})
+            out.flush()
             continue
         if not answer:
-            table.writerow({"image": answer.source})
+            table.writerow({"image": image})
         for number, face in enumerate(answer, 1):
             values: dict[str, Any] = dict(zip(("left", "top", "right", "bottom"), face.box, strict=True))
             low, high = face.age_interval or (None, None)
             values |= {"age": face.age, "age_low": low, "age_high": high, "gender": face.gender}
             values |= {"p_female": face.p_female, "score": face.score, "note": face.note}
-            table.writerow({"image": answer.source, "face": number, **values})
+            table.writerow({"image": image, "face": number, **values})
         out.flush()
+
+
+def _escape_formula(text: str) -> str:
+    """Text that a spreadsheet does not run as a formula."""
+    return f"'{text}" if text.startswith(("=", "+", "-", "@")) else text
 
 
 WRITERS: Final[Mapping[str, Callable[[Answers, TextIO], None]]] = {

@@ -4,6 +4,7 @@ import collections
 import dataclasses
 import itertools
 import os
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Final, overload
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 SMALL_FACE: Final = 40  # pixels: the model has seen no smaller face
 TURNED: Final = 0.28  # of the distance of the eyes: 99 in 100 faces of UTKFace are turned less
 _SQUARE: Final = 1.25  # times as long as wide: an aligned face that is stretched this far looks like another
+_MAX_WAIT: Final = 1.0  # seconds until photographs are answered, even if they fill no batch
 _LARGE: Final = 3_000_000  # pixels: faces are looked for in a copy of half the size where a photograph has more
 _HALF_MIN_FACE: Final = 40  # pixels: smaller faces are not found at half the size
 
@@ -36,9 +38,9 @@ class Predictor:
         model: an `.onnx` file from `export_model`, a Keras model, a `.keras` file, or the folder of a run, whose
             `best.keras` is taken; Keras models need the extra `[train]`. A calibration in or beside the file is used.
             None is the released model, or the one that the environment variable AGEGENDER_MODEL names.
-        batch_size: faces a step, and photographs that are waited for.
+        batch_size: largest number of faces per batch, and of photographs that wait for one.
         flip: whether to average over each face and its mirror image, which takes twice as long. None does what the
-            calibration was fitted with, and only then does it hold.
+            calibration was fitted with; with the other value there are no age intervals.
         aligned: whether images show one aligned face each, so that none is looked for; calls can say otherwise.
         min_face: side in pixels of the smallest face to look for, 20 or more.
         bgr: whether arrays have their channels in the order blue, green, red, as OpenCV's frames do.
@@ -74,6 +76,8 @@ class Predictor:
         bgr: bool = False,
     ) -> None:
         _check_options(batch_size, flip, aligned)
+        if not isinstance(bgr, bool):
+            raise ValueError(f"`bgr` must be True or False. Received: bgr={bgr!r}")
         self.detector = FaceDetector(min_face=min_face)
         self._face_model, self.calibration = load_face_model(model)
         if self._face_model.flip and flip is False:
@@ -110,7 +114,8 @@ class Predictor:
         """
         if not is_one(images):
             return list(self.stream(images, aligned=aligned))
-        (answer,) = self.stream([images], aligned=aligned)
+        _check_options(self.batch_size, self.flip, aligned)
+        (answer,) = self._stream([images], self.aligned if aligned is None else aligned)
         if isinstance(answer, ImageError):
             raise answer
         return answer
@@ -151,12 +156,13 @@ class Predictor:
 
     def _stream(self, images: Iterable[Any], aligned: bool) -> Iterator[Photograph | ImageError]:
         waiting: list[_Faces | ImageError] = []
+        answer_by = time.monotonic() + _MAX_WAIT
         for faces in _map_in_threads(lambda image: self._find_faces(image, aligned), images, self.batch_size):
             waiting.append(faces)
             crops = sum(len(each.crops) for each in waiting if isinstance(each, _Faces))
-            if max(crops, len(waiting)) >= self.batch_size:
+            if max(crops, len(waiting)) >= self.batch_size or time.monotonic() > answer_by:
                 yield from self._answer(waiting)
-                waiting = []
+                waiting, answer_by = [], time.monotonic() + _MAX_WAIT
         yield from self._answer(waiting)
 
     def _find_faces(self, image: Any, aligned: bool) -> "_Faces | ImageError":
@@ -213,8 +219,10 @@ class Predictor:
         outputs: dict[str, Any] = dict(self._face_model.predict(batch, flip=self.flip))
         none = [None] * len(batch)
         intervals: Sequence[tuple[float, float] | None] = none
-        if AGE in outputs and self.calibration is not None and self.calibration.ages is not None:
-            low, high = self.calibration.intervals(outputs[AGE])
+        calibration = self.calibration
+        has_intervals = calibration is not None and calibration.ages is not None and calibration.flip == self.flip
+        if AGE in outputs and calibration is not None and has_intervals:
+            low, high = calibration.intervals(outputs[AGE])
             intervals = list(zip(low.tolist(), high.tolist(), strict=True))
         if GENDER in outputs and self.calibration is not None and self.calibration.temperature is not None:
             outputs[GENDER] = self.calibration.probabilities(outputs[GENDER])

@@ -53,6 +53,23 @@ def test_many_images_keep_their_order_across_batches(predictor: ag.Predictor) ->
     assert [faces[0].age for faces in predictor(np.stack(images))] == pytest.approx(alone, rel=1e-4)
 
 
+def test_one_list_or_buffer_is_one_image(predictor: ag.Predictor, tmp_path: pathlib.Path) -> None:
+    pixels = image(1)
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    expected = predictor(pixels)
+    assert predictor(pixels.tolist()) == predictor(memoryview((tmp_path / "a.png").read_bytes())) == expected
+    with pytest.raises(ag.ImageError, match=r"Received: shape=\(2,\)"):
+        predictor([1, 2])
+    with pytest.raises(ValueError, match=r"`faces` must be the faces of one photograph\. Received: \[1\]"):
+        predictor.draw(pixels, [1])
+
+
+def test_intervals_hold_only_with_the_flip_of_their_calibration(calibrated: ag.Predictor) -> None:
+    assert calibrated(image(0))[0].age_interval is not None
+    calibrated.flip = not calibrated.flip
+    assert calibrated(image(0))[0].age_interval is None
+
+
 def test_no_images_give_no_faces(predictor: ag.Predictor) -> None:
     assert predictor([]) == []
 
@@ -128,6 +145,7 @@ def test_a_stream_takes_what_a_call_takes(predictor: ag.Predictor, tmp_path: pat
     [
         ({"batch_size": "64"}, "`batch_size` must be a whole number, 1 or more. Received: batch_size='64'"),
         ({"aligned": "no"}, "`aligned` must be True, False or None. Received: aligned='no'"),
+        ({"bgr": 3}, "`bgr` must be True or False. Received: bgr=3"),
         ({"flip": 2}, "`flip` must be .*Received: flip=2"),
     ],
 )

@@ -120,7 +120,9 @@ def test_no_face_and_broken_file_are_explained(page: Any, tmp_path: pathlib.Path
     assert "Your browser cannot show images of this format." in find(page, "#answer").text
 
 
-def test_large_file_is_refused_before_it_is_sent(page: Any, tmp_path: pathlib.Path) -> None:
+def test_large_or_empty_file_is_refused_before_it_is_sent(page: Any, tmp_path: pathlib.Path) -> None:
+    choose(page, tmp_path / "empty.jpg", b"")
+    find(page, "#picker .trouble", "This file is empty.")
     choose(page, tmp_path / "large.jpg", bytes(20_000_001))
     find(page, "#picker .trouble", "This file is too large: 20.0 MB. The limit is 20 MB.")
     assert find(page, "#answer").text == ""

@@ -18,7 +18,7 @@ let request = new AbortController();
 
 // ---- words
 
-const percent = (share) => `${Math.round(100 * share)} %`;
+const percent = (share) => (share >= 0.995 ? ">99 %" : `${Math.round(100 * share)} %`);
 const surer = (face) => Math.max(face.p_female, 1 - face.p_female);
 const interval = (face) => face.age_interval.map((age) => age.toFixed(0)).join("-");
 const count = (faces) => ({ 0: "No face", 1: "One face" })[faces.length] || `${faces.length} faces`;
@@ -132,6 +132,10 @@ async function send(image) {
   request = new AbortController();
   const { signal } = request;
   say("");
+  if (!image.size) {
+    say("This file is empty. Choose another image.");
+    return;
+  }
   if (image.size > maxBytes) {
     say(`This file is too large: ${(image.size / 1e6).toFixed(1)} MB. The limit is ${maxBytes / 1e6} MB.`);
     return;
