@@ -42,7 +42,14 @@ def run(
     def parse_flags(arguments: list[str]) -> list[str]:
         try:
             return flags.FLAGS(arguments)
-        except (flags.Error, KeyError, AttributeError, TypeError, OSError) as error:  # all but the first: of the config
+        except (
+            flags.Error,
+            KeyError,
+            AttributeError,
+            TypeError,
+            ValueError,
+            OSError,
+        ) as error:  # all but the first: of the config
             fail(error)
             raise
 
@@ -69,6 +76,9 @@ def describe_error(error: BaseException) -> str:
     if isinstance(error, KeyError | AttributeError):  # of ml_collections
         return _describe_unknown_option(str(error.args[0]))
     message = " ".join(str(error).split())
+    if part := re.match(r"Override ((?:\w+\.)+)\w+ can not be applied", message):  # ml_collections
+        option = f"--config.{part[1].rstrip('.')}"
+        return f"{option} is one option, not a group. Give its whole value: {option}=VALUE"
     if type(error).__module__.startswith(("tensorflow", "jax")):
         message = f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
     return " ".join([message, *getattr(error, "__notes__", [])])
@@ -81,5 +91,15 @@ def _describe_unknown_option(message: str) -> str:
     """
     names = re.findall(r"\w+", message.replace("\\n", " "))
     closest = re.search(r'mean "(\w+)"', message)
-    hint = f" Did you mean {closest.group(1)!r}?" if closest else " See experiments/config.py."
+    hint = f" Did you mean {closest.group(1)!r}?" if closest else _describe_group(names[0])
     return f"The config has no option {names[0]!r}.{hint}"
+
+
+def _describe_group(option: str) -> str:
+    """Lists the options of the group that the command line gives an unknown option of."""
+    from experiments.config import default_config
+
+    groups = [match[1] for each in sys.argv if (match := re.match(rf"--config\.(\w+)\.{option}\b", each))]
+    if not groups:
+        return " See experiments/config.py."
+    return f" Options of {groups[0]}: {', '.join(sorted(default_config()[groups[0]]))}."

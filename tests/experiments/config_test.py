@@ -74,11 +74,18 @@ def test_command_line_changes_options() -> None:
     [
         ("--config.train.epoch=3", "The config has no option 'epoch'. Did you mean 'epochs'?"),
         ("--config.trainn.epochs=3", "The config has no option 'trainn'. Did you mean 'train'?"),
-        ("--config.train.zzz=3", "The config has no option 'zzz'. See experiments/config.py."),
+        ("--config.calibration.zzz=3", "The config has no option 'zzz'. Options of calibration: coverage, flip."),
+        ("--config.zzz=3", "The config has no option 'zzz'. See experiments/config.py."),
+        (
+            "--config.train.loss_weights.gender=3",
+            "--config.train.loss_weights is one option, not a group. "
+            "Give its whole value: --config.train.loss_weights=VALUE",
+        ),
     ],
 )
-def test_unknown_option_names_the_closest_one(override: str, message: str) -> None:
-    with pytest.raises((KeyError, AttributeError)) as error:
+def test_unknown_option_names_the_closest_one(override: str, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.argv", ["train.py", override])
+    with pytest.raises((KeyError, AttributeError, ValueError)) as error:
         parse_config(override)
     assert describe_error(error.value) == message
 
