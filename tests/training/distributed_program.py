@@ -10,7 +10,7 @@ import sys
 import traceback
 from typing import Any
 
-if os.environ["KERAS_BACKEND"] == "jax":
+if __name__ == "__main__" and os.environ["KERAS_BACKEND"] == "jax":
     sys.modules["tensorflow"] = None  # type: ignore[assignment]  # as if it were not installed: its import takes long
 
 import keras
