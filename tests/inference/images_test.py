@@ -181,7 +181,7 @@ def test_the_limit_on_pixels_is_the_callers() -> None:
 )
 def test_non_image_file_is_named_with_the_reason(tmp_path: pathlib.Path, content: bytes) -> None:
     (tmp_path / "broken.jpg").write_bytes(content)
-    words = "not an image|cannot be read as an image" if content else "is empty"
+    words = "is not an image|cannot be read as an image" if content else "is empty"
     with pytest.raises(ImageError, match=rf"broken\.jpg: ({words})") as error:
         read_image(tmp_path / "broken.jpg")
     assert error.value.source == str(tmp_path / "broken.jpg") and error.value.reason

@@ -46,13 +46,16 @@ def test_other_wrong_arguments_are_named(tmp_path: pathlib.Path) -> None:
 
 
 @pytest.mark.parametrize(("command", "opens"), [("serve", False), ("demo", True)])
-def test_command_hands_its_options_over(monkeypatch: pytest.MonkeyPatch, command: str, opens: bool) -> None:
+def test_command_hands_its_options_over(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, command: str, opens: bool
+) -> None:
     received: dict = {}
+    (tmp_path / "model.onnx").touch()
     monkeypatch.setattr("agegender.server.serve", lambda model, **options: received.update(options, model=model))
-    arguments = ["runs/1", "--host=0.0.0.0", "--port=80", "--workers=3", "--root-path=/faces"]
+    arguments = [f"{tmp_path}/model.onnx", "--host=0.0.0.0", "--port=80", "--workers=3", "--root-path=/faces"]
     assert cli.main([command, *arguments, "--allowed-hosts=a.example,b.example", "--allowed-hosts=c.example"]) == 0
     assert received == {
-        "model": "runs/1",
+        "model": f"{tmp_path}/model.onnx",
         "host": "0.0.0.0",
         "port": 80,
         "workers": 3,
