@@ -114,7 +114,7 @@ def test_no_face_and_broken_file_are_explained(page: Any, tmp_path: pathlib.Path
     choose(page, tmp_path / "grey.png", encode(np.full((64, 80, 3), 128, "uint8")))
     find(page, "#answer .trouble", "No face was found.")
     choose(page, tmp_path / "broken.jpg", b"\xff\xd8\xff no image")
-    find(page, "#answer .trouble", "The file cannot be read as an image")
+    find(page, "#answer .trouble", "The file is not an image")
     choose(page, tmp_path / "couple.tiff", encode(COUPLE, "TIFF"))
     assert count_rows(page) == 2
     assert "Your browser cannot show images of this format." in find(page, "#answer").text
