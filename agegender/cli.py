@@ -164,11 +164,11 @@ def evaluate(args: argparse.Namespace) -> int:
 def export(args: argparse.Namespace) -> int:
     """Writes the model in another format."""
     from agegender.export.export import export_model
+    from agegender.inference.face_model import find_model_file
     from agegender.inference.images import each_image, read_image
-    from agegender.models.saving import model_file
 
     images = [read_image(each) for each in each_image(args.images)] if args.images else None
-    out = args.out or (model_file(args.model).parent if args.model else pathlib.Path()) / EXPORTS[args.format]
+    out = args.out or (find_model_file(args.model).parent if args.model else pathlib.Path()) / EXPORTS[args.format]
     print(export_model(args.model, out, format=args.format, flip=args.flip, images=images))
     return 0
 
@@ -373,9 +373,7 @@ def _parser() -> argparse.ArgumentParser:
 
     args = _command(commands, "evaluate", evaluate, "measure a model on a prepared data set")
     _add_model(args, "model")
-    args.add_argument(
-        "--data-dir", "--data_dir", metavar="FOLDER", help="where `tfds build` wrote (~/tensorflow_datasets)"
-    )
+    _add_data_dir(args)
     args.add_argument(
         "--split", default="test", help="train, validation or test, or a slice such as test[:20%%] (test)"
     )
@@ -411,9 +409,7 @@ def _parser() -> argparse.ArgumentParser:
 
     args = _command(commands, "info", info, "devices, dtype, model and data that are found")
     _add_model(args, "model", batches=False, flips=False)
-    args.add_argument(
-        "--data-dir", "--data_dir", metavar="FOLDER", help="where `tfds build` wrote (~/tensorflow_datasets)"
-    )
+    _add_data_dir(args)
     return parser
 
 
@@ -421,6 +417,11 @@ def _command(commands: Any, name: str, run: Callable[[Any], int], words: str) ->
     args = commands.add_parser(name, help=words, description=f"{words[0].upper()}{words[1:]}.", epilog=_NOT_FOR)
     args.set_defaults(run=run)
     return args
+
+
+def _add_data_dir(args: argparse.ArgumentParser) -> None:
+    words = "where `tfds build` wrote (~/tensorflow_datasets)"
+    args.add_argument("--data-dir", "--data_dir", metavar="FOLDER", help=words)
 
 
 def _add_model(args: argparse.ArgumentParser, name: str, *, batches: bool = True, flips: bool = True) -> None:

@@ -219,13 +219,12 @@ class Predictor:
         outputs: dict[str, Any] = dict(self._face_model.predict(batch, flip=self.flip))
         none = [None] * len(batch)
         intervals: Sequence[tuple[float, float] | None] = none
-        calibration = self.calibration
-        has_intervals = calibration is not None and calibration.ages is not None and calibration.flip == self.flip
-        if AGE in outputs and calibration is not None and has_intervals:
-            low, high = calibration.intervals(outputs[AGE])
-            intervals = list(zip(low.tolist(), high.tolist(), strict=True))
-        if GENDER in outputs and self.calibration is not None and self.calibration.temperature is not None:
-            outputs[GENDER] = self.calibration.probabilities(outputs[GENDER])
+        if (calibration := self.calibration) is not None:
+            if AGE in outputs and calibration.ages is not None and calibration.flip == self.flip:
+                low, high = calibration.intervals(outputs[AGE])
+                intervals = list(zip(low.tolist(), high.tolist(), strict=True))
+            if GENDER in outputs and calibration.temperature is not None:
+                outputs[GENDER] = calibration.probabilities(outputs[GENDER])
         ages, genders = (outputs[head].tolist() if head in outputs else none for head in (AGE, GENDER))
         return list(zip(ages, genders, intervals, strict=True))
 

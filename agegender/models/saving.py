@@ -26,12 +26,6 @@ _MAX_ACTIVATION: Final = 2**28  # values per image and layer; VGG16 has 2**24 at
 _LOADING: Final = threading.Lock()
 
 
-def model_file(path: str | os.PathLike) -> pathlib.Path:
-    """Returns the `.keras` file of a path: the path itself, or the best model in the folder of a run."""
-    path = pathlib.Path(path)
-    return path / BEST_MODEL if path.is_dir() else path
-
-
 def load_model(path: str | os.PathLike) -> keras.Model:
     """Loads a trained model from a `.keras` file or from the folder of a run.
 
@@ -43,7 +37,9 @@ def load_model(path: str | os.PathLike) -> keras.Model:
     """
     if not isinstance(path, str | os.PathLike):
         raise ValueError(f"`model` must be a model, a .keras file or the folder of a run. Received: {path!r}")
-    file = model_file(path)
+    file = pathlib.Path(path)
+    if file.is_dir():
+        file = file / BEST_MODEL
     if not file.is_file():
         raise FileNotFoundError(f"There is no trained model at {file}. `train` writes one; give its workdir or file.")
     if not zipfile.is_zipfile(file):
