@@ -1,6 +1,7 @@
 """Any image to upright RGB pixels: files, encoded bytes, arrays; whatever the format, the mode or the orientation."""
 
 import base64
+import errno
 import functools
 import glob
 import io
@@ -9,7 +10,7 @@ import os
 import pathlib
 import re
 import stat
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final, Literal
 
 import numpy as np
@@ -34,6 +35,8 @@ _END: Final = b"\xff\xd9"
 _MARKER: Final = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")  # the start of a segment; a scan contains none
 _OPENED_AS_TEXT: Final = "was opened to read text: open it in mode 'rb'"
 _MISSING: Final = "there is no such file or folder"
+_URL: Final = "is a URL: give a file or its bytes"
+_SCHEME: Final = "://"
 _REAL: Final = "uif"  # kinds of numbers
 _LONGEST: Final = 300  # letters of what Pillow says
 _GLOB: Final = frozenset("*?[")
@@ -95,7 +98,7 @@ class ImageError(ValueError):
 
 def name_of(image: Any) -> str:
     """What to call an image in an answer: its path, or what it is."""
-    if isinstance(image, str) and (image.startswith(_DATA_URL) or _looks_like_base64(image)):
+    if isinstance(image, str) and (_is_data_url(image) or _looks_like_base64(image) or _is_long_text(image)):
         return f"text of {len(image)} characters"
     if isinstance(image, str | os.PathLike):
         return os.fsdecode(image) or "''"
@@ -138,6 +141,8 @@ def _read(image: Any, max_pixels: int, *, reduce_above: int | None = None) -> tu
     # tensorflow_datasets sets this to True for the whole process; half a JPEG would then pass as an image.
     ImageFile.LOAD_TRUNCATED_IMAGES = False
     try:
+        if isinstance(image, ImageError):
+            raise image
         if isinstance(image, str) and (content := _decode_text(image)) is not None:
             image = content
         if isinstance(image, str | os.PathLike):
@@ -150,7 +155,7 @@ def _read(image: Any, max_pixels: int, *, reduce_above: int | None = None) -> tu
         upright = _upright_rgb(decoded, max_pixels)
         return upright, upright.size
     except ImageError as error:
-        raise ImageError(source, error.reason) from None
+        raise ImageError(error.source or source, error.reason) from None
     except MemoryError:
         raise ImageError(source, "needs more memory than there is: reduce the image") from None
     except Exception as error:  # of files that are damaged or made to harm, Pillow's readers let any kind through
@@ -257,19 +262,19 @@ def _list_folder(top: str) -> "list[pathlib.Path | ImageError]":
                         continue
                     if entry.is_dir(follow_symlinks=False):
                         folders.append(entry.path)
-                    elif checked := _check_entry(entry):
-                        found[entry.path] = checked
+                    else:
+                        found[entry.path] = _check_entry(entry)
         except OSError as error:
             found[folder] = ImageError(_shorten(str(pathlib.Path(folder))), f"cannot be read: {error.strerror}")
     return [found[path] for path in sorted(found, key=pathlib.Path)]
 
 
-def _check_entry(entry: os.DirEntry) -> "pathlib.Path | ImageError | None":
-    """Returns the path of an image, what is wrong with another file, or None for a link to a folder."""
+def _check_entry(entry: os.DirEntry) -> "pathlib.Path | ImageError":
+    """Returns the path of an image, or what is wrong with another file."""
     path = pathlib.Path(entry.path)  # "./a.jpg" is "a.jpg", for images and errors alike
     try:
         if entry.is_dir():
-            return None
+            return ImageError(str(path), "is a link to a folder: give that folder too")
         if not entry.is_file():
             return ImageError(str(path), "is a pipe, a device or a broken link, not a file")
         with open(entry.path, "rb") as file:
@@ -287,8 +292,9 @@ def _find_files(text: str) -> tuple[list[pathlib.Path], str]:
     if is_glob(text):
         found = [pathlib.Path(each) for each in set(_matches(path.parts)) if os.path.isfile(each)]
         return sorted(found), "matches no file"
-    exists = path.exists()
-    return [path] if path.is_file() else [], "is neither a file nor a folder" if exists else _MISSING
+    if path.is_file():
+        return [path], ""
+    return [], "is neither a file nor a folder" if path.exists() else _URL if _SCHEME in text else _MISSING
 
 
 def _shorten(path: str) -> str:
@@ -297,7 +303,9 @@ def _shorten(path: str) -> str:
 
 def describe_formats() -> str:
     """The reason of an `ImageError` for a file that is not an image."""
-    return f"is not an image, or has an unsupported format (supported: {', '.join(known_formats())})"
+    # The same before and after HEIC is first read.
+    names = ", ".join(name for name in known_formats() if name != "HEIF")
+    return f"is not an image, or has an unsupported format (supported: {names}, and HEIC with agegender[heic])"
 
 
 def _matches(parts: tuple[str, ...]) -> Iterator[str]:
@@ -519,7 +527,9 @@ def _too_large(max_pixels: int) -> str:
 
 def _reason(error: Exception, max_pixels: int) -> str:
     if isinstance(error, FileNotFoundError):
-        return "there is no such file"
+        return _URL if _SCHEME in str(error.filename) else "there is no such file"
+    if getattr(error, "errno", None) == errno.ENAMETOOLONG:
+        return "is neither the path of a file nor an image in base64"
     if isinstance(error, UnicodeDecodeError):
         return _OPENED_AS_TEXT
     if isinstance(error, Image.UnidentifiedImageError):
@@ -533,12 +543,12 @@ def _reason(error: Exception, max_pixels: int) -> str:
 
 def is_one(images: Any) -> bool:
     """Whether this stands for one image, good or not, and not for several."""
-    if isinstance(images, str) and (images.startswith(_DATA_URL) or _looks_like_base64(images)):
+    if isinstance(images, str) and (_is_data_url(images) or _looks_like_base64(images)):
         return True
     if isinstance(images, str | os.PathLike):
         return not (os.path.isdir(images) or is_glob(images))
-    if _is_numbers(images):
-        return np.ndim(images) != 4
+    if depth := _count_nested(images):
+        return depth != 4
     if isinstance(images, memoryview):
         return True
     if (dimensions := getattr(images, "ndim", None)) is not None:  # an array, or a tensor of any framework
@@ -558,25 +568,35 @@ def each_image(images: Any) -> Iterator[Any]:
         return iter([images])
     if isinstance(images, str | os.PathLike):
         return iter(list_images(images))
-    if _is_numbers(images):
-        return iter(np.asarray(images))
     if isinstance(images, Mapping) or not isinstance(images, Iterable):
         raise ImageError(name_of(images), "is neither an image nor a sequence of images")
     return iter(np.asarray(images).tolist() if _is_column(images) else images)
 
 
-def _is_numbers(images: Any) -> bool:
-    """Whether this is a list of numbers, nested or not."""
-    while isinstance(images, list | tuple) and images:
-        images = images[0]
-        if isinstance(images, int | float | np.number):
-            return True
-    return False
+def _count_nested(images: Any) -> int:
+    """The dimensions of a list of numbers, nested or not, or of an image's rows as arrays; 0 for anything else."""
+    depth = 0
+    while isinstance(images, Sequence) and not isinstance(images, str | bytes | bytearray | memoryview) and images:
+        images, depth = images[0], depth + 1
+    if isinstance(images, int | float | np.number):
+        return depth
+    shape: tuple[int, ...] = getattr(images, "shape", ())
+    is_row = len(shape) == 1 or (len(shape) == 2 and shape[1] in (1, 3))
+    return depth + len(shape) if depth and is_row and not _is_column(images) else 0
 
 
 def _is_column(images: Any) -> bool:
     """Whether this is an array or a column of a table that holds paths or images, not numbers."""
     return getattr(images, "ndim", None) == 1 and getattr(getattr(images, "dtype", None), "kind", "O") in "OUST"
+
+
+def _is_data_url(text: str) -> bool:
+    return text[: len(_DATA_URL)].lower() == _DATA_URL
+
+
+def _is_long_text(text: str) -> bool:
+    """Whether this is too long for a message, such as damaged base64, and not the path of a file."""
+    return len(text) > _LONGEST and not os.path.lexists(text)
 
 
 def _looks_like_base64(text: str) -> bool:
@@ -586,9 +606,9 @@ def _looks_like_base64(text: str) -> bool:
 
 def _decode_text(text: str) -> bytes | None:
     """The bytes in a data URL or in base64; None if the text is a path."""
-    if text.startswith(_DATA_URL):
+    if _is_data_url(text):
         head, _, body = text.partition(",")
-        if not head.endswith(";base64") or (content := _decode_base64(body)) is None:
+        if not head.lower().endswith(";base64") or (content := _decode_base64(body)) is None:
             raise ImageError("", "is a data URL without an image in base64")
         return content
     return _decode_base64(text) if _looks_like_base64(text) else None
@@ -597,7 +617,8 @@ def _decode_text(text: str) -> bytes | None:
 def _decode_base64(text: str) -> bytes | None:
     """The bytes, if they are those of an image."""
     try:
-        content = base64.b64decode("".join(text.split()).translate(_URL_SAFE), validate=True)
+        letters = "".join(text.split()).translate(_URL_SAFE).rstrip("=")
+        content = base64.b64decode(letters + "=" * (-len(letters) % 4), validate=True)
     except ValueError:
         return None
     return content if is_image(content[:_FIRST_BYTES]) else None

@@ -1,3 +1,4 @@
+import array
 import base64
 import io
 import os
@@ -287,12 +288,14 @@ def test_what_is_left_out_of_a_folder_is_named(tmp_path: pathlib.Path) -> None:
     (tmp_path / "c.jpg").touch()
     (tmp_path / "d.jpg").symlink_to(tmp_path / "gone")
     (tmp_path / ".hidden").write_bytes(b"%PDF-1.7")
-    pdf, image, empty, link = list_images(tmp_path)
+    (tmp_path / "e").symlink_to("..")
+    pdf, image, empty, link, folder = list_images(tmp_path)
     assert image == tmp_path / "b.png"
     for error, name, reason in (
         (pdf, "a.jpg", "is not an image, or has an unsupported format"),
         (empty, "c.jpg", "is empty"),
-        (link, "d.jpg", "is a"),
+        (link, "d.jpg", "is a pipe, a device or a broken link"),
+        (folder, "e", "is a link to a folder"),
     ):
         assert isinstance(error, ImageError) and error.source == str(tmp_path / name)
         assert error.reason.startswith(reason)
@@ -329,21 +332,28 @@ def test_folders_nested_too_deep_are_named(tmp_path: pathlib.Path) -> None:
 def test_heic_is_read_with_its_extra_and_named_without(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pillow_heif = pytest.importorskip("pillow_heif")
     pillow_heif.from_pillow(Image.new("RGB", (64, 48), "red")).save(tmp_path / "IMG_1.HEIC")
+    monkeypatch.delitem(Image.OPEN, "HEIF", raising=False)  # as before the first HEIC file
+    images._register_heic.cache_clear()
+    images.known_formats.cache_clear()
+    formats = images.describe_formats()
     with monkeypatch.context() as patch:
         patch.setattr(images, "_register_heic", lambda: False)
         with pytest.raises(ImageError, match=r"is a HEIC file, which needs pip install 'agegender\[heic\]'"):
             read_image(tmp_path / "IMG_1.HEIC")
     assert read_image(find_images(tmp_path)[0]).size == (64, 48)
+    assert images.describe_formats() == formats  # by which the command knows files that are not images
 
 
 @pytest.mark.parametrize("make", [
     lambda data: "data:image/png;base64," + base64.b64encode(data).decode(),
     lambda data: base64.b64encode(data).decode(),
     lambda data: base64.encodebytes(data).decode(),
-    lambda data: base64.urlsafe_b64encode(data).decode(),
+    lambda data: base64.urlsafe_b64encode(data).decode().rstrip("="),
+    lambda data: "DATA:image/png;BASE64," + base64.b64encode(data).decode(),
 ])  # fmt: skip
 def test_base64_is_an_image_with_a_short_name(make: Callable[[bytes], str]) -> None:
-    text = make(encoded("PNG", (30, 20)))
+    content = encoded("PNG", (30, 20))
+    text = make(content + bytes(1 - len(content) % 3))  # base64 ends in "=="
     assert read_image(text).size == (30, 20)
     assert is_one(text) and name_of(text) == f"text of {len(text)} characters"
 
@@ -353,6 +363,44 @@ def test_a_data_url_without_an_image_is_refused_in_short(text: str) -> None:
     with pytest.raises(ImageError, match="is a data URL without an image in base64") as error:
         read_image(text)
     assert len(str(error.value)) < 200
+
+
+@pytest.mark.parametrize(("text", "reason"), [
+    ("/9j/4AAQ" * 5_000 + "!", "is neither the path of a file nor an image in base64"),
+    ("x" * 400, "is neither the path of a file nor an image in base64"),
+    ("f/" * 200 + "a.jpg", "there is no such file"),
+])  # fmt: skip
+def test_long_text_is_not_repeated(text: str, reason: str) -> None:
+    with pytest.raises(ImageError) as error:
+        read_image(text)
+    assert str(error.value) == f"text of {len(text)} characters: {reason}"
+
+
+def test_long_path_of_a_file_is_its_name(tmp_path: pathlib.Path) -> None:
+    path = tmp_path.joinpath(*["f" * 200] * 3, "a.png")
+    path.parent.mkdir(parents=True)
+    path.write_bytes(encoded("PNG"))
+    assert name_of(str(path)) == str(path)
+
+
+@pytest.mark.parametrize("url", ["https://example.org/a.jpg", "file:///a.jpg"])
+def test_url_is_named(url: str) -> None:
+    for use in (read_image, find_images):
+        with pytest.raises(ImageError, match="is a URL: give a file or its bytes"):
+            use(url)
+
+
+def test_rows_and_ragged_lists_are_one_image() -> None:
+    pixels = np.arange(4 * 5 * 3, dtype="uint8").reshape(4, 5, 3)
+    for rows in (list(pixels), [list(row) for row in pixels], tuple(pixels)):
+        assert is_one(rows)
+        np.testing.assert_array_equal(np.asarray(read_image(rows)), pixels)
+    for refused in ([[1, 2], [3]], [[[1, 2, 3]], [[1, 2]]], array.array("B", b"12"), range(9)):
+        assert is_one(refused)
+        with pytest.raises(ImageError):
+            read_image(refused)
+    for several in ([pixels, pixels], [pixels.tolist(), pixels[:2].tolist()], [pixels[..., 0]]):
+        assert not is_one(several) and len(list(each_image(several))) == len(several)
 
 
 def test_lists_columns_and_arrays_of_paths(tmp_path: pathlib.Path) -> None:
