@@ -64,7 +64,7 @@ def align_face(image: Image.Image, landmarks: ArrayLike) -> Image.Image:
     matrix[:, 2] += 0.5 - matrix[:, :2] @ (0.5, 0.5)  # from the centres of pixels to their corners, as Pillow counts
     reduction = 1 / float(np.hypot(*matrix[:, 0]))
     if (first := int(reduction / _SMOOTH)) > 1:
-        image, reduction = image.reduce(first), reduction / first
+        image = image.reduce(first)
         matrix[:, :2] *= first
     # Pillow's transform looks at 2 x 2 pixels, however many there are to a pixel of the crop: so a large face is cut
     # at a multiple of the size, and that is averaged.

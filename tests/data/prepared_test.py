@@ -143,31 +143,39 @@ def test_damaged_shard_is_named(data: pathlib.Path, name: str, training: bool) -
     assert count(load(data, "test")) == 1
 
 
+def set_label(shard: pathlib.Path, index: int, key: str, value: int) -> str:
+    """Changes a label of one example, and returns its file name."""
+    examples = [tf.train.Example.FromString(record.numpy()) for record in tf.data.TFRecordDataset(str(shard))]
+    examples[index].features.feature[key].int64_list.value[0] = value
+    with tf.io.TFRecordWriter(str(shard)) as writer:
+        for example in examples:
+            writer.write(example.SerializeToString())
+    return examples[index].features.feature["file_name"].bytes_list.value[0].decode()
+
+
 def test_damaged_shard_is_named_among_several(prepared: pathlib.Path, tmp_path: pathlib.Path) -> None:
     data = shutil.copytree(prepared, tmp_path / "data")
-    shards = sorted(version_folder(data).glob("*train*"))
-    assert len(shards) > 1
-    flip_a_bit(shards[1])
-    with pytest.raises(ValueError, match=f"the file {shards[1].name} cannot be read"):
+    _, second, *_ = sorted(version_folder(data).glob("*train*"))
+    name = set_label(second, 0, "age", 117)  # the image after the last one of the first shard
+    with pytest.raises(ValueError, match=f"but is 117 for {name} in the file {second.name}"):
+        load(data)
+    flip_a_bit(second)
+    with pytest.raises(ValueError, match=f"the file {second.name} cannot be read"):
         load(data)
 
 
 @pytest.mark.parametrize(
     ("key", "value", "low", "high"),
-    [("age", 10**18, 0, 116), ("age", 2**32 + 30, 0, 116), ("age", -31, 0, 116), ("gender", 7, 0, 1),
-     ("race", 5, 0, 4), ("fold", -1, 0, 4)],
+    [("age", 2**32 + 30, 0, 116), ("age", 117, 0, 116), ("age", -1, 0, 116), ("gender", 2, 0, 1), ("gender", -1, 0, 1),
+     ("race", 5, 0, 4), ("fold", 5, 0, 4), ("fold", -1, 0, 4)],
 )  # fmt: skip
 def test_label_out_of_range_is_named(data: pathlib.Path, key: str, value: int, low: int, high: int) -> None:
-    shard = version_folder(data) / SHARD
-    records = [tf.train.Example.FromString(record.numpy()) for record in tf.data.TFRecordDataset(str(shard))]
-    records[17].features.feature[key].int64_list.value[0] = value
-    name = records[17].features.feature["file_name"].bytes_list.value[0].decode()
-    with tf.io.TFRecordWriter(str(shard)) as writer:
-        for record in records:
-            writer.write(record.SerializeToString())
+    name = set_label(version_folder(data) / SHARD, 17, key, value)
     with pytest.raises(ValueError) as error:
         load(data)
     assert f"`{key}` must be in {low}..{high}, but is {value} for {name} in the file {SHARD}" in str(error.value)
+    set_label(version_folder(data) / SHARD, 17, key, high)
+    assert count(load(data)) == 30
 
 
 @pytest.mark.parametrize("sizes", [[24, 24], None])

@@ -1,13 +1,12 @@
-import itertools
 from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageFilter
 
 from agegender.inference import detection
 from agegender.inference.alignment import TEMPLATE, similarity
-from agegender.inference.detection import Detection, FaceDetector
+from agegender.inference.detection import FaceDetector
 from agegender.synthetic.faces import draw_people
 
 PEOPLE = [(20 + 7 * n, n % 2, n % 5, n) for n in range(8)]
@@ -25,14 +24,19 @@ def crowd(columns: int, rows: int, size: int) -> np.ndarray:
     return np.tile(couple, (rows, columns, 1))
 
 
-@pytest.mark.parametrize(("people", "size", "scale"), [(2, 120, 1.0), (3, 200, 0.8), (8, 60, 1.0), (4, 90, 1.37)])
-def test_boxes_and_landmarks_are_those_of_mtcnn(mtcnn: Any, people: int, size: int, scale: float) -> None:
-    drawn = Image.fromarray(draw_people(PEOPLE[:people], size=size))
-    image = np.asarray(drawn.resize((round(drawn.width * scale), round(drawn.height * scale))))
+# With blur and noise, a tenth more or less in any threshold of the cascade finds other faces.
+@pytest.mark.parametrize(
+    ("people", "size", "blur", "noise"),
+    [(2, 120, 0, 0), (4, 123, 0, 0), (8, 90, 4, 0), (8, 120, 4, 0), (8, 120, 2, 30)],
+)
+def test_boxes_and_landmarks_are_those_of_mtcnn(mtcnn: Any, people: int, size: int, blur: int, noise: int) -> None:
+    drawn = Image.fromarray(draw_people(PEOPLE[:people], size=size)).filter(ImageFilter.GaussianBlur(blur))
+    noisy = np.asarray(drawn) + np.random.default_rng(0).normal(0, noise, np.shape(drawn))
+    image = np.clip(noisy, 0, 255).astype("uint8")
     points = ("left_eye", "right_eye", "nose", "mouth_left", "mouth_right")
     expected = sorted(mtcnn.detect_faces(image), key=lambda face: face["box"])
     found = FaceDetector(min_face=20)(image)
-    assert len(found) == len(expected) >= people - 1
+    assert len(found) == len(expected) > 1
     for face, other in zip(found, expected, strict=True):
         left, top, width, height = other["box"]
         assert np.abs(np.subtract(face.box, (left, top, left + width, top + height))).max() <= 1
@@ -49,6 +53,8 @@ def test_faces_are_ordered_left_to_right(couple: np.ndarray) -> None:
         assert 0.8 < face.score <= 1
         x = (face.box[0] + face.box[2]) / 2
         assert left + 40 < x < left + 80 and 0 <= face.box[1] < face.box[3] <= 200
+    wide = FaceDetector()(np.concatenate([couple, couple[:, ::-1]], axis=1))
+    assert len(wide) == 4 and wide == sorted(wide, key=lambda face: face.box[0])
 
 
 def test_photographs_of_different_sizes_in_one_call(couple: np.ndarray) -> None:
@@ -58,14 +64,7 @@ def test_photographs_of_different_sizes_in_one_call(couple: np.ndarray) -> None:
     together = find.find(images)
     assert [len(faces) for faces in together] == [2, 0, 1, 2, 0, 2]
     assert together == [find(image) for image in images] and together[0] == together[-1]
-    assert find.find([]) == []
-
-
-def test_thirty_photographs_of_one_size(couple: np.ndarray) -> None:
-    images = [couple if number % 2 else couple[:, ::-1] for number in range(30)]
-    found = FaceDetector().find(images)
-    assert [len(faces) for faces in found] == [2] * 30
-    assert found[28] == found[0] != found[1] == found[29]
+    assert find.find([couple] * 30) == [together[0]] * 30 and find.find([]) == []
 
 
 def test_a_face_is_found_at_the_size_of_its_image(couple: np.ndarray) -> None:
@@ -76,13 +75,25 @@ def test_a_face_is_found_at_the_size_of_its_image(couple: np.ndarray) -> None:
     assert scale**0.5 == pytest.approx(2, rel=0.05)
 
 
-def test_boxes_are_in_pixels_of_the_full_photograph(couple: np.ndarray) -> None:
-    photograph = Image.fromarray(couple).resize((1440, 800))
-    half = photograph.reduce(2)
-    for whole, reduced in zip(FaceDetector()(photograph), FaceDetector()(half, scale=2.0), strict=True):
-        assert np.abs(np.subtract(whole.landmarks, reduced.landmarks)).max() < 12  # of a face of 480
-        assert np.abs(np.subtract(whole.box, reduced.box)).max() < 24
-        assert reduced.box[2] <= 1440 and reduced.box[3] <= 800
+def test_boxes_and_min_face_are_in_pixels_of_the_full_photograph(couple: np.ndarray) -> None:
+    for min_face, count in ((40, 2), (200, 2), (250, 0)):
+        expected = FaceDetector(min_face=min_face)(couple)
+        found = FaceDetector(min_face=2 * min_face)(couple, scale=2.0)
+        assert len(expected) == len(found) == count
+        assert [np.ravel(face.landmarks).tolist() for face in found] == [
+            (2 * np.ravel(face.landmarks)).tolist() for face in expected
+        ]
+        assert [face.box for face in found] == [tuple(2 * side for side in face.box) for face in expected]
+
+
+@pytest.mark.parametrize("crop", [(65, 0, 180, 200), (0, 60, 180, 200), (0, 0, 135, 140)])
+def test_boxes_end_at_the_edges(couple: np.ndarray, crop: tuple[int, int, int, int]) -> None:
+    left, top, right, bottom = crop
+    whole, cut = FaceDetector()(couple)[0].box, FaceDetector()(couple[top:bottom, left:right])[0].box
+    expected = np.clip(np.subtract(whole, [left, top] * 2), 0, [right - left, bottom - top] * 2)
+    assert np.abs(cut - expected).max() < 8
+    outside = expected != np.subtract(whole, [left, top] * 2)
+    assert outside.any() and np.array_equal(np.array(cut)[outside], expected[outside])
 
 
 def test_smaller_faces_than_min_face_are_not_looked_for(couple: np.ndarray) -> None:
@@ -153,9 +164,3 @@ def test_a_min_face_below_what_the_networks_see_is_refused(min_face: Any) -> Non
 def test_offsets_move_the_sides_of_a_box() -> None:
     moved = detection._move_boxes(np.array([[10.0, 20, 19, 39]]), np.array([[0.1, -0.1, 0.0, 0.5]], "float32"))
     np.testing.assert_allclose(moved, [[11, 18, 19, 49]])  # of 10 x 20 pixels, both ends counted
-
-
-def test_detections_are_ordered_by_their_left_edge(couple: np.ndarray) -> None:
-    faces = FaceDetector()(np.concatenate([couple, couple[:, ::-1]], axis=1))
-    assert isinstance(faces[0], Detection) and len(faces) == 4
-    assert all(one.box[0] < other.box[0] for one, other in itertools.pairwise(faces))

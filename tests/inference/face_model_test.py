@@ -59,6 +59,12 @@ def test_onnx_and_keras_agree_at_every_batch_size(
         assert outputs[1][head].shape == (count,)
 
 
+def test_ages_of_a_regression_are_clipped(exported: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = {"age": np.array([-3, 50, 130], "float32")}
+    monkeypatch.setattr(OnnxFaceModel, "_predict_views", lambda *_: answers)
+    assert OnnxFaceModel(exported).predict(FACES[:3], flip=False)["age"].tolist() == [0, 50, 116]
+
+
 def test_a_file_that_flips_is_not_flipped_again(varied: keras.Model, tmp_path: pathlib.Path) -> None:
     path = ag.export_model(varied, tmp_path / "flips.onnx", format="onnx", flip=True)
     image = np.random.default_rng(2).integers(0, 256, (24, 24, 3), "uint8")
