@@ -1,9 +1,9 @@
 """Draws faces and their predictions on a photograph."""
 
-import math
 from collections.abc import Sequence
 from typing import Any, Final
 
+import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from agegender.inference.results import Face
@@ -11,7 +11,7 @@ from agegender.inference.results import Face
 _COLOURS: Final = {"female": "#CC79A7", "male": "#56B4E9", None: "#F0E442"}  # distinct to colour-blind eyes too
 _DOUBTFUL: Final = "#BBBBBB"
 _SMALLEST: Final = 10.0  # pixels of a font
-_REACH: Final = 8  # half labels, either way, in which free space is looked for
+_CELLS: Final = 256  # along the longer side of an image, in which free places are looked for
 _Box = tuple[int, int, int, int]
 
 
@@ -82,17 +82,33 @@ def _place_label(box: _Box, label: tuple[int, int], size: tuple[int, int], taken
     """The free place nearest to a box; on top of it where no place is free."""
     width, height = label
     left, top, right, bottom = box
-    beside = [(left, top - height - 1), (left, bottom + 1), (right + 1, top), (left - width - 1, top)]
-    steps = range(-_REACH, _REACH + 1)
-    around = [(left + x * (width // 2), top + y * (height // 2)) for x in steps for y in steps]
-    around.sort(key=lambda place: math.dist(place, (left, top)))
-    for x, y in (*beside, *around):
+    for x, y in ((left, top - height - 1), (left, bottom + 1), (right + 1, top), (left - width - 1, top)):
         place = (x, y, x + width, y + height)
         inside = x >= 0 and y >= 0 and place[2] <= size[0] and place[3] <= size[1]
         if inside and not any(_overlap(place, other) for other in taken):
             return place
-    x, y = max(0, min(left, size[0] - width)), max(0, min(top, size[1] - height))
+    on_top = max(0, min(left, size[0] - width)), max(0, min(top, size[1] - height))
+    x, y = _find_free(label, size, taken, near=(left, top)) or on_top
     return x, y, x + width, y + height
+
+
+def _find_free(
+    label: tuple[int, int], size: tuple[int, int], taken: Sequence[_Box], *, near: tuple[int, int]
+) -> tuple[int, int] | None:
+    """The free place nearest to a point, in cells of a few pixels."""
+    cell = max(1, max(size) // _CELLS)
+    used = np.zeros((size[1] // cell, size[0] // cell), int)
+    for left, top, right, bottom in np.maximum(taken, 0).tolist():
+        used[top // cell : -(-bottom // cell), left // cell : -(-right // cell)] = 1
+    sums = np.pad(used.cumsum(axis=0).cumsum(axis=1), ((1, 0), (1, 0)))
+    columns, rows = (-(-side // cell) for side in label)
+    y, x = np.nonzero(  # cells from which a label would cover no used cell
+        sums[rows:, columns:] == sums[:-rows, columns:] + sums[rows:, :-columns] - sums[:-rows, :-columns]
+    )
+    if not len(x):
+        return None
+    nearest = np.argmin(np.hypot(x * cell - near[0], y * cell - near[1]))
+    return int(x[nearest]) * cell, int(y[nearest]) * cell
 
 
 def _overlap(one: _Box, other: _Box) -> bool:

@@ -33,6 +33,15 @@ def test_sixty_labels_do_not_overlap() -> None:
     assert all(left >= 0 and top >= 0 and right <= 1280 and bottom <= 720 for left, top, right, bottom in labels)
 
 
+def test_labels_of_a_dense_crowd_move_to_the_free_half() -> None:
+    boxes = [(x, y, x + 60, y + 60) for y in range(0, 260, 64) for x in range(0, 1_200, 64)]
+    labels = place_all(boxes, (70, 30), (1280, 720))
+    for one, other in itertools.product(labels, boxes):
+        assert overlaps(one, other) == 0
+    for one, other in itertools.combinations(labels, 2):
+        assert overlaps(one, other) == 0
+
+
 @pytest.mark.parametrize(("box", "expected"), [
     ((50, 50, 90, 90), (50, 29, 80, 49)),  # above
     ((50, 5, 90, 40), (50, 41, 80, 61)),  # does not fit above: below
