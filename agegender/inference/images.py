@@ -4,17 +4,18 @@ import base64
 import errno
 import functools
 import glob
-import io
 import itertools
 import os
 import pathlib
 import re
 import stat
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import numpy as np
 from PIL import Image, ImageFile
+
+from agegender.inference.image_costs import MeteredFile, check_costs, check_text, find_orientation, hide_exif
 
 # A telephone of 2026 makes 48 or 50 million. Decoded, and copied for the detector, this many take 0.4 GB; a file of a
 # few kilobytes may claim billions, so its header is checked before anything is decoded.
@@ -28,11 +29,6 @@ SUFFIXES: Final = (
 FORMATS: Final = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 MAX_BYTES: Final = 600_000_000  # of a file; four channels of 16 bits, of as many pixels, are fewer
 TOO_LONG: Final = f"has more than {MAX_BYTES // 1_000_000} MB, the limit for an image's file"
-# A progressive JPEG has about ten scans. Each takes a pass over all pixels, and may be a hundred bytes long.
-_MAX_SCANS: Final = 100
-_SCAN: Final = b"\xff\xda"
-_END: Final = b"\xff\xd9"
-_MARKER: Final = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")  # the start of a segment; a scan contains none
 _OPENED_AS_TEXT: Final = "was opened to read text: open it in mode 'rb'"
 _MISSING: Final = "there is no such file or folder"
 _URL: Final = "is a URL: give a file or its bytes"
@@ -40,7 +36,6 @@ _SCHEME: Final = "://"
 _REAL: Final = "uif"  # kinds of numbers
 _LONGEST: Final = 300  # letters of what Pillow says
 _GLOB: Final = frozenset("*?[")
-_ORIENTATION: Final = 0x0112  # in EXIF
 _TURNS: Final = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -54,7 +49,6 @@ _SIXTEEN_TO_EIGHT: Final = 257  # 65,535 becomes 255
 
 
 MAX_SIDE: Final = 65_535  # pixels, as JPEG has; of a row Pillow needs more memory than its pixels
-_MAX_COMMENT: Final = 1_000_000  # bytes
 _FIRST_BYTES: Final = 64
 _SIGNATURES: Final = re.compile(
     rb"\xff\xd8\xff|\x89PNG\r\n\x1a\n|GIF8[79]a|BM|II[*+]\x00|MM\x00[*+]|RIFF....WEBP|P[1-6]\s"
@@ -148,9 +142,9 @@ def _read(image: Any, max_pixels: int, *, reduce_above: int | None = None) -> tu
         if isinstance(image, str | os.PathLike):
             _check_file(os.stat(image))
             with open(image, "rb") as file:
-                return _open(file, max_pixels, reduce_above)
+                return _open(_bytes_of(file), max_pixels, reduce_above)
         if isinstance(image, bytes | bytearray | memoryview) or hasattr(image, "read"):
-            return _open(io.BytesIO(_bytes_of(image)), max_pixels, reduce_above)
+            return _open(bytes(_bytes_of(image)), max_pixels, reduce_above)
         decoded = image if isinstance(image, Image.Image) else _from_values(np.asarray(image), max_pixels)
         upright = _upright_rgb(decoded, max_pixels)
         return upright, upright.size
@@ -352,21 +346,18 @@ def _bytes_of(image: Any) -> bytes:
     return data
 
 
-def _open(file: Any, max_pixels: int, reduce_above: int | None) -> tuple[Image.Image, tuple[int, int]]:
-    first = file.read(_FIRST_BYTES)
-    file.seek(0)
-    if is_heic(first) and not _register_heic():
+def _open(content: bytes, max_pixels: int, reduce_above: int | None) -> tuple[Image.Image, tuple[int, int]]:
+    if is_heic(content[:_FIRST_BYTES]) and not _register_heic():
         raise ImageError("", "is a HEIC file, which needs pip install 'agegender[heic]'")
-    if first.startswith(b"GIF8"):
-        _check_comments(file)
+    check_text(content)
+    file = MeteredFile(hide_exif(content))
     with Image.open(file, formats=known_formats()) as image:
         width, height = image.size
         _check_pixels(width, height, max_pixels)
-        if image.format in ("JPEG", "MPO"):  # Pillow makes the second of the first
-            _check_scans(image.fp)
-            if reduce_above is not None and width * height > reduce_above:
-                image.draft(None, ((width + 1) // 2, (height + 1) // 2))
-        decoded = _upright_rgb(image, max_pixels)
+        check_costs(image, file)
+        if image.format in ("JPEG", "MPO") and reduce_above is not None and width * height > reduce_above:
+            image.draft(None, ((width + 1) // 2, (height + 1) // 2))
+        decoded = _upright_rgb(image, max_pixels, content)
         turned = (decoded.width > decoded.height) != (width > height)
         return decoded, (height, width) if turned else (width, height)
 
@@ -402,23 +393,6 @@ def _register_heic() -> bool:
     return True
 
 
-def _check_comments(file: Any) -> None:
-    """Before Pillow joins the comments of a GIF, in time that grows with their square."""
-    content = file.read()
-    file.seek(0)
-    palette = 3 << ((content[10] & 7) + 1) if len(content) > 10 and content[10] & 0x80 else 0
-    place, total = 13 + palette, 0
-    while content[place : place + 1] == b"!":  # an extension: a kind, then parts of up to 255 bytes, then an empty one
-        is_comment = content[place + 1 : place + 2] == b"\xfe"
-        place += 2
-        while place < len(content) and content[place]:
-            total += content[place] if is_comment else 0
-            place += content[place] + 1
-        place += 1
-    if total > _MAX_COMMENT:
-        raise ImageError("", f"has {total:,} bytes of comments. The limit is {_MAX_COMMENT:,}")
-
-
 @functools.cache
 def known_formats() -> tuple[str, ...]:
     """Those of `FORMATS` that this Pillow was built with."""
@@ -426,28 +400,10 @@ def known_formats() -> tuple[str, ...]:
     return tuple(each for each in (*FORMATS, "HEIF") if each in Image.OPEN)
 
 
-def _check_scans(file: Any) -> None:
-    place = file.tell()
-    file.seek(0)
-    data = file.read()
-    file.seek(place)
-    if data.count(_SCAN) > _MAX_SCANS and _count_scans(data) > _MAX_SCANS:
-        raise ImageError("", f"has more than {_MAX_SCANS} scans, each as much work as an image")
-
-
-def _count_scans(data: bytes) -> int:
-    """The scans of a JPEG; what comes after its end, such as the film of a telephone, is not looked at."""
-    count, place = 0, 2
-    while (found := _MARKER.search(data, place)) and found[0] != _END:
-        count += found[0] == _SCAN
-        place = found.end() + int.from_bytes(data[found.end() : found.end() + 2])
-    return count
-
-
-def _upright_rgb(image: Image.Image, max_pixels: int) -> Image.Image:
+def _upright_rgb(image: Image.Image, max_pixels: int, content: bytes = b"") -> Image.Image:
     _check_pixels(image.width, image.height, max_pixels)
     image.load()  # of an animation the first frame
-    return _rgb(_upright(image))
+    return _rgb(_upright(image, content))
 
 
 def _check_pixels(width: int, height: int, max_pixels: int) -> None:
@@ -459,32 +415,19 @@ def _check_pixels(width: int, height: int, max_pixels: int) -> None:
         raise ImageError("", f"has {width} x {height} pixels. The limit is {MAX_SIDE:,} a side")
 
 
-def _upright(image: Image.Image) -> Image.Image:
+def _upright(image: Image.Image, content: bytes) -> Image.Image:
     try:
-        exif = image.info.get("exif")
-        orientation = image.getexif().get(_ORIENTATION) if exif is None else _read_orientation(exif)
-        turn = _TURNS.get(orientation or 1)
+        turn = _TURNS.get(find_orientation(image, content) or 1)
     except Exception:  # damaged EXIF data: a viewer shows the image as it lies
         turn = None
     return image if turn is None else image.transpose(turn)
-
-
-def _read_orientation(exif: bytes) -> int | None:
-    """The orientation in EXIF data; Pillow would copy the values of all tags, which may share one large block."""
-    data = exif.removeprefix(b"Exif\x00\x00")
-    order: Literal["little", "big"] = "little" if data[:2] == b"II" else "big"
-    start = int.from_bytes(data[4:8], order)
-    for place in range(start + 2, start + 2 + 12 * int.from_bytes(data[start : start + 2], order), 12):
-        if int.from_bytes(data[place : place + 2], order) == _ORIENTATION:
-            return int.from_bytes(data[place + 8 : place + 10], order)
-    return None
 
 
 def _rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I") or image.mode == "F":
         image = _eight_bits(np.asarray(image))
     if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
-        image = image.convert("RGBA")
+        image = image if image.mode == "RGBA" else image.convert("RGBA")
         background = Image.new("RGBA", image.size, "white")
         background.alpha_composite(image)
         image = background

@@ -81,10 +81,10 @@ def inflating(size: int) -> bytes:
     return b"".join(pack.compress(bytes(1_000_000)) for _ in range(size // 1_000_000)) + pack.flush()
 
 
-def many_scans() -> bytes:
-    """A JPEG of 2,000 by 2,000 pixels whose last scan, of some tens of bytes, is there 5,000 times."""
-    whole = encode(Image.new("L", (2000, 2000), 99), "JPEG", progressive=True)
-    return whole[:-2] + whole[whole.rindex(b"\xff\xda") : -2] * 5000 + whole[-2:]
+def many_scans(count: int, side: int) -> bytes:
+    """A JPEG whose last scan, of some tens of bytes, is there many times."""
+    whole = encode(Image.new("L", (side, side), 99), "JPEG", progressive=True)
+    return whole[:-2] + whole[whole.rindex(b"\xff\xda") : -2] * count + whole[-2:]
 
 
 def archive() -> bytes:
@@ -100,6 +100,40 @@ def pages(count: int) -> bytes:
 
 EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n(evil) (w) file closefile showpage\n"
 SVG = b"<svg xmlns='http://www.w3.org/2000/svg' width='9' height='9'><script>alert(1)</script></svg>"
+
+
+def tag_directory(count: int, size: int) -> bytes:
+    """EXIF data of tags that all share one value."""
+    tags = b"".join(struct.pack("<HHII", 0x9000 + tag, 7, size, 14 + 12 * count) for tag in range(count))
+    return b"II*\0\x08\0\0\0" + struct.pack("<H", count) + tags + bytes(4 + size)
+
+
+def tiff(tags: dict[int, int], *, shared: int = 0, size: int = 0) -> bytes:
+    """A TIFF of 64 x 64 grey pixels with other tags, and with further ones that share one value."""
+    tags = {256: 64, 257: 64, 258: 8, 259: 8, 262: 1, 273: 0, 277: 1, 278: 64, 279: 4096} | tags
+    count = len(tags) + shared
+    pixels = 14 + 12 * count
+    tags |= {tag: pixels for tag in (273, 324) if tag in tags}
+    entries = [struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items()]
+    entries += [struct.pack("<HHII", 0x9000 + tag, 7, size, pixels) for tag in range(shared)]
+    head = b"II*\0\x08\0\0\0" + struct.pack("<H", count) + b"".join(entries) + bytes(4)
+    return head + zlib.compress(bytes(4096)).ljust(max(4096, size), b"\0")
+
+
+def many_exif_segments() -> bytes:
+    """A JPEG without a resolution of its own, which Pillow looks for in all tags of several segments."""
+    data = tag_directory(1000, 300_000)
+    parts = (b"Exif\0\0" + data[start : start + 60_000] for start in range(0, len(data), 60_000))
+    return JPEG[:2] + b"".join(b"\xff\xe1" + struct.pack(">H", len(part) + 2) + part for part in parts) + JPEG[20:]
+
+
+def raw_profile() -> bytes:
+    data = b"Exif\0\0" + tag_directory(1000, 300_000)
+    text = f"\nexif\n{len(data)}\n{data.hex()}"
+    return with_chunk(b"zTXt", b"Raw profile type exif\0\0" + zlib.compress(text.encode()))
+
+
+BLOCKS, TILES = "it has too many blocks or tags", "its tiles have"
 NO_FORMAT, BROKEN = "is not an image, or has an unsupported format", "cannot be read as an image"
 FILES: dict[str, tuple[Callable[[], bytes], str]] = {
     # Too large, or larger than they look.
@@ -113,7 +147,7 @@ FILES: dict[str, tuple[Callable[[], bytes], str]] = {
         lambda: PNG[:33] + chunk(b"IDAT", inflating(120_000_000)) + chunk(b"IEND", b""),
         "",
     ),
-    "jpeg-of-five-thousand-scans": (many_scans, "has more than 100 scans"),
+    "jpeg-of-five-thousand-scans": (lambda: many_scans(5000, 2000), "has more than 100 scans"),
     "jpeg-that-says-65500-squared": (lambda: says(65_500, 65_500), "pixels. The limit is 64 million"),
     "webp-of-few-bytes-and-16383-squared": (
         lambda: encode(Image.new("RGB", (16_383, 4_000)), "WEBP", quality=0, method=0),
@@ -127,6 +161,31 @@ FILES: dict[str, tuple[Callable[[], bytes], str]] = {
         lambda: TIFF.replace(struct.pack("<HHII", 256, 4, 1, SIDE), struct.pack("<HHII", 256, 4, 1, 50_000_000)),
         "pixels. The limit is 64 million",
     ),
+    "jpeg-that-takes-a-hundred-passes": (lambda: many_scans(50, 7900), "has more than 16 scans"),
+    "jpeg-2000-of-64-million-pixels": (
+        lambda: (data := encode(FACE, "JPEG2000", no_jp2=True)).replace(data[8:16], struct.pack(">II", 8000, 8000)),
+        "16,000,000 is the limit for JPEG2000",
+    ),
+    "tiff-with-one-tile-of-a-billion-pixels": (lambda: tiff({322: 32_768, 323: 32_768, 324: 0, 325: 9}), TILES),
+    "tiff-with-tiles-of-one-pixel": (lambda: tiff({322: 1, 323: 1, 324: 0, 325: 9}), TILES),
+    # Metadata that multiply, or that take Pillow long.
+    "tiff-whose-tags-share-a-value": (lambda: tiff({}, shared=500, size=1_000_000), BLOCKS),
+    "jpeg-whose-tags-share-a-value": (many_exif_segments, ""),
+    "png-whose-tags-share-a-value": (lambda: with_chunk(b"eXIf", tag_directory(1000, 300_000)), ""),
+    "png-whose-tags-in-text-share-a-value": (raw_profile, ""),
+    "avif-whose-tags-share-a-value": (lambda: encode(FACE, "AVIF", exif=tag_directory(1000, 300_000)), ""),
+    "webp-whose-tags-share-a-value": (lambda: encode(FACE, "WEBP", exif=tag_directory(1000, 300_000)), ""),
+    "gif-of-400,000-comments": (lambda: GIF[:FRAME] + b"!\xfe\1x\0" * 400_000 + GIF[FRAME:], BLOCKS),
+    "gif-with-junk-before-comments": (lambda: GIF[:FRAME] + b"x!\xfe" + b"\1x" * 400_000 + b"\0" + GIF[FRAME:], BLOCKS),
+    "jpeg-of-a-million-empty-comments": (lambda: JPEG[:2] + b"\xff\xfe\0\2" * 1_000_000 + JPEG[2:], BLOCKS),
+    "jpeg-with-a-million-fill-bytes": (lambda: JPEG[:2] + b"\xff" * 1_000_000 + JPEG[2:], BLOCKS),
+    "png-of-200,000-empty-chunks": (lambda: PNG[:33] + chunk(b"prIv", b"") * 200_000 + PNG[33:], BLOCKS),
+    "png-of-200,000-chunks-after-its-pixels": (
+        lambda: PNG[:-12] + chunk(b"tEXt", b"k\0v") * 200_000 + PNG[-12:],
+        BLOCKS,
+    ),
+    "ppm-with-a-long-comment": (lambda: b"P6\n#" + b"x" * 1_000_000 + b"\n1 1 255\nxxx", BLOCKS),
+    "ppm-of-text": (lambda: b"P3 64 64 255\n" + b"#\n" * 1_000_000 + b"1 " * 12_288, "its pixels are text"),
     # Damaged.
     "jpeg-of-no-width": (lambda: says(0, 9), NO_FORMAT),
     "jpeg-cut-in-its-pixels": (lambda: JPEG[: len(JPEG) * 2 // 3], BROKEN),
@@ -169,7 +228,8 @@ FILES: dict[str, tuple[Callable[[], bytes], str]] = {
         "",
     ),
 }
-CLEAN = {"jpeg": JPEG, "gif": GIF, "png": PNG, "bmp": BMP, "tiff": TIFF, "exif": PNG}
+CLEAN = {kind: encode(FACE, kind.upper()) for kind in ("avif", "webp", "jpeg", "gif", "png", "bmp", "tiff")}
+CLEAN["exif"] = PNG
 
 
 @pytest.fixture(scope="module")
@@ -242,6 +302,7 @@ def test_what_is_no_file_is_answered_in_words_too(predictor: ag.Predictor, name:
 
 
 BOMBS = [name for name, (_, words) in FILES.items() if "scans" in words or "million" in words or "inflate" in name]
+BOMBS += [name for name, (_, words) in FILES.items() if words in (BLOCKS, TILES) or "share" in name]
 MEMORY = """
 import pathlib, resource, sys
 from agegender.inference.images import ImageError, read_image
