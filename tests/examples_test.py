@@ -9,12 +9,16 @@ import pathlib
 import shutil
 import subprocess
 import sys
+import time
 
+import cv2
+import numpy as np
 import pytest
 from PIL import Image
 
 import agegender
 from agegender.synthetic.faces import draw_people
+from examples import webcam
 
 ROOT = pathlib.Path(__file__).parent.parent
 EXAMPLES = ROOT / "examples"
@@ -182,3 +186,40 @@ def test_no_usable_row_is_an_error(photographs: pathlib.Path, tmp_path: pathlib.
     done = train(photographs, table)
     assert done.returncode == 2 and "Received: 2 rows, all skipped" in done.stderr
     assert done.stdout.count("Skipped row ") == 2 and not (tmp_path / "out" / "prepared").exists()
+
+
+def test_webcam_draws_each_frame_of_a_video_file(tmp_path: pathlib.Path) -> None:
+    people = np.asarray(draw_people([(30, 1, 2, 1)], size=120))
+    film = cv2.VideoWriter(str(tmp_path / "film.avi"), cv2.VideoWriter.fourcc(*"MJPG"), 10, people.shape[1::-1])
+    for _ in range(3):
+        film.write(people[..., ::-1].copy())
+    film.release()
+    webcam.main(str(tmp_path / "film.avi"), str(tmp_path / "drawn.mp4"))
+    drawn = list(webcam.read_all(cv2.VideoCapture(str(tmp_path / "drawn.mp4"))))
+    assert [frame.shape for frame in drawn] == [people.shape] * 3
+    original = people[..., ::-1].astype("float64")
+    expected = np.asarray(agegender.Predictor().draw(people))[..., ::-1].astype("float64")
+    label = np.abs(expected - original).max(axis=-1) > 60
+    assert label.sum() > 1_000
+    off, unchanged = (np.abs((each - expected)[label].mean(axis=0)).max() for each in (drawn[2], original))
+    assert off < 15 < 30 < unchanged  # compressed twice
+    with pytest.raises(SystemExit, match=r"OpenCV cannot open .*gone\.mp4"):
+        webcam.main(str(tmp_path / "gone.mp4"))
+
+
+def test_webcam_drops_frames_that_came_while_one_was_drawn() -> None:
+    class Camera:
+        """Has a frame every 5 ms, each with its number, and 60 in all."""
+
+        number = -1
+
+        def read(self) -> tuple[bool, np.ndarray | None]:
+            time.sleep(0.005)
+            self.number += 1
+            return self.number < 60, np.full(1, self.number) if self.number < 60 else None
+
+    camera, late = Camera(), []
+    for frame in webcam.read_newest(camera):
+        late.append(camera.number - int(frame[0]))
+        time.sleep(0.04)
+    assert 1 < len(late) < 60 and max(late) <= 1
