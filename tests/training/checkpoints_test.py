@@ -2,11 +2,11 @@
 
 import datetime
 import itertools
-import json
 import os
 import pathlib
 import random
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -268,38 +268,50 @@ def test_times_are_utc(monkeypatch: pytest.MonkeyPatch) -> None:
         time.tzset()
 
 
+RECORD: dict[str, Any] = {
+    "started": "then",
+    "command": ["train", "--x"],
+    "code": {"commit": "0123456789abcdef", "dirty": True},
+    "versions": {"keras": "3", "numpy": "2"},
+    "backend": "jax",
+    "dtype_policy": "float32",
+    "devices": ["cpu:0"],
+    "config": {"epochs": 3, "data": {"cache": None}, "note": 99 * "x"},
+    "seconds": {"epochs": [30.0, 50.0], "set_up": 7.0},
+    "resumed": [{"at": "later", "step": 7}, {"at": "last", "step": 9}],
+}
+WORDS = f"""\
+started     then
+finished    not yet; epochs done: 2; last checkpoint at step 120
+command     train --x
+code        commit 0123456789ab, with uncommitted changes
+versions    keras 3, numpy 2
+computed    jax, float32, cpu:0
+config      epochs=3, data.cache=None, note={57 * "x"}...
+set-up      7.0 s
+training    1 min 20 s, 40.0 s an epoch
+evaluation  4.3 s
+resumed     from step 7 at later, from step 9 at last"""
+
+
 def test_describe_run(tmp_path: pathlib.Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"There is no run\.json"):
         run_record.describe_run(tmp_path)
-    facts: dict[str, Any] = {
-        "started": "then",
-        "command": ["train", "--x"],
-        "code": {"commit": "0123456789abcdef", "dirty": True},
-    }
-    facts |= {
-        "backend": "jax",
-        "devices": ["cpu:0"],
-        "versions": {"keras": "3"},
-        "resumed": [{"at": "later", "step": 7}],
-    }
-    run_record.write_record(tmp_path, {**facts, "seconds": {"epochs": [30.0, 50.0]}})
+    run_record.write_record(tmp_path, RECORD)
     run_record.record_seconds(tmp_path, "evaluation", 4.256)
-    words = run_record.describe_run(tmp_path)
-    assert words == run_record.describe_run(tmp_path / "run.json")
-    for part in (
-        "commit 0123456789ab, with uncommitted changes",
-        "1 min 20 s, 40.0 s an epoch",
-        "4.3 s",
-        "from step 7",
-        "not yet",
-    ):
-        assert part in words
-    assert names(tmp_path) == ["run.json"] and "checkpoint" not in words
+    assert run_record.read_record(tmp_path)["seconds"] == {**RECORD["seconds"], "evaluation": 4.26}
     (tmp_path / "checkpoints").mkdir()
-    for name in ("step-00000040.npz", "step-00000120.npz", "step-copy.npz"):
+    for name in ("step-00000040.npz", "step-00000120.npz", "step-00000007.npz", "step-copy.npz"):
         (tmp_path / "checkpoints" / name).touch()
-    assert "not yet; epochs done: 2; last checkpoint at step 120" in run_record.describe_run(tmp_path)
-    assert json.loads((tmp_path / "run.json").read_text())["seconds"]["evaluation"] == 4.26
+    assert run_record.describe_run(tmp_path) == run_record.describe_run(tmp_path / "run.json") == WORDS
+    run_record.record_seconds(tmp_path, "epochs", [1.006, 2.0])
+    run_record.mark_finished(tmp_path)
+    record = run_record.read_record(tmp_path)
+    assert record["seconds"]["epochs"] == [1.01, 2.0]
+    assert f"finished    {record['finished']}\n" in run_record.describe_run(tmp_path)
+    (tmp_path / "run.json").write_text('{"started": "then"}')
+    shutil.rmtree(tmp_path / "checkpoints")
+    assert run_record.describe_run(tmp_path) == "started     then\nfinished    not yet; epochs done: 0"
 
 
 def test_git_state_of_a_clone(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,6 +23,7 @@ from agegender.models import losses
 from agegender.models.augmentation import Settings
 from agegender.models.batch_norm import add_batch_norm
 from agegender.models.contract import ContractError
+from agegender.training import callbacks, renew
 from agegender.training.learner import compile_learner, make_learner
 from agegender.training.stages import list_stages
 
@@ -123,7 +124,8 @@ def test_run_learns(run: Any) -> None:
 def test_run_writes_metrics_and_curves(run: Any) -> None:
     rows = read_metrics(run.workdir)
     assert [row["epoch"] for row in rows] == list("0123")
-    assert [float(row["val_loss"]) for row in rows] == pytest.approx(run.history["val_loss"], rel=1e-5)
+    for name, values in run.history.items():
+        assert [float(row[name]) for row in rows] == pytest.approx(values, rel=1e-5)
     assert (run.workdir / "curves.png").read_bytes().startswith(b"\x89PNG")
     assert list((run.workdir / "tensorboard").rglob("events.out.tfevents.*"))
 
@@ -169,12 +171,16 @@ def test_finished_workdir_is_refused_and_unchanged(run: Any) -> None:
     assert before == {path: path.stat().st_mtime_ns for path in run.workdir.iterdir()}
 
 
-def test_utkface_trains_one_pass_per_epoch_by_default(tmp_path: pathlib.Path) -> None:
+def test_utkface_trains_one_pass_per_epoch_by_default(
+    tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     data = prepare(tmp_path / "data", {"train": [{"age": age, "gender": age % 2} for age in range(20)]})
     train = ag.load_utkface("train", batch_size=8, training=True, image_size=SIZE, data_dir=data)
     augmentation = ag.Augmentation()
-    ag.train(make_model(), train, workdir=tmp_path / "run", epochs=2, augmentation=augmentation, verbose=0)
+    ag.train(make_model(), train, workdir=tmp_path / "run", epochs=2, augmentation=augmentation)
     assert augmentation.step == 2 * train.steps_per_epoch == 2 * 2
+    printed = capsys.readouterr().out  # a line for each epoch, no progress bar
+    assert printed.count("\n2/2 - ") == 2 and "\b" not in printed
 
 
 def test_one_head_trains_with_the_default_schedule(tmp_path: pathlib.Path) -> None:
@@ -193,13 +199,13 @@ def test_one_head_trains_with_the_default_schedule(tmp_path: pathlib.Path) -> No
 # ---- losses and metrics
 
 
-def test_losses_are_weighted(tmp_path: pathlib.Path) -> None:
+def test_losses_are_weighted(tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
     model, weights = make_model(), {"age": 0.3, "gender": 2.0}
     data = make_faces(8).map(lambda images, targets: (images, (targets["age"], targets["gender"])))  # in head order
     history = ag.train(model, data, data, workdir=tmp_path, loss_weights=weights, **one_still_epoch()).history
     images, targets = next(iter(make_faces(8)))
     expected = float(losses.joint_loss(targets, model(images, training=False), weights))
-    assert history["val_loss"][0] == pytest.approx(expected, rel=1e-5)
+    assert history["val_loss"][0] == pytest.approx(expected, rel=1e-5) and capsys.readouterr().out == ""
 
 
 @pytest.mark.parametrize("age_head", ["regression", "distribution"])
@@ -257,9 +263,17 @@ def test_bad_validation_batch_is_named(tmp_path: pathlib.Path) -> None:
         ag.train(make_model(), make_faces(8), validation, workdir=tmp_path, epochs=1, verbose=0)
 
 
-def test_loss_that_is_not_finite_stops_the_run(tmp_path: pathlib.Path) -> None:
-    with pytest.raises(FloatingPointError, match=r"The loss is (nan|inf) at step 2 \(epoch 1, batch 2\)"):
-        ag.train(make_model(), make_faces(16), workdir=tmp_path, epochs=1, optimizer=keras.optimizers.SGD(1e38))
+@pytest.mark.parametrize(
+    ("validation", "message"),
+    [
+        (None, r"The loss is (nan|inf) at step 2 \(epoch 1, batch 2\)"),
+        (make_faces(8), r"The validation loss is (nan|inf) after epoch 1\."),
+    ],
+)
+def test_loss_that_is_not_finite_stops_the_run(tmp_path: pathlib.Path, validation: Any, message: str) -> None:
+    data = make_faces(8 if validation else 16)
+    with pytest.raises(FloatingPointError, match=message):
+        ag.train(make_model(), data, validation, workdir=tmp_path, epochs=2, optimizer=keras.optimizers.SGD(1e38))
 
 
 class Batches(keras.utils.PyDataset):
@@ -373,7 +387,13 @@ def test_only_kernels_decay() -> None:
 
 @pytest.mark.parametrize(
     "options",
-    [{"steps": 0}, {"learning_rate": 0.0}, {"warmup": 1.0}, {"learning_rate": float("nan")}, {"clipnorm": -1.0}],
+    [
+        *({"learning_rate": value} for value in (0.0, -1.0, np.nan, np.inf)),
+        *({"weight_decay": value} for value in (-1e-9, np.inf)),
+        *({"clipnorm": value} for value in (-1.0, np.inf)),
+        *({"warmup": value} for value in (-0.1, 1.0)),
+        {"steps": 0},
+    ],
 )
 def test_optimizer_arguments_out_of_range(options: dict) -> None:
     with pytest.raises(ValueError, match=r"Received: (steps|weight_decay)="):
@@ -402,7 +422,7 @@ def test_small_image_sizes_first_and_best_epoch_at_full_size(tmp_path: pathlib.P
 
 def test_stages_follow_each_other() -> None:
     assert list_stages([(2, 12), (3, 16)], 6, 24) == [(0, 2, 12), (2, 5, 16), (5, 6, 24)]
-    assert list_stages([], 6, 24) == [(0, 6, 24)]
+    assert list_stages([(1, 24)], 2, 24) == [(0, 1, 24), (1, 2, 24)] and list_stages([], 6, 24) == [(0, 6, 24)]
 
 
 def test_small_images_are_averages_of_the_augmented_ones() -> None:
@@ -431,6 +451,45 @@ def test_batch_norm_statistics_are_renewed_without_augmentation(tmp_path: pathli
         saved = keras.saving.load_model(tmp_path / name)
         for ours, theirs in zip(model.get_weights(), saved.get_weights(), strict=True):
             np.testing.assert_array_equal(ours, theirs)
+
+
+@pytest.mark.parametrize(("count", "batches"), [(6, 2), (7, 3), (100, 4)])
+def test_statistics_are_renewed_on_so_many_images(count: int, batches: int) -> None:
+    images = np.arange(4 * 3).reshape(4, 3)  # four batches of three
+    np.testing.assert_array_equal(list(renew._take_images(iter(images), count)), images[:batches])
+
+
+# ---- callbacks
+
+
+def test_best_model_is_that_of_the_first_lowest_loss_at_full_size(tmp_path: pathlib.Path) -> None:
+    path = tmp_path / "model.keras"
+    model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
+    saver = callbacks._SaveModel(model, path, first_epoch=1, monitor="val_loss")
+    for epoch, (loss, saved) in enumerate([(0.0, None), (3.0, 1), (np.nan, 1), (2.0, 3), (2.0, 3), (2.5, 3)]):
+        model.layers[0].bias.assign([epoch])
+        saver.on_epoch_end(epoch, {"loss": -epoch, "val_loss": loss})
+        assert (keras.saving.load_model(path).layers[0].bias[0] if path.exists() else None) == saved
+    assert saver.get_state() == 2.0
+
+
+def test_curves_have_a_point_for_each_epoch(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[Any] = []
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda figure, *_, **__: drawn.append(figure))
+    logs = {"loss": [3, 2], "val_loss": [4, 5], "age_mae": [9, 8], "val_age_mae": [7, 6], "gender_loss": [1, 1]}
+    columns = {"epoch": [0, 1], **logs}
+    callbacks.draw_curves([dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)], "")
+    found = {
+        (axes.get_title(), line.get_label()): list(map(list, line.get_data()))
+        for axes in drawn[0].axes
+        for line in axes.lines
+    }
+    assert found == {
+        ("joint loss", "training"): [[1, 2], [3, 2]],
+        ("joint loss", "validation"): [[1, 2], [4, 5]],
+        ("age MAE, years", "training"): [[1, 2], [9, 8]],
+        ("age MAE, years", "validation"): [[1, 2], [7, 6]],
+    }
 
 
 # ---- float16
