@@ -266,7 +266,10 @@ def test_photograph_without_faces_gives_empty_list(finder: ag.Predictor) -> None
         assert finder(empty) == [] and finder(empty).size == empty.shape[1::-1]
 
 
-def test_faces_of_many_photographs_share_batches(finder: ag.Predictor, couple: np.ndarray) -> None:
+def test_faces_of_many_photographs_share_batches(
+    finder: ag.Predictor, couple: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("agegender.inference.predictor._MAX_WAIT", 1e9)  # seconds, of a machine that is busy
     one, none = couple[:, :180], np.full_like(couple, 128)
     sizes = []
     finder.model.predict_on_batch, predict = (

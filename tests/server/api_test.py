@@ -6,6 +6,7 @@ import pathlib
 import re
 import sys
 import threading
+import types
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,8 +15,11 @@ import jsonschema
 import numpy as np
 import pytest
 from running_server import COUPLE, draw_noise, encode, load_released, run_server
+from starlette.testclient import TestClient
 
 import agegender as ag
+from agegender.server import create_app
+from agegender.server.refusals import Refusal, RefusalResponse
 
 OCTETS = {"content-type": "application/octet-stream"}
 
@@ -27,7 +31,7 @@ def predictor() -> ag.Predictor:
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[str]:
-    with run_server(load_released(), root_path="/faces") as address:
+    with run_server(load_released(), root_path="/faces/") as address:
         yield address
 
 
@@ -72,8 +76,9 @@ def test_options_change_the_answer_as_in_the_predictor(server: str, predictor: a
     assert_same(post(server, body, aligned="true").json(), predictor(body, aligned=True))
     plain = ag.Predictor(flip=False)
     assert_same(post(server, body, aligned="1", flip="false").json(), plain(body, aligned=True))
-    assert post(server, body, min_face=400).json()["faces"] == []  # the faces are 120 pixels wide
-    assert len(post(server, body, min_face=20).json()["faces"]) == 2
+    for min_face, count in ((20, 2), (2000, 0), (None, 2)):  # the faces are 120 pixels wide
+        options = {} if min_face is None else {"min_face": min_face}
+        assert len(post(server, body, **options).json()["faces"]) == count
 
 
 @pytest.mark.parametrize(
@@ -82,6 +87,7 @@ def test_options_change_the_answer_as_in_the_predictor(server: str, predictor: a
         ("aligned=maybe", "`aligned` must be true or false. Received: maybe"),
         ("flip=", "`flip` must be true or false. Received: "),
         ("min_face=3", "`min_face` must be a whole number of pixels, 20 to 2000. Received: 3"),
+        ("min_face=2001", "20 to 2000. Received: 2001"),
         ("min_face=-20", "Received: -20"),
         ("min_face=%D9%A4%D9%A0", "`min_face` must be"),  # digits, but Arabic ones
         ("aligned=true&aligned=false", "`aligned` is given twice."),
@@ -129,12 +135,17 @@ def test_damaged_multipart_is_400(server: str, headers: dict[str, str], body: by
     assert response.status_code == 400 and words in response.json()["error"]
 
 
-def test_model_is_described(server: str, predictor: ag.Predictor) -> None:
+def test_model_is_described(server: str) -> None:
     model = httpx.get(f"{server}/v1/model").json()
-    assert predictor.calibration is not None
-    assert model["outputs"] == ["age", "gender"] and model["input_size"] == 64
-    assert model["calibration"]["age_interval_coverage"] == predictor.calibration.coverage == 0.95
-    assert "non-commercial" in model["licence"] and "decide about people" in model["not_for"]
+    assert "non-commercial" in model.pop("licence") and "decide about people" in model.pop("not_for")
+    assert model == {
+        "version": ag.__version__,
+        "outputs": ["age", "gender"],
+        "input_size": 64,
+        "flip": True,
+        "calibration": {"age_interval_coverage": 0.95, "gender_temperature": load_released().calibration.temperature},
+        "limits": {"image_bytes": 20_000_000, "body_bytes": 60_000_000, "images_per_request": 64},
+    }
 
 
 def test_answers_match_openapi(server: str) -> None:
@@ -234,10 +245,22 @@ def test_no_upload_opens_a_file_however_large(server: str) -> None:
 # ---- the page
 
 
+HEADERS = {
+    "cache-control": "no-store",
+    "cross-origin-opener-policy": "same-origin",
+    "cross-origin-resource-policy": "same-origin",
+    "permissions-policy": "camera=(self), microphone=(), geolocation=()",
+    "referrer-policy": "no-referrer",
+    "x-content-type-options": "nosniff",
+}
+
+
 def test_page_files_are_served_and_name_nothing_elsewhere(server: str) -> None:
     page = httpx.get(f"{server}/")
     assert page.headers["content-type"] == "text/html; charset=utf-8"
-    assert "default-src 'none'" in page.headers["content-security-policy"]
+    for response in (page, httpx.get(f"{server}/nothing"), httpx.get(server, headers={"host": "evil.example"})):
+        assert "default-src 'none'" in response.headers["content-security-policy"]
+        assert {name: response.headers[name] for name in HEADERS} == HEADERS
     for words in (
         "Do not use this to decide about people",
         "non-commercial research",
@@ -270,7 +293,8 @@ def test_everything_answers_below_the_root_path_too(server: str) -> None:
 
 def test_failing_predictor_fails_only_its_images(predictor: ag.Predictor, capsys: pytest.CaptureFixture[str]) -> None:
     class Breaking:
-        calibration, flip, model, detector = None, False, predictor.model, predictor.detector
+        calibration, flip, detector = None, False, predictor.detector
+        model = types.SimpleNamespace(flip=True)  # as of an ONNX file
 
         def __call__(self, files: list[bytes], *, aligned: bool) -> list:
             if draw_noise(1, 63) in files:
@@ -283,4 +307,17 @@ def test_failing_predictor_fails_only_its_images(predictor: ag.Predictor, capsys
         assert [len(answer.get("faces", [])) for answer in answers] == [1, 0, 1]
         assert answers[1]["error"] == "The server failed on this image."
         assert post(server, draw_noise(1, 63)).status_code == 500
+        assert "`flip` must be true" in post(server, draw_noise(1), flip="false").json()["error"]
     assert "an image failed: MemoryError: too many faces" in capsys.readouterr().err
+
+
+def test_server_that_does_not_answer_images_is_not_healthy(predictor: ag.Predictor) -> None:
+    response = TestClient(create_app(predictor), base_url="http://localhost").get("/healthz")  # it was not started
+    assert response.status_code == 503 and "has stopped answering images" in response.json()["error"]
+
+
+def test_refusal_says_when_to_try_again_and_closes_what_is_unread() -> None:
+    response = RefusalResponse(Refusal(503, "Too many.", retry_after=7, unread=True))
+    assert (response.status_code, json.loads(response.body)) == (503, {"error": "Too many."})
+    assert (response.headers["retry-after"], response.headers["connection"]) == ("7", "close")
+    assert not {"retry-after", "connection"} & set(RefusalResponse(Refusal(400, "Wrong.")).headers)

@@ -1,14 +1,17 @@
 """The batcher on its own, with a function in the place of the model that says what reached it."""
 
 import asyncio
+import itertools
 import threading
+import types
 from collections.abc import Awaitable, Callable, Sequence
 
 import pytest
 
 from agegender.inference.images import ImageError
 from agegender.inference.results import Photograph
-from agegender.server.batching import MAX_WAITING, Batcher, Options, QueueFullError
+from agegender.server import batching
+from agegender.server.batching import Batcher, Options, QueueFullError
 from agegender.server.metrics import Metrics
 
 
@@ -33,7 +36,9 @@ class Model:
 def run(model: Model, use: Callable[[Batcher], Awaitable[None]]) -> None:
     async def go() -> None:
         async with Batcher(model, Metrics()) as batcher:
+            assert batcher.is_alive
             await asyncio.wait_for(use(batcher), 20)
+        assert not batcher.is_alive
 
     asyncio.run(go())
 
@@ -95,19 +100,47 @@ def test_large_files_do_not_share_a_batch() -> None:
     assert all(sum(lengths) <= 10_000_000 for lengths, _ in model.batches)
 
 
-def test_full_queue_refuses_a_whole_request_at_once() -> None:
+def test_images_of_other_options_keep_their_turn() -> None:
     model = Model()
 
     async def use(batcher: Batcher) -> None:
         futures = await keep_threads_busy(batcher, model)
-        futures += batcher.submit([b"1"] * (MAX_WAITING - 3), Options())
-        with pytest.raises(QueueFullError, match=r"Too many images are waiting. Try again in \d+ s.") as error:
-            batcher.submit([b"1", b"1"], Options())
-        assert error.value.retry_after >= 1
-        futures += batcher.submit([b"1"], Options())
+        for files, aligned in ([b"22"], True), ([b"333"], False), ([b"22"] * 15, True), ([b"4444"], False):
+            futures += batcher.submit(files, Options(aligned, min_face=len(files[0])))
         model.gate.set()
-        assert len(await asyncio.gather(*futures)) == MAX_WAITING
-        await asyncio.gather(*batcher.submit([b"1"] * MAX_WAITING, Options()))  # all places are free again
+        await asyncio.gather(*futures)
+
+    run(model, use)
+    assert [lengths for lengths, _ in model.batches[2:]] == [[2] * 16, [3], [4]]
+
+
+def test_full_queue_refuses_a_whole_request_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = Model()
+    times = itertools.count(0.0, 8.0)  # seconds: each batch takes 8
+    monkeypatch.setattr(batching, "time", types.SimpleNamespace(perf_counter=lambda: next(times)))
+
+    async def use(batcher: Batcher) -> None:
+        async def fill(free: int) -> tuple[list[asyncio.Future], int]:
+            futures = batcher.submit([b"1"] * free, Options())
+            with pytest.raises(QueueFullError, match=r"Too many images are waiting. Try again in \d+ s.") as error:
+                batcher.submit([b"1", b"1"], Options())
+            return [*futures, *batcher.submit([b"1"], Options())], error.value.retry_after
+
+        model.gate.clear()
+        first, retry_after = await fill(127)
+        assert retry_after == 13  # of 0.1 s each, before anything is known
+        for future in first:
+            future.cancel()
+        await asyncio.sleep(0)
+        model.gate.set()
+        # Four images in 8 s, on two threads: 1 s each. A fifth of the way from 0.1 to 1 is 0.28.
+        batcher._idle = 1
+        await asyncio.gather(*batcher.submit([b"1"] * 4, Options()))
+        model.gate.clear()
+        futures, retry_after = await fill(127)
+        assert retry_after == 36  # 127 times 0.28
+        model.gate.set()
+        assert len(await asyncio.gather(*futures)) == 128
 
     run(model, use)
 
@@ -118,9 +151,10 @@ def test_cancelled_images_leave_the_queue() -> None:
     async def use(batcher: Batcher) -> None:
         futures = await keep_threads_busy(batcher, model)
         for _ in range(3):
-            for future in batcher.submit([b"22"] * (MAX_WAITING - 2), Options()):
+            for future in batcher.submit([b"22"] * 126, Options()):
                 future.cancel()
             await asyncio.sleep(0)
+        assert {item.data for item in batcher._queue} == {b""}  # their bytes are freed at once
         futures += batcher.submit([b"333"], Options())
         model.gate.set()
         await asyncio.gather(*futures)

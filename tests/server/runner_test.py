@@ -1,5 +1,6 @@
 """The command: what it checks before it serves, several processes, how it ends."""
 
+import inspect
 import os
 import pathlib
 import re
@@ -63,6 +64,11 @@ def test_command_hands_its_options_over(
         "root_path": "/faces",
         "open_page": opens,
     }
+    defaults = {name: option.default for name, option in inspect.signature(serve).parameters.items()}
+    assert (defaults["host"], defaults["port"], defaults["workers"]) == ("127.0.0.1", 7860, 1)
+    monkeypatch.setenv("AGEGENDER_MODEL", f"{tmp_path}/model.onnx")
+    assert cli.main([command]) == 0
+    assert {**received, "allowed_hosts": tuple(received["allowed_hosts"])} == {**defaults, "open_page": opens}
 
 
 @pytest.fixture
