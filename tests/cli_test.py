@@ -189,6 +189,60 @@ def test_errors_are_one_line_with_exit_code_two(
     assert words in err and f"agegender {arguments[0]}: " in err and "Traceback" not in err and not out
 
 
+class Called(RuntimeError):
+    """What a command calls, and with what."""
+
+
+EVALUATE = "agegender.evaluation.evaluate.evaluate_run"
+PHOTOGRAPHS = "agegender.evaluation.photographs.evaluate_photographs"
+EXPORT = "agegender.export.export.export_model"
+
+
+@pytest.mark.parametrize(
+    ("target", "arguments", "given", "options"),
+    [
+        ("agegender.Predictor", "predict x", ["{model}"], {"batch_size": 64, "flip": None, "min_face": 40}),
+        ("agegender.Predictor", "predict --batch-size=8 --flip --min-face=30 x", ["{model}"],
+         {"batch_size": 8, "flip": True, "min_face": 30}),
+        (EVALUATE, "evaluate", ["{model}", "test"],
+         {"data_dir": None, "out": None, "flip": None, "batch_size": 64, "verbose": False}),
+        (EVALUATE, "evaluate --data-dir=d --split=train --out=o --no-flip --batch-size=8", ["{model}", "train"],
+         {"data_dir": "d", "out": pathlib.Path("o"), "flip": False, "batch_size": 8, "verbose": False}),
+        (PHOTOGRAPHS, "evaluate --labels=a.csv --images=b --out=o", ["a.csv"],
+         {"folder": "b", "out": pathlib.Path("o"), "predictor": "Predictor"}),
+        (EXPORT, "export", ["{model}", "{model}/saved_model"],
+         {"format": "saved_model", "flip": None, "images": None}),
+        (EXPORT, "export --format=onnx_int8 --no-flip", ["{model}", "{model}/model-int8.onnx"],
+         {"format": "onnx_int8", "flip": False, "images": None}),
+        (EXPORT, "export --images={album}/one.png --out=o", ["{model}", "o"],
+         {"format": "saved_model", "flip": None, "images": [(180, 200)]}),
+    ],
+)  # fmt: skip
+def test_options_reach_what_does_the_work(
+    model: str,
+    album: pathlib.Path,
+    monkeypatch: pytest.MonkeyPatch,
+    target: str,
+    arguments: str,
+    given: list[str],
+    options: dict,
+) -> None:
+    def fail(*values: object, **named: object) -> None:
+        raise Called([str(value) for value in values], named)
+
+    monkeypatch.setattr(target, fail)
+    command, *rest = arguments.format(album=album).split()
+    args = cli._parser().parse_args([command, "--model", model, *rest])
+    with pytest.raises(Called) as called:
+        args.run(args)
+    values, named = called.value.args
+    if images := named.get("images"):
+        named["images"] = [image.size for image in images]
+    if predictor := named.get("predictor"):
+        named["predictor"] = type(predictor).__name__
+    assert (values, named) == ([each.format(model=model) for each in given], options)
+
+
 @pytest.mark.parametrize(
     "arguments",
     [

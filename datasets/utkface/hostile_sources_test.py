@@ -29,9 +29,10 @@ NAME = "20_1_2_2017.jpg"  # of the hostile one, where its name is good
 DAMAGED = "is damaged or was not downloaded to its end"
 
 
-def make_many_scans() -> bytes:
+def make_many_scans(count: int) -> bytes:
     whole = jpeg(0, side=64, progressive=True)
-    return whole[:-2] + whole[whole.rindex(b"\xff\xda") : -2] * 500 + whole[-2:]
+    more = count - whole.count(b"\xff\xda")
+    return whole[:-2] + whole[whole.rindex(b"\xff\xda") : -2] * more + whole[-2:]
 
 
 def claim_size(width: int, height: int) -> bytes:
@@ -149,7 +150,7 @@ SKIPPED: dict[str, tuple[Callable[[pathlib.Path], None], str]] = {
     "name-that-moves-the-cursor": (image(jpeg(9), "\x1b[2J20_0_0_1.jpg"), "the name is not"),
     "name-written-backwards": (image(jpeg(9), "20_0_0_1\u202egpj.exe"), "not named .jpg"),
     "name-that-is-no-text": (image(jpeg(9), os.fsdecode(b"\xff\xfe.jpg")), "the name is not"),
-    "jpeg-of-five-hundred-scans": (image(make_many_scans), "more than 100 scans"),
+    "jpeg-of-101-scans": (image(lambda: make_many_scans(101)), "more than 100 scans"),
     "jpeg-that-says-65500-squared": (image(lambda: claim_size(65_500, 65_500)), "more than 100 million pixels"),
     "jpeg-of-1-kb-that-says-13000-squared": (
         image(lambda: claim_size(13_000, 13_000)),
@@ -197,6 +198,13 @@ def test_hostile_file_is_skipped_and_good_ones_are_kept(manual_dir: pathlib.Path
     (skipped,) = collected.skipped
     assert reason in skipped.reason and skipped.reason.isprintable()
     assert {path for path in manual_dir.parent.rglob("*") if "scratch" not in path.parts} == set(before)
+
+
+def test_images_at_the_limits_are_decoded() -> None:
+    assert collect.decode_jpeg(make_many_scans(100)).shape == (64, 64, 3)
+    Image.new("RGB", (1000, 800), "grey").save(flat := io.BytesIO(), "JPEG")
+    assert 1000 * 800 / len(flat.getvalue()) > 60  # pixels a byte
+    np.testing.assert_array_equal(collect.decode_jpeg(flat.getvalue()), np.full((800, 1000, 3), 128))
 
 
 REFUSED: dict[str, tuple[Callable[[pathlib.Path], None], str]] = {

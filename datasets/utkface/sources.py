@@ -24,6 +24,7 @@ HOMEPAGE: Final = "https://susanqq.github.io/UTKFace/"
 _MAX_LISTED: Final = 10  # names in an error
 _MAX_BYTES: Final = 100_000_000  # of a file
 _STEP: Final = 4096  # compressed bytes read at a time: as LZMA they may contain 30 MB of zeros
+_ZIP_END: Final = 22 + 65_535  # bytes: the last record of a zip, with the longest comment
 _TOO_LARGE: Final = f"larger than {_MAX_BYTES // 1_000_000} MB"
 _NOT_A_FILE: Final = "a link or a device, not a file"
 _FOLDER_LINK: Final = "a link to a folder, which is not followed"
@@ -242,12 +243,24 @@ def _read_tar_member(archive: tarfile.TarFile, member: tarfile.TarInfo, path: Pa
 
 def _zip_files(path: Path) -> Iterator[File]:
     with zipfile.ZipFile(path) as archive:
+        _check_count(path, len(archive.infolist()))
         for member in archive.infolist():
             if member.header_offset < 0:
                 raise zipfile.BadZipFile("its beginning is missing")
             name = member.filename.replace("\\", "/")  # some programs of Windows write the one for the other
             if not name.endswith("/"):
                 yield _clean_path(name), functools.partial(_read_zip_member, archive, member)
+
+
+def _check_count(path: Path, count: int) -> None:
+    """Raises BadZipFile if the table of contents lost members: a damaged length hides those behind it."""
+    with path.open("rb") as file:
+        file.seek(-min(path.stat().st_size, _ZIP_END), os.SEEK_END)
+        end = file.read()
+    place = end.rindex(b"PK\5\6") + 10
+    claimed = int.from_bytes(end[place : place + 2], "little")
+    if claimed not in (count % 65_536, 65_535):  # the second of more than fit into 16 bits
+        raise zipfile.BadZipFile(f"it lists {count:,} files and has {claimed:,}")
 
 
 def _read_zip_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> bytes:

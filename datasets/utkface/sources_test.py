@@ -5,6 +5,7 @@
 import io
 import os
 import random
+import re
 import stat
 import tarfile
 import tracemalloc
@@ -447,6 +448,47 @@ def in_directory_of_zip(name: str, *, offset: int, value: int):
         return archive[:start] + value.to_bytes(2, "little") + archive[start + 2 :]
 
     return change
+
+
+@pytest.mark.parametrize("name", ["UTKFace/", *(f"UTKFace{suffix}" for suffix in ARCHIVE_SUFFIXES)])
+def test_files_of_the_largest_size_are_read_and_larger_ones_skipped(tmp_path, monkeypatch, name):
+    files = {NAMES[0]: bytes(1_100_000)}
+    write_folder(tmp_path / name, files) if name == "UTKFace/" else write_archive(tmp_path / name, files)
+    for limit, expected in ((1_100_000, bytes(1_100_000)), (1_099_999, "larger than 100 MB")):
+        monkeypatch.setattr(sources, "_MAX_BYTES", limit)
+        assert list(contents(only_source(tmp_path)).values()) == [expected]
+
+
+@pytest.mark.parametrize("suffix", ARCHIVE_SUFFIXES)
+def test_random_damage_is_explained_and_changes_no_image(tmp_path, suffix):
+    files = inside("UTKFace") | {"UTKFace/1_0_0_1.jpg": b"".join(b"%d" % number for number in range(40_000))}
+    archive = write_archive(tmp_path / f"UTKFace{suffix}", files)
+    whole, causes = archive.read_bytes(), set()
+    for seed in range(150):
+        draw = random.Random(seed)
+        start = draw.choice((draw.randrange(len(whole)), -draw.randrange(1, 1000)))  # a zip lists its files at the end
+        damage = draw.randbytes(draw.choice((1, 4, 40)))
+        archive.write_bytes((whole[:start] + damage + whole[start:][len(damage) :])[: len(whole)])
+        try:
+            read = [content_or_reason(reader) for _, reader in only_source(tmp_path).files()]
+        except ValueError as error:
+            assert re.search(DAMAGED, str(error)), error
+            causes.add(type(error.__cause__).__name__)
+        else:
+            assert len(read) == len(files)
+            # The files of a tar have no checksum; the builder decodes them.
+            assert suffix == ".tar" or not [each for each in read if each not in files.values() and type(each) is bytes]
+    assert causes >= {".zip": {"BadZipFile"}, ".tar": {"ReadError"}}.get(suffix, {"error", "ReadError"})  # zlib's
+
+
+def test_zip_with_names_that_are_no_text_is_refused_or_ignored(tmp_path):
+    archive = write_archive(tmp_path / "UTKFace.zip", {"\xff\xfe.jpg": b"image"})
+    archive.write_bytes(archive.read_bytes().replace("\xff\xfe.jpg".encode(), b"\xff\xfe\xff\xfe.jpg"))
+    with pytest.raises(ValueError, match=DAMAGED):
+        contents(only_source(tmp_path))
+    archive.rename(tmp_path / "own.zip")
+    with pytest.raises(FileNotFoundError):
+        sources.find_sources(tmp_path, "aligned_cropped")
 
 
 @pytest.mark.parametrize("suffix", ARCHIVE_SUFFIXES)

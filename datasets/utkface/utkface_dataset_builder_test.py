@@ -133,17 +133,30 @@ def test_odd_endings_are_parsed(name, expected):
     assert labels.parse_name(name) == expected
 
 
+RANGES = {
+    "age": "the age is not in 0 to 116",
+    "gender": "the gender is not in 0 to 1",
+    "race": "the race is not in 0 to 4",
+}
+
+
 @pytest.mark.parametrize(
-    "name",
+    ("name", "reason"),
     [
-        *("61_1_20170109142408075.jpg", "53__0_20170116184028385.jpg", "1_0_0_.jpg", "1_0_0_1_2.jpg", ".jpg"),
-        *("-1_0_0_1.jpg", "1.5_0_0_1.jpg", "999_0_0_1.jpg", "1_7_0_1.jpg", "1_0_9_1.jpg", "\u0661_0_0_1.jpg"),
-        *("1_0_0_1.png", "1_0_0_1", "1_0_0_1\n.jpg"),
+        *((name, MALFORMED) for name in ("61_1_20170109142408075.jpg", "53__0_20170116184028385.jpg", "1_0_0_.jpg")),
+        *((name, MALFORMED) for name in ("1_0_0_1_2.jpg", "-1_0_0_1.jpg", "1.5_0_0_1.jpg", "\u0661_0_0_1.jpg")),
+        *((name, MALFORMED) for name in ("1_0_0_1\n.jpg", "1_0_0_1  .jpg", "1_0_0_1..jpg", "1234567890_0_0_1.jpg")),
+        *((name, "the age is not in 0 to 116") for name in ("117_0_0_1.jpg", "123456789_0_0_1.jpg")),
+        ("1_2_0_1.jpg", "the gender is not in 0 to 1"),
+        ("1_0_5_1.jpg", "the race is not in 0 to 4"),
+        *((name, "not named .jpg") for name in ("1_0_0_1.png", "1_0_0_1", "1_0_0_1.jpg.png", "1_0_0_1.jpg.chip")),
+        (".jpg", "a hidden file"),
     ],
 )
-def test_incomplete_names_are_skipped(name):
-    with pytest.raises(labels.Skipped):
+def test_incomplete_names_are_skipped(name, reason):
+    with pytest.raises(labels.Skipped) as error:
         labels.parse_name(name)
+    assert str(error.value) == reason
 
 
 def test_every_skipped_file_is_listed_with_its_reason(built):
@@ -155,7 +168,7 @@ def test_every_skipped_file_is_listed_with_its_reason(built):
     assert set(copies.values()) == {f"UTKFace/{FIRST}"}
     assert (report["seen"], report["kept"], report["skipped"]) == (40 + len(DEFECTS), 40, len(DEFECTS))
     assert sum(report["skipped_by_reason"].values()) == len(DEFECTS)
-    assert report["skipped_by_reason"][MALFORMED] == 2
+    assert report["skipped_by_reason"][MALFORMED] == 2 and report["size"] == (16, 16)
 
 
 def test_common_size_is_in_the_metadata(tmp_path, built):
@@ -482,7 +495,7 @@ def test_in_the_wild_joins_parts(tmp_path):
     write_archive(tmp_path / "part3.tar.gz", second)
     write_folder(tmp_path / "UTKFace", {"1_0_0_1.jpg": jpeg()})
     builder = build(tmp_path, tmp_path / "data", name="in_the_wild")
-    assert builder.info.metadata["kept"] == 40
+    assert builder.info.metadata["kept"] == 40 and builder.info.metadata["size"] is None
     assert {e["image"].shape[0] for e in tfds.as_numpy(builder.as_dataset("train"))} == {16, 48}
     assert builder.data_path == tmp_path / "data" / "utkface" / "in_the_wild" / str(builder.version)
 

@@ -141,6 +141,13 @@ def test_a_crowd_is_found_and_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     assert min(face.score for face in best) >= sorted(face.score for face in faces)[50] - 1e-6
 
 
+def test_of_a_face_and_a_larger_box_around_it_one_is_left(couple: np.ndarray) -> None:
+    detector = FaceDetector()
+    box, larger = [36.0, 31, 160, 155], [36.0, 18, 184, 166]  # refined, they share 7 in 10 pixels of the smaller one
+    (face,) = detector._find_landmarks(couple, np.array([box, larger]), 1.0, [360, 200] * 2)
+    assert np.abs(np.subtract(face.box, (53, 40, 147, 151))).max() < 20
+
+
 def test_of_too_many_boxes_the_best_are_kept() -> None:
     rectangles, scores = np.arange(20.0).reshape(5, 4), np.array([0.3, 0.9, 0.1, 0.8, 0.5])
     kept, best = detection._keep_best(rectangles, scores, 3)
