@@ -18,6 +18,7 @@ from agegender.models.layers import iterate_layers
 from agegender.schema import AGE, AGE_HIGH, AGE_LOW, GENDER, IMAGE, MAX_AGE, MIN_AGE
 
 RAW_GENDER: Final = "gender_uncalibrated"
+_MAX_PIXELS: Final = 4096 * 4096  # of a file, which shows one face; a file of a kilobyte may claim billions
 _EPSILON: Final = 1e-7  # of a probability, as in `Calibration.probabilities`
 
 
@@ -65,7 +66,8 @@ def decode_images(encoded: Any, height: int, width: int) -> Any:
     The pixels are those of Pillow. EXIF orientation and transparency are ignored, because aligned faces have neither.
 
     Args:
-        encoded: string tensor `[batch]`, each the bytes of a JPEG or PNG file.
+        encoded: string tensor `[batch]`, each the bytes of a JPEG or PNG file of at most 4096 x 4096 pixels; the graph
+            raises InvalidArgumentError for others.
         height: pixels of the result.
         width: pixels of the result.
 
@@ -74,9 +76,20 @@ def decode_images(encoded: Any, height: int, width: int) -> Any:
     """
     import tensorflow as tf
 
+    def read_png_size(file: Any) -> Any:
+        return tf.cast(tf.io.decode_raw(tf.strings.substr(file, 16, 8), tf.int32, little_endian=False), tf.int64)
+
+    def read_jpeg_size(file: Any) -> Any:
+        return tf.cast(tf.io.extract_jpeg_shape(file)[:2], tf.int64)
+
     def decode(file: Any) -> Any:
-        # The op decodes PNG as well. The accurate transform is Pillow's; the default one changes two values in three.
-        image = tf.io.decode_jpeg(file, channels=3, dct_method="INTEGER_ACCURATE")
+        size = tf.cond(
+            tf.strings.substr(file, 0, 4) == b"\x89PNG", lambda: read_png_size(file), lambda: read_jpeg_size(file)
+        )
+        words = f"An image must have at most {_MAX_PIXELS:,} pixels. Received:"
+        with tf.control_dependencies([tf.debugging.Assert(tf.reduce_prod(size) <= _MAX_PIXELS, [words, size])]):
+            # The op decodes PNG as well. The accurate transform is Pillow's; the default changes two values in three.
+            image = tf.io.decode_jpeg(file, channels=3, dct_method="INTEGER_ACCURATE")
         return resize_images(image, height, width)
 
     return tf.map_fn(decode, encoded, fn_output_signature=tf.TensorSpec((height, width, 3), tf.uint8))

@@ -3,6 +3,7 @@
 import io
 import json
 import pathlib
+import struct
 import sys
 import zipfile
 from collections.abc import Callable
@@ -201,6 +202,19 @@ def test_decoding_equals_pillow() -> None:
     files = [encode(face, "JPEG") for face in draw_faces(4, size=64)]
     expected = np.stack([np.asarray(Image.open(io.BytesIO(file))) for file in files])
     np.testing.assert_array_equal(decode_images(tf.constant(files), 64, 64), expected)
+
+
+@pytest.mark.parametrize("format", ["JPEG", "PNG"])
+def test_saved_model_refuses_sizes_before_decoding(exported: dict[str, pathlib.Path], format: str) -> None:
+    serve = tf.saved_model.load(exported["saved_model"]).signatures["serving_default"]
+    largest = encode(np.zeros((4096, 4096, 3), "uint8"), format)
+    assert serve(encoded=tf.constant([largest]))["age"].shape == (1, 1)
+    small = encode(np.zeros((16, 16, 3), "uint8"), format)
+    size = {"JPEG": struct.pack(">HH", 16, 16), "PNG": struct.pack(">II", 16, 16)}[format]
+    place, kind = small.index(size), {"JPEG": ">HH", "PNG": ">II"}[format]
+    hostile = small[:place] + struct.pack(kind, 13_000, 13_000) + small[place + len(size) :]
+    with pytest.raises(tf.errors.InvalidArgumentError, match="must have at most 16,777,216 pixels"):
+        serve(encoded=tf.constant([hostile]))
 
 
 @pytest.mark.parametrize("size", [(24, 24), (57, 31), (200, 180)])
