@@ -15,6 +15,7 @@ from typing import Any, Final
 import keras
 
 from agegender.files import atomic_write
+from agegender.models.contract import ContractError
 from agegender.schema import BEST_MODEL
 from agegender.training.resume import Progress, StatefulCallback
 from agegender.training.run_record import read_record, record_seconds
@@ -47,7 +48,7 @@ def make_callbacks(
     history = _RunHistory()
     callbacks: list[keras.callbacks.Callback] = [
         history,
-        _StopAtNonFiniteLoss(progress, find_bad_batch),
+        _StopAtNonFiniteLoss(progress, monitor, find_bad_batch),
         _SaveModel(model, workdir and workdir / LAST_MODEL),
         _SaveModel(model, workdir and workdir / BEST_MODEL, first_epoch=first_best_epoch, monitor=monitor),
         *([_WriteCurves(history, workdir), _RecordEpochSeconds(workdir)] if workdir else []),
@@ -90,9 +91,9 @@ class _SaveModel(StatefulCallback):
 
 
 class _StopAtNonFiniteLoss(keras.callbacks.Callback):
-    def __init__(self, progress: Progress, find_bad_batch: Callable[[int | None], None]) -> None:
+    def __init__(self, progress: Progress, monitor: str, find_bad_batch: Callable[[int | None], None]) -> None:
         super().__init__()
-        self._progress, self._find_bad_batch = progress, find_bad_batch
+        self._progress, self._monitor, self._find_bad_batch = progress, monitor, find_bad_batch
 
     def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
         self._first_step = self._progress.step
@@ -109,6 +110,9 @@ class _StopAtNonFiniteLoss(keras.callbacks.Callback):
             )
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
+        for key, name in (("loss", "data"), (self._monitor, "validation")):
+            if key not in (logs or {}):
+                raise ContractError(f"`{name}` must have a batch or more in each epoch. Received: none")
         loss = (logs or {}).get("val_loss", 0.0)
         if not math.isfinite(loss):
             self._find_bad_batch(None)

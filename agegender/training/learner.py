@@ -6,7 +6,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from agegender.models.contract import is_valid, name_targets
+from agegender.models.contract import is_valid, name_targets, name_weights
 from agegender.models.losses import compile_losses
 from agegender.schema import AGE, AGE_DISTRIBUTION, GENDER, IMAGE
 
@@ -31,18 +31,14 @@ class Learner(keras.Model):
         self, x: Any = None, y: Any = None, y_pred: Any = None, sample_weight: Any = None, training: bool = True
     ) -> Any:
         """As in Keras."""
-        targets = name_targets(y, list(y_pred))
-        loss = super().compute_loss(x, targets, y_pred, _name_weights(sample_weight, y_pred), training)
-        return ops.where(is_valid(x, targets), loss, float("nan"))
+        targets, weights = name_targets(y, list(y_pred)), name_weights(sample_weight, list(y_pred))
+        loss = super().compute_loss(x, targets, y_pred, weights, training)
+        return ops.where(is_valid(x, targets, weights), loss, float("nan"))
 
     def compute_metrics(self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None) -> Any:
         """As in Keras."""
-        weights = _name_weights(sample_weight, y_pred)
+        weights = name_weights(sample_weight, list(y_pred))
         return super().compute_metrics(x, name_targets(y, list(y_pred)), y_pred, weights)
-
-
-def _name_weights(sample_weight: Any, outputs: Mapping[str, Any]) -> Any:
-    return name_targets(sample_weight, list(outputs)) if isinstance(sample_weight, tuple | list) else sample_weight
 
 
 def make_learner(

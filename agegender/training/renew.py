@@ -31,7 +31,7 @@ def renew_saved_models(workdir: pathlib.Path, model: keras.Model, read_images: C
     with _local_variables():
         for path in (workdir / BEST_MODEL, workdir / LAST_MODEL):
             saved = load_model(path)
-            renew_statistics(saved, _take_images(read_images(), _IMAGES))
+            renew_statistics(saved, take_images(read_images(), _IMAGES))
             with atomic_write(path) as temporary:
                 saved.save(temporary)
     if process_count() == 1:
@@ -44,7 +44,7 @@ def has_trainable_batch_norm(model: keras.Model) -> bool:
     return any(isinstance(layer, keras.layers.BatchNormalization) and layer.trainable for layer in trunk.layers)
 
 
-def _take_images(batches: Iterable[Any], count: int) -> Iterator[Any]:
+def take_images(batches: Iterable[Any], count: int) -> Iterator[Any]:
     """Takes batches until they have `count` images."""
     for images in batches:
         if count <= 0:

@@ -12,9 +12,8 @@ import pathlib
 import shutil
 import sys
 import time
-import types
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, Final
 
 import keras
 
@@ -30,13 +29,15 @@ from agegender.training.checkpoints import (
     load_checkpoint_from_chief,
     load_newest_checkpoint,
 )
-from agegender.training.data import find_invalid_batch, iterate_batches, skip_batches
+from agegender.training.data import CheckedGenerator, find_invalid_batch, iterate_batches, skip_batches
 from agegender.training.processes import broadcast_from_chief, is_chief
-from agegender.training.renew import has_trainable_batch_norm, renew_saved_models
+from agegender.training.renew import has_trainable_batch_norm, renew_saved_models, take_images
 from agegender.training.resume import CheckpointCallback, Progress, StatefulCallback, TrainingState
 from agegender.training.run_record import list_differences
 from agegender.training.signals import StopSignals, lock_workdir
 from agegender.training.stages import Stage
+
+_GENERATED_IMAGES: Final = 2048  # kept in memory to renew statistics: 250 MB at 200 pixels
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -249,14 +250,20 @@ def _write_record(run: Run, resumed_at: Progress | None) -> None:
 def _fit_stages(run: Run, data: Any, progress: Progress, **options: Any) -> None:
     for stage, learner in zip(run.stages, run.learners, strict=True):
         while progress.epoch < stage.end_epoch:
-            learner.fit(
-                skip_batches(data, progress.total_steps, run.steps_per_epoch),
-                initial_epoch=progress.epoch,
-                epochs=stage.end_epoch,
-                steps_per_epoch=run.steps_per_epoch - progress.step,
-                shuffle=False,  # the dataset is shuffled already
-                **options,
-            )
+            try:
+                learner.fit(
+                    skip_batches(data, progress.total_steps, run.steps_per_epoch),
+                    initial_epoch=progress.epoch,
+                    epochs=stage.end_epoch,
+                    steps_per_epoch=run.steps_per_epoch - progress.step,
+                    shuffle=False,  # the dataset is shuffled already
+                    **options,
+                )
+            except Exception:
+                for each in (run.data, run.validation):
+                    if error := getattr(each, "error", None):
+                        raise error from None
+                raise
 
 
 def _find_bad_batch(run: Run, step: int | None) -> None:
@@ -264,7 +271,7 @@ def _find_bad_batch(run: Run, step: int | None) -> None:
     check = functools.partial(find_invalid_batch, heads=list(run.model.output), image_size=run.model.input_shape[1])
     if step is None:
         check(iterate_batches(run.validation), where="Batch {} of `validation`")
-    elif not isinstance(run.data, types.GeneratorType):  # its batch is gone
+    elif not isinstance(run.data, CheckedGenerator):  # its batch is gone
         position = Progress(*divmod(step, run.steps_per_epoch), run.steps_per_epoch)
         position.step += 1
         batches = iterate_batches(skip_batches(run.data, step, run.steps_per_epoch))
@@ -274,12 +281,15 @@ def _find_bad_batch(run: Run, step: int | None) -> None:
 def _renew_batch_norm(run: Run) -> None:
     if not has_trainable_batch_norm(run.model):
         return
-    if isinstance(run.data, types.GeneratorType):
-        print("Statistics of batch normalisation are not renewed: a generator cannot be read again.", file=sys.stderr)
-        return
 
     def read_images() -> Iterator[Any]:
         batches = iterate_batches(skip_batches(run.data, 0, run.steps_per_epoch))
         return (images for images, *_ in itertools.islice(batches, run.steps_per_epoch))
 
+    if isinstance(run.data, CheckedGenerator):  # its next batches, which can be read once
+        images = list(take_images(read_images(), _GENERATED_IMAGES))
+        if not images:
+            print("Statistics of batch normalisation are not renewed: the generator has ended.", file=sys.stderr)
+            return
+        read_images = lambda: iter(images)  # noqa: E731
     renew_saved_models(run.workdir, run.model, read_images)

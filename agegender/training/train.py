@@ -23,7 +23,7 @@ import keras
 from agegender.models.losses import complete_loss_weights
 from agegender.training import trunk_cache
 from agegender.training.checkpoints import CheckpointPolicy
-from agegender.training.data import check_data, repeat_checked_batches, skip_batches
+from agegender.training.data import check_data, check_type, find_length, repeat_checked_batches, skip_batches
 from agegender.training.learner import Learner, compile_learner, expose_distribution, make_learner
 from agegender.training.optimizer import make_optimizer
 from agegender.training.processes import device_count, process_count
@@ -64,7 +64,7 @@ def train(
         data: batches of (images, targets) or (images, targets, sample_weight), as from
             `load_utkface(..., training=True)`: a `tf.data.Dataset`, a `keras.utils.PyDataset` or a generator. Images
             are uint8 in 0..255, targets a dict or a tuple in the order of the heads; see `agegender.models.contract`.
-        validation: the same, finite. Without it, the training loss decides which epoch is the best.
+        validation: the same, finite, but no generator. Without it, the training loss decides which epoch is the best.
         workdir: folder of the run; created if it does not exist.
         epochs: number of epochs, 1 or more.
         steps_per_epoch: batches per epoch; by default one pass over the data.
@@ -87,8 +87,8 @@ def train(
 
     Raises:
         ContractError: a ValueError, for data that break the contract; names the batch.
-        ValueError: for arguments out of range, `cache_trunk` without a frozen layer, and other settings than those of
-            the run in the folder; names them.
+        ValueError: for arguments of the wrong type or out of range, `cache_trunk` without a frozen layer, and other
+            settings than those of the run in the folder; names them.
         OSError: if the disk is full; the last checkpoint is kept.
         BlockingIOError: if another process trains in the folder.
         FileExistsError: if the folder contains a finished run, which stays as it is.
@@ -108,18 +108,22 @@ def train(
     verbosity = (1 if sys.stdout.isatty() else 2) if verbose == "auto" else int(verbose)
 
     # Check the arguments before anything is written.
+    check_type(data, "data")
+    if validation is not None:
+        check_type(validation, "validation")
     steps_per_epoch = _resolve_steps_per_epoch(data, steps_per_epoch, epochs)
     stages = list_stages(image_sizes, epochs, model.input_shape[1], cache_trunk)
     _check_cache_trunk(cache_trunk, epochs)
     optimizer = optimizer or make_optimizer(steps=epochs * steps_per_epoch)
     callbacks = list(callbacks)
     _check_optimizer(optimizer, callbacks)
-    _check_batch_size(data)
     if process_count() == 1:  # otherwise process 0 checks and broadcasts the result
         check_workdir(workdir)
-    data = check_data(data, list(model.output), model.input_shape[1], "data")
+    heads, size = list(model.output), model.input_shape[1]
+    data = check_data(data, heads, size, "data", epochs=epochs, steps_per_epoch=steps_per_epoch)
+    _check_batch_size(data)
     if validation is not None:
-        validation = check_data(validation, list(model.output), model.input_shape[1], "validation")
+        validation = check_data(validation, heads, size, "validation")
 
     # Build and compile one learner per stage; all share their weights and the optimizer.
     full_model = expose_distribution(model)
@@ -214,17 +218,14 @@ def _resolve_steps_per_epoch(data: Any, steps_per_epoch: int | None, epochs: int
     if epochs < 1:
         raise ValueError(f"`epochs` must be 1 or more. Received: epochs={epochs}")
     if steps_per_epoch is None:
-        steps_per_epoch = getattr(data, "steps_per_epoch", None) or _find_length(data)
-    if steps_per_epoch is None or steps_per_epoch < 1:
+        steps_per_epoch = getattr(data, "steps_per_epoch", None) or find_length(data)
+    if steps_per_epoch is None:
+        raise ValueError(
+            f"`steps_per_epoch` must be given for data of unknown length. Received: a {type(data).__name__} as `data`"
+        )
+    if steps_per_epoch < 1:
         raise ValueError(f"`steps_per_epoch` must be 1 or more. Received: steps_per_epoch={steps_per_epoch}")
     return steps_per_epoch
-
-
-def _find_length(data: Any) -> int | None:
-    try:
-        return len(data)
-    except TypeError:  # a generator, or an infinite `tf.data.Dataset`
-        return None
 
 
 def _check_cache_trunk(cache_trunk: int, epochs: int) -> None:

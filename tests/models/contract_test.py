@@ -34,6 +34,8 @@ def test_one_target_of_one_head_needs_no_tuple() -> None:
         (IMAGES, "must be (images, targets) or (images, targets, sample_weight). Received: ndarray"),
         ((IMAGES / 255, AGES), "they look divided by 255; leave that out, the model does it. Received: dtype=float64"),
         (((IMAGES // 255), AGES), "they look divided by 255; leave that out, the model does it. Received: dtype=uint8"),
+        ((IMAGES / 127.5 - 1, AGES), "they look normalized; leave that out, the model does it"),
+        ((IMAGES, AGES, AGES, AGES), "Received: a tuple of 4"),
         ((IMAGES.astype("float32"), AGES), "pass them as uint8. Received: dtype=float32, values in 0..255"),
         ((IMAGES.astype(str), AGES), "images must be uint8. Received: dtype=<U"),
         ((IMAGES[0], AGES), "the shape [batch, 8, 8, 3]. Received: shape=[8, 8, 3]"),
@@ -47,6 +49,11 @@ def test_one_target_of_one_head_needs_no_tuple() -> None:
         ((IMAGES, AGES[:2]), "age targets must have the shape [3, 1]"),
         ((IMAGES, AGES.astype(str)), "age targets must be numbers"),
         ((IMAGES, AGES, np.array([1.0, 2.0])), "sample_weight must be 3 finite numbers of 0 or more"),
+        ((IMAGES, AGES, {"years": np.ones(3)}), "sample_weight must have the keys ['age']"),
+        (
+            (IMAGES, AGES, np.ones((3, 2))),
+            "sample_weight must be 3 finite numbers of 0 or more. Received: shape=[3, 2]",
+        ),
         ((IMAGES, AGES, np.array([1.0, -1.0, 1.0])), "sample_weight must be 3 finite numbers of 0 or more"),
     ],
 )
@@ -71,3 +78,21 @@ def test_images_divided_by_255_are_found_on_the_accelerator() -> None:
     assert not bool(contract.is_valid(IMAGES // 255, {"age": AGES}))
     assert bool(contract.is_valid(np.zeros_like(IMAGES), {"age": AGES}))
     assert bool(contract.is_valid(np.full((2, 4), 0.5), {"age": AGES}))  # cached features
+
+
+def test_ages_divided_by_the_highest_are_found_on_host_and_accelerator() -> None:
+    images, ages = np.tile(IMAGES, (3, 1, 1, 1)), np.linspace(1, 90, 9, dtype="float32")[:, None]
+    for right in (ages, ages // 90, ages[:7] / 90):  # years, infants in whole years, too few to tell
+        contract.check_batch((images[: len(right)], right), ["age"])
+        assert bool(contract.is_valid(images, {"age": right}))
+    assert not bool(contract.is_valid(images, {"age": ages / 90}))
+    with pytest.raises(contract.ContractError, match=r"divided by the highest one\. Received: ages of 0\.0111\d+ to 1"):
+        contract.check_batch((images, ages / 90), ["age"])
+
+
+@pytest.mark.parametrize("wrong", [-1.0, np.nan, np.inf])
+def test_sample_weights_are_checked_on_the_accelerator(wrong: float) -> None:
+    right, weights = np.ones(3, "float32"), np.array([1, wrong, 1], "float32")
+    assert bool(contract.is_valid(IMAGES, {"age": AGES}, {"age": right}))
+    assert not bool(contract.is_valid(IMAGES, {"age": AGES}, weights))
+    assert not bool(contract.is_valid(IMAGES, {"age": AGES}, contract.name_weights((right, weights), HEADS)))

@@ -336,6 +336,8 @@ def test_datasets_start_at_any_step(step: int, expected: list[int]) -> None:
         assert later.num_batches == 4 and [later[index] for index in range(4)] == expected
         later.on_epoch_end()
     assert len(ended) == 2, "a dataset that shuffles at the end of an epoch is notified"
+    endless = type("Endless", (Numbers,), {"num_batches": None})()
+    assert skip_batches(endless, step, 4)[1] == step + 1
     assert list(skip_batches(tf.data.Dataset.range(4), step, 4).take(4).as_numpy_iterator()) == expected
 
 

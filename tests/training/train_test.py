@@ -1,6 +1,7 @@
 """`ag.train`: what a run learns, writes and refuses."""
 
 import csv
+import itertools
 import json
 import os
 import pathlib
@@ -301,12 +302,110 @@ FACES = [(images.numpy(), {head: values.numpy() for head, values in y.items()}) 
         (make_faces(8).map(lambda x, y: (x[:, :20, :20], y)), "must have 24 pixels a side.* Received: 20 pixels"),
         (make_faces(8).map(lambda x, y: (x, {"age": y["age"]})), r"must have the keys \['age', 'gender'\]"),
         (Batches([]), "must have a batch or more"),
+        (make_faces(8).take(0), "must have a batch or more"),
+        (make_faces(8).map(lambda x, y: {"image": x, **y}), "must be .images, targets. or .* Received: dict"),
     ],
 )
 def test_first_batch_is_checked_before_anything_is_written(tmp_path: pathlib.Path, data: Any, message: str) -> None:
     with pytest.raises(ContractError, match=f"`data` (breaks the data contract: )?.*{message}"):
         ag.train(make_model(), data, workdir=tmp_path / "run", epochs=1, steps_per_epoch=1)
     assert not (tmp_path / "run").exists()
+
+
+def change_image(batch: Any) -> Any:
+    return batch[0] / np.float32(255), batch[1]
+
+
+def drop_gender(batch: Any) -> Any:
+    return batch[0], {"age": batch[1]["age"]}
+
+
+def add_century(batch: Any) -> Any:
+    return batch[0], {**batch[1], "age": batch[1]["age"] + 100}
+
+
+def fail(batch: Any) -> Any:
+    raise ZeroDivisionError("in the user's code")
+
+
+@pytest.mark.parametrize(
+    ("change", "kind", "message"),
+    [
+        (change_image, ContractError, "Batch 6 of `data` breaks .*divided by 255"),
+        (drop_gender, ContractError, r"Batch 6 of `data` breaks .*must have the keys \['age', 'gender'\]"),
+        (add_century, ContractError, "Batch 6 of `data` breaks .*ages must be finite and in"),
+        (fail, ZeroDivisionError, "in the user's code"),
+    ],
+)
+@pytest.mark.parametrize("kind_of_data", ["generator", "PyDataset"])
+def test_later_batches_are_checked(
+    eager: None, tmp_path: pathlib.Path, kind_of_data: str, change: Any, kind: type[Exception], message: str
+) -> None:
+    class Late(Batches):
+        def __getitem__(self, index: int) -> Any:
+            return change(FACES[0]) if index == 5 else FACES[0]
+
+    late = Late([FACES[0]] * 8)
+    data = late if kind_of_data == "PyDataset" else (late[index] for index in range(8))
+    with pytest.raises(kind, match=message) as error:
+        ag.train(make_model(), data, workdir=tmp_path, steps_per_epoch=8, **one_still_epoch())
+    assert "The last checkpoint" in error.value.__notes__[0]
+
+
+def test_generator_must_have_a_batch_for_each_step(eager: None, tmp_path: pathlib.Path) -> None:
+    with pytest.raises(ContractError, match=r"`data` must have 6 batches, .* a generator that ended after 4"):
+        ag.train(make_model(), iter(FACES * 2), workdir=tmp_path, epochs=2, steps_per_epoch=3, verbose=0)
+
+
+def test_lists_of_targets_are_taken(eager: None, tmp_path: pathlib.Path) -> None:
+    data = Batches([(images, [y["age"], y["gender"]], None) for images, y in FACES])
+    history = ag.train(make_model(), data, data, workdir=tmp_path, **one_still_epoch()).history
+    assert history["val_loss"] == pytest.approx(history["loss"], rel=1e-5)
+
+
+@pytest.mark.parametrize("steps_per_epoch", [2, 5])
+def test_every_epoch_of_a_py_dataset_has_all_steps(eager: None, tmp_path: pathlib.Path, steps_per_epoch: int) -> None:
+    steps = []
+
+    class CountSteps(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
+            steps.append(batch)
+
+    options: dict[str, Any] = {"callbacks": [CountSteps()], "epochs": 2, "verbose": 0}
+    ag.train(make_model(), Batches([FACES[0]] * 3), workdir=tmp_path, steps_per_epoch=steps_per_epoch, **options)
+    assert steps == [*range(steps_per_epoch)] * 2
+
+
+def generate_faces() -> Iterator[Any]:
+    yield from FACES
+
+
+@pytest.mark.parametrize(
+    ("data", "validation", "message"),
+    [
+        (FACES, None, "`data` must be a `tf.data.Dataset`, .* Received: data of type list"),
+        (FACES[0], None, "Received: data of type tuple"),
+        (None, None, "Received: data of type NoneType"),
+        (make_faces(8), FACES[0], "`validation` must be a `tf.data.Dataset`, .* Received: validation of type tuple"),
+        (generate_faces(), None, "`steps_per_epoch` must be given for data of unknown length. Received: a generator"),
+        (make_faces(8), make_faces(8).repeat(), "`validation` must end and start again in each epoch"),
+        (make_faces(8), generate_faces(), "`validation` must end .* Received: validation of type generator"),
+        (make_faces(8), make_faces(8).take(0), "`validation` must have a batch or more"),
+    ],
+)
+def test_wrong_kinds_of_data_are_refused(tmp_path: pathlib.Path, data: Any, validation: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        ag.train(make_model(), data, validation, workdir=tmp_path / "run", epochs=1)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.filterwarnings("ignore:Your input ran out of data")
+@pytest.mark.parametrize("name", ["data", "validation"])
+def test_data_without_a_batch_are_named_at_the_end_of_an_epoch(eager: None, tmp_path: pathlib.Path, name: str) -> None:
+    data = {"data": make_faces(8), "validation": make_faces(8)}
+    data[name] = data[name].filter(lambda images, _: tf.shape(images)[0] < 0)
+    with pytest.raises(ContractError, match=f"`{name}` must have a batch or more in each epoch"):
+        ag.train(make_model(), **data, workdir=tmp_path, epochs=1, steps_per_epoch=1, verbose=0)
 
 
 def test_generator_trains_from_its_first_batch(tmp_path: pathlib.Path) -> None:
@@ -439,9 +538,11 @@ def test_small_images_are_averages_of_the_augmented_ones() -> None:
     assert augmentation.step == 1 and np.all(np.abs(factors - 1) > 1e-3)
 
 
-def test_batch_norm_statistics_are_renewed_without_augmentation(tmp_path: pathlib.Path) -> None:
+@pytest.mark.parametrize("generated", [False, True])
+def test_batch_norm_statistics_are_renewed_without_augmentation(tmp_path: pathlib.Path, generated: bool) -> None:
     model = make_model(add_batch_norm(make_functional_trunk()))
-    ag.train(model, make_faces(16), workdir=tmp_path, epochs=1, augmentation=ag.Augmentation(brightness=1.0), verbose=0)
+    options: dict[str, Any] = {"augmentation": ag.Augmentation(brightness=1.0), "steps_per_epoch": 2, "verbose": 0}
+    ag.train(model, itertools.cycle(FACES) if generated else make_faces(16), workdir=tmp_path, epochs=1, **options)
     trunk = next(layer for layer in model.layers if isinstance(layer, keras.Model))
     norm = next(layer for layer in trunk.layers if isinstance(layer, keras.layers.BatchNormalization))
     inputs = keras.Model(trunk.inputs[0], norm.input)
