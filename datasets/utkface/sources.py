@@ -28,8 +28,7 @@ _ZIP_END: Final = 22 + 65_535  # bytes: the last record of a zip, with the longe
 _TOO_LARGE: Final = f"larger than {_MAX_BYTES // 1_000_000} MB"
 _NOT_A_FILE: Final = "a link or a device, not a file"
 _FOLDER_LINK: Final = "a link to a folder, which is not followed"
-_BAD_TAR: Final = (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError)
-_BAD_ZIP: Final = (zipfile.BadZipFile, EOFError, zlib.error, lzma.LZMAError, NotImplementedError, UnicodeDecodeError)
+_DAMAGE: Final = (zipfile.BadZipFile, EOFError, zlib.error, lzma.LZMAError, NotImplementedError, UnicodeDecodeError)
 
 File = tuple[str, Callable[[], bytes]]  # a path inside the source, and its reader, to be called at once or never
 
@@ -126,7 +125,7 @@ def _is_archive(path: Path, layout: _Layout) -> bool:
 
 def _has_images(path: Path) -> bool:
     """Returns whether a zip has a member named as in UTKFace; False if it is damaged."""
-    with contextlib.suppress(*_BAD_ZIP), zipfile.ZipFile(path) as archive:
+    with contextlib.suppress(*_DAMAGE), zipfile.ZipFile(path) as archive:
         for name in archive.namelist():
             with contextlib.suppress(Skipped):
                 parse_name(posixpath.basename(_clean_path(name.replace("\\", "/"))))
@@ -280,7 +279,7 @@ def _read_zip_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> bytes
             return bytes(content)
     except NotImplementedError:
         raise Skipped("of a compression that Python does not know") from None
-    except (*_BAD_ZIP, OSError) as error:
+    except (*_DAMAGE, OSError) as error:
         if isinstance(error, OSError) and error.errno is not None:  # the disk, not bzip2
             raise
         raise Skipped("damaged in the archive") from None
@@ -295,7 +294,7 @@ def _clean_path(name: str) -> str:
 def _explain_damage(path: Path) -> Iterator[None]:
     try:
         yield
-    except (*_BAD_TAR, *_BAD_ZIP, OSError) as error:
+    except (tarfile.TarError, *_DAMAGE, OSError) as error:
         if isinstance(error, OSError) and error.errno is not None:  # the disk, not gzip or bzip2
             raise
         reason = str(error).partition(":\n")[0]  # without tarfile's list of all the compressions that it tried
