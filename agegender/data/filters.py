@@ -57,10 +57,10 @@ class LabelFilter:
             "races": _check_choices("races", self.races, RACES),
             "folds": _check_choices("folds", self.folds, range(FOLDS)),
         }
-        for name, value in checked.items():
-            object.__setattr__(self, name, value)  # the dataclass is frozen
-        if not isinstance(self.conflicts, bool):
+        if not isinstance(self.conflicts, bool | np.bool_):
             raise ValueError(f"`conflicts` must be True or False. Received: conflicts={self.conflicts!r}")
+        for name, value in {**checked, "conflicts": bool(self.conflicts)}.items():
+            object.__setattr__(self, name, value)  # the dataclass is frozen
 
     def __str__(self) -> str:
         return ", ".join(f"{name}={value!r}" for name, value in self.conditions().items())
@@ -130,7 +130,8 @@ def _check_choices(name: str, values: Any, allowed: Collection) -> tuple | None:
         return None
     chosen = _to_list(values)
     if chosen is None:
-        example = f"{name}=({values!r},)" if values in tuple(allowed) else f"{name}={tuple(allowed)[:2]!r}"
+        is_choice = isinstance(values, str | int) and values in allowed
+        example = f"{name}=({values!r},)" if is_choice else f"{name}={tuple(allowed)[:2]!r}"
         raise ValueError(
             f"`{name}` must be a sequence of values from {tuple(allowed)}, such as {example}. "
             f"Received: {name}={values!r}"

@@ -16,6 +16,7 @@ The path of one example:
 Images stay uint8 up to the accelerator; `agegender.models.augmentation` works there.
 """
 
+import math
 import operator
 import os
 from collections.abc import Sequence
@@ -112,6 +113,8 @@ def load_utkface(
     """
     batch_size = _check_int("batch_size", batch_size, minimum=1)
     image_size = _check_int("image_size", image_size, minimum=1)
+    if image_size**2 > MAX_PIXELS:
+        raise ValueError(f"`image_size` must be at most {math.isqrt(MAX_PIXELS)}. Received: image_size={image_size}")
     seed = _check_int("seed", seed)
     heads, labels = _check_names("heads", heads, HEADS), _check_names("labels", labels, LABELS)
     if not heads:
@@ -131,6 +134,8 @@ def load_utkface(
     selected = label_filter.matches(read_labels(builder, split, filtered_by))
     count = int(selected.sum())
     _check_count(count, split, label_filter, batch_size=batch_size, training=training)
+    if not training and shard is None:
+        batch_size = min(batch_size, count)  # each image of a batch has a decoding operation of its own
 
     examples = read_examples(builder, split, selected)
     size, stored, keys = len(range(batch_size)[rows]), stored_size(builder), (*heads, *labels)
@@ -248,7 +253,9 @@ def _shard_rows(shard: tuple[int, int] | None, batch_size: int) -> slice:
     """Returns the rows of a batch that belong to a shard."""
     if shard is None:
         return slice(None)
-    index, num_shards = shard if isinstance(shard, Sequence) and len(shard) == 2 else (0, 0)
+    pair = shard if isinstance(shard, Sequence | np.ndarray) and len(shard) == 2 else ()
+    is_pair = pair and all(isinstance(each, int | np.integer) for each in pair)
+    index, num_shards = map(int, pair if is_pair else (0, 0))
     if not 0 <= index < num_shards or batch_size % num_shards:
         raise ValueError(
             "`shard` must be (index, num_shards) with index in 0..num_shards - 1, and `batch_size` divisible by "
@@ -267,7 +274,8 @@ def _check_int(name: str, value: Any, minimum: int | None = None) -> int:
 
 
 def _check_names(name: str, values: Any, allowed: Sequence[str]) -> tuple[str, ...]:
-    if isinstance(values, str) or not all(isinstance(value, str) and value in allowed for value in values):
+    is_sequence = isinstance(values, Sequence | np.ndarray) and not isinstance(values, str)
+    if not is_sequence or not all(isinstance(value, str) and value in allowed for value in values):
         raise ValueError(f"`{name}` must be a sequence of values from {tuple(allowed)}. Received: {name}={values!r}")
     return tuple(map(str, values))
 

@@ -37,8 +37,9 @@ def test_images_match_every_condition(given: dict, indices: list[int]) -> None:
 
 
 def test_sequences_may_be_numpy_arrays() -> None:
-    expected = LabelFilter(ages=(21, 60), genders=["male"], folds=(0, 1, 2, 3))
-    label_filter = LabelFilter(ages=np.array([21, 60]), genders=np.array(["male"]), folds=np.arange(4))
+    expected = LabelFilter(ages=(21, 60), genders=["male"], folds=(0, 1, 2, 3), conflicts=False)
+    arrays = {"ages": np.array([21, 60]), "genders": np.array(["male"]), "folds": np.arange(4)}
+    label_filter = LabelFilter(**arrays, conflicts=np.bool_(False))  # type: ignore[arg-type]
     assert label_filter == expected and str(label_filter) == str(expected)
 
 
@@ -74,6 +75,8 @@ def test_bad_ages_are_refused(ages: Any) -> None:
         ({"races": []}, "one or more of"),
         ({"folds": [5]}, "one or more of (0, 1, 2, 3, 4). Received: folds=[5]"),
         ({"folds": 3}, "such as folds=(3,). Received: folds=3"),
+        ({"folds": np.int64(3)}, "such as folds=(0, 1). Received: folds=np.int64(3)"),
+        ({"folds": np.array([[0, 1]])}, "such as folds=(0, 1). Received: folds=array([[0, 1]])"),
         ({"folds": [True]}, "one or more of"),
         ({"folds": ["1"]}, "one or more of"),
         ({"conflicts": 0}, "`conflicts` must be True or False. Received: conflicts=0"),

@@ -137,6 +137,7 @@ def test_batch_sizes(labelled: pathlib.Path) -> None:
     assert [len(images) for images in read_images(training, 9)] == [8] * 9
     assert [len(images) for images in read_images(load(labelled, batch_size=8))] == [8, 8, 8, 6]
     assert len(load(labelled, batch_size=8)) == 4  # Keras draws its progress bar by it
+    assert [len(images) for images in read_images(load(labelled, batch_size=10**9))] == [30]
 
 
 @pytest.mark.parametrize("cache", ["bytes", "pixels", None])
@@ -167,7 +168,7 @@ def test_cache_avoids_disk_after_the_first_pass(
     shutil.rmtree(copy)
     if "cache" in options and options["cache"] is None:
         with pytest.raises(tf.errors.NotFoundError):
-            list(itertools.islice(passes, 9))
+            list(itertools.islice(passes, 99))  # far beyond what is read ahead
     else:
         ages += [int(age) for _, targets in itertools.islice(passes, 9) for (age,) in targets["age"].numpy()]
         assert sorted(ages) == sorted(4 * list(range(30)))
@@ -300,6 +301,11 @@ def test_evaluation_shards_cover_each_image_once_and_pad_with_weight_0(
     [
         ({"batch_size": 0}, "`batch_size` must be an integer of at least 1. Received: batch_size=0"),
         ({"batch_size": 2.5}, "`batch_size` must be an integer"),
+        ({"image_size": 10_001}, "`image_size` must be at most 10000. Received: image_size=10001"),
+        ({"heads": None}, "`heads` must be a sequence of values from ('age', 'gender'). Received: heads=None"),
+        ({"labels": None}, "`labels` must be a sequence"),
+        ({"shard": (0.0, 2.0)}, "`shard` must be (index, num_shards)"),
+        ({"shard": "02"}, "`shard` must be (index, num_shards)"),
         ({"batch_size": True}, "`batch_size` must be an integer"),
         ({"image_size": 0}, "`image_size` must be an integer of at least 1"),
         ({"seed": None}, "`seed` must be an integer. Received: seed=None"),
