@@ -76,7 +76,7 @@ test-all: lint
 
 # Which small faults do the tests of a package not notice? docs/measurements/mutants.md
 PACKAGE ?= evaluation
-SAMPLE ?= 300
+SAMPLE ?= 100
 mutants: $(BIN)/.test
 	$(BIN)/python tests/mutants.py $(PACKAGE) --sample=$(SAMPLE)
 

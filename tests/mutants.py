@@ -1,85 +1,159 @@
-"""Mutation testing of a package with mutmut: which small faults do its tests not notice?
+"""Mutation testing of a package: which small faults do its tests not notice?
 
-    make mutants PACKAGE=evaluation            a sample of 300 mutants
+    make mutants PACKAGE=evaluation            a sample of 100 mutants
     make mutants PACKAGE=evaluation SAMPLE=0   all of them
 
 Lists each mutant that survives with its change, and the share that was killed. Results:
 docs/measurements/mutants.md.
+
+mutmut changes one number, word, operator or argument, also in constants and defaults. The changed file is written into
+a copy of the project, and pytest runs there: first the doctests of the module and the test file of its name, then the
+tests of the whole package.
 """
 
 import argparse
+import difflib
+import importlib
+import multiprocessing
+import os
 import pathlib
 import random
-import re
 import shutil
-import subprocess
 import sys
+import time
+from typing import Final, NamedTuple
 
-ROOT = pathlib.Path(__file__).parents[1]
-MUTMUT = pathlib.Path(sys.executable).with_name("mutmut")
-COPIED = ("agegender", "tests", "conftest.py", "setup.cfg")
-
-# TensorFlow hangs in a forked process, so the tests that import it are left out, and the modules that need them.
-LEFT_OUT = {
-    "evaluation": (["evaluate.py"], ["tests/evaluation/evaluate_test.py"], "not from_files"),
-}
-
-
-def write_config(folder: pathlib.Path, package: str) -> None:
-    """Writes the configuration of mutmut beside a copy of the project."""
-    modules, tests, expression = LEFT_OUT.get(package, ([], [], ""))
-    arguments = ["-o", "addopts=", "-p", "no:cacheprovider", *(f"--ignore={test}" for test in tests)]
-    lines = [
-        "[tool.mutmut]",
-        'source_paths = ["agegender"]',
-        f"only_mutate = {[f'agegender/{package}/*', f'agegender/{package}.py']}",
-        f"do_not_mutate = {[f'agegender/{package}/{module}' for module in modules]}",
-        'also_copy = ["conftest.py"]',
-        f"pytest_add_cli_args = {[*arguments, *(['-k', expression] if expression else [])]}",
-        f"pytest_add_cli_args_test_selection = {[f'tests/{package}']}",
-    ]
-    (folder / "pyproject.toml").write_text("\n".join(lines) + "\n")
+ROOT: Final = pathlib.Path(__file__).parents[1]
+# pytest runs in forks of this process, which imports these once and uses none: TensorFlow hangs in a fork of a process
+# that has computed with it, and takes longer to import than most tests take.
+PRELOADED: Final = (
+    *("pytest", "scipy.stats", "scipy.sparse", "sklearn.metrics", "matplotlib.figure", "PIL.Image", "onnxruntime"),
+    *("tensorflow", "keras", "tensorflow_datasets"),
+)
 
 
-def run_mutmut(folder: pathlib.Path, *arguments: str) -> str:
-    done = subprocess.run([MUTMUT, *arguments], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    return done.stdout
+class Mutant(NamedTuple):
+    path: pathlib.Path  # relative to the project
+    code: str
+    change: str
 
 
-def list_mutants(folder: pathlib.Path) -> dict[str, str]:
-    """The status of each mutant: "killed", "survived", "timeout", "no tests" or "not checked"."""
-    return dict(re.findall(r"^\s*(\S+): (.+)$", run_mutmut(folder, "results", "--all", "true"), re.MULTILINE))
+def find_modules(package: str) -> list[pathlib.Path]:
+    """The files of a package such as "evaluation" or "datasets/utkface", or of a module such as "schema"."""
+    paths = [path for base in ("agegender", ".") for path in (ROOT / base / package, ROOT / base / f"{package}.py")]
+    path = next((path for path in paths if path.exists()), None)
+    if path is None:
+        sys.exit(f"No package or module {package!r}")
+    files = [path] if path.is_file() else sorted(path.glob("*.py"))
+    return [file.relative_to(ROOT) for file in files if not file.name.endswith("_test.py")]
+
+
+def find_tests(module: pathlib.Path, package: str) -> list[list[str]]:
+    """The tests of a module and those of its package."""
+    folder = f"tests/{package}" if module.parts[0] == "agegender" else package
+    whole = folder if (ROOT / folder).is_dir() else f"{folder}_test.py"
+    own = f"{folder}/{module.stem}_test.py"
+    return [[str(module), own], [whole]] if (ROOT / own).exists() else [[str(module), whole]]
+
+
+def make_mutants(modules: list[pathlib.Path], size: int, seed: int) -> tuple[list[Mutant], int]:
+    """A random sample of the mutants of some modules, or all if `size` is 0, and how many there are."""
+    from mutmut.mutation.file_mutation import create_mutations
+
+    found = []
+    for module in modules:
+        tree, mutations, *_ = create_mutations(str(module), (ROOT / module).read_text())
+        found += [(module, tree, mutation) for mutation in mutations]
+    chosen = random.Random(seed).sample(found, min(size, len(found))) if size else found
+    mutants = []
+    for module, tree, mutation in chosen:
+        code = tree.deep_replace(mutation.original_node, mutation.mutated_node).code
+        before, name = (ROOT / module).read_text(), str(module)
+        change = difflib.unified_diff(before.splitlines(), code.splitlines(), name, name, "", "", 1, "")
+        mutants.append(Mutant(module, code, "\n".join(change)))
+    return mutants, len(found)
+
+
+def run_tests(folder: pathlib.Path, selections: list[list[str]]) -> None:
+    """Runs pytest in a copy of the project. Exits with 0 if all tests pass; called in a process of its own."""
+    import pytest
+
+    os.setsid()  # one group with all that the tests start
+    null = os.open(os.devnull, os.O_RDWR)
+    for stream in (1, 2):
+        os.dup2(null, stream)
+    os.chdir(folder)
+    os.environ["PYTHONPATH"] = sys.path[0] = str(folder)
+    options = ["-x", "-p", "no:cacheprovider", f"--basetemp={folder.parent / 'tmp'}"]
+    for selection in selections:
+        code = pytest.main([*options, *selection])
+        if code not in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED):
+            os._exit(1)
+    os._exit(0)
+
+
+def try_mutants(mutants: list[Mutant], package: str, folders: list[pathlib.Path], limit: float) -> dict[int, str]:
+    """Runs the tests of each mutant, one at a time in each folder. Returns "survived" or "timeout" for some."""
+    fork = multiprocessing.get_context("fork")
+    waiting, running, found = list(enumerate(mutants)), {}, {}
+    while waiting or running:
+        for folder in folders:
+            if waiting and folder not in running:
+                number, mutant = waiting.pop(0)
+                (folder / mutant.path).write_text(mutant.code)
+                process = fork.Process(target=run_tests, args=(folder, find_tests(mutant.path, package)))
+                process.start()
+                running[folder] = number, process, time.monotonic() + limit
+        multiprocessing.connection.wait([process.sentinel for _, process, _ in running.values()], timeout=1)
+        for folder, (number, process, end) in list(running.items()):
+            late = process.is_alive() and time.monotonic() > end
+            if late:
+                os.killpg(process.pid, 9)
+            elif process.is_alive():
+                continue
+            process.join()
+            found |= {number: "timeout"} if late else {number: "survived"} if process.exitcode == 0 else {}
+            shutil.copy(ROOT / mutants[number].path, folder / mutants[number].path)
+            del running[folder]
+            print(f"\r{len(mutants) - len(waiting) - len(running)} of {len(mutants)} ", end="", file=sys.stderr)
+    return found
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("package", help="such as evaluation, or a module such as schema")
-    parser.add_argument("--sample", type=int, default=300, help="number of mutants to try, 0 for all (300)")
+    parser.add_argument("package", help="such as evaluation or datasets/utkface, or a module such as schema")
+    parser.add_argument("--sample", type=int, default=100, help="number of mutants to try, 0 for all (100)")
     parser.add_argument("--seed", type=int, default=0, help="of the sample (0)")
     parser.add_argument("--workers", type=int, default=2, help="processes (2)")
+    parser.add_argument("--only", default="", help="only the modules whose path contains this")
     arguments = parser.parse_args()
-    folder = ROOT / "build" / f"mutants-{arguments.package}"
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    for name in COPIED:
-        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
-        copy(ROOT / name, folder / name)
-    write_config(folder, arguments.package)
-    said = run_mutmut(folder, "run", "no_such_mutant")  # writes the mutants and tries none
-    names = sorted(list_mutants(folder))
-    if not names:
-        sys.exit(f"No mutants of {arguments.package!r}:\n{said[-2000:]}")
-    if arguments.sample:
-        names = random.Random(arguments.seed).sample(names, min(arguments.sample, len(names)))
-    said = run_mutmut(folder, "run", "--max-children", str(arguments.workers), *names)
-    status = {name: state for name, state in list_mutants(folder).items() if name in set(names)}
-    survivors = sorted(name for name, state in status.items() if state in ("survived", "no tests"))
-    for name in survivors:
-        print(run_mutmut(folder, "show", name))
-    if "not checked" in status.values():
-        sys.exit(f"The tests fail without a mutant, or mutmut was interrupted:\n{said[-2000:]}")
-    killed = len(names) - len(survivors)
-    print(f"{arguments.package}: {killed} of {len(names)} mutants killed, {killed / len(names):.0%}")
+    modules = [module for module in find_modules(arguments.package) if arguments.only in str(module)]
+    mutants, every = make_mutants(modules, arguments.sample, arguments.seed)
+
+    os.environ |= {"TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONDONTWRITEBYTECODE": "1"}
+    sys.dont_write_bytecode = True  # a mutant may have the size and the time of the file that it replaces
+    if arguments.package not in ("synthetic", "datasets/utkface"):
+        os.environ["PYTEST_XDIST_WORKER"] = "mutants"  # prepare the data set once for all tests: tests/conftest.py
+    for name in PRELOADED:
+        importlib.import_module(name)
+    build = ROOT / "build" / f"mutants-{arguments.package.replace('/', '-')}"
+    shutil.rmtree(build, ignore_errors=True)
+    folders = [build / str(number) / "project" for number in range(arguments.workers)]
+    ignored = shutil.ignore_patterns(".*", "__pycache__", "build", "shared", "runs", "*.egg-info")
+    for folder in folders:
+        shutil.copytree(ROOT, folder, ignore=ignored)
+
+    start = time.monotonic()
+    unchanged = [Mutant(module, (ROOT / module).read_text(), "") for module in modules]
+    if len(try_mutants(unchanged, arguments.package, folders, 3600)) < len(modules):
+        sys.exit("The tests fail without a mutant")
+    limit = 60 + 5 * (time.monotonic() - start) / len(modules) * arguments.workers
+    found = try_mutants(mutants, arguments.package, folders, limit)
+    survivors = [mutants[number].change for number, state in sorted(found.items()) if state == "survived"]
+    print("\n\n".join(survivors))
+    killed, late = len(mutants) - len(survivors), len(found) - len(survivors)
+    print(f"{arguments.package}: {killed} of {len(mutants)} mutants killed ({late} of them by time), "
+          f"{killed / len(mutants):.0%}; {every} in all")  # fmt: skip
 
 
 if __name__ == "__main__":
