@@ -200,6 +200,20 @@ def test_hostile_file_is_skipped_and_good_ones_are_kept(manual_dir: pathlib.Path
     assert {path for path in manual_dir.parent.rglob("*") if "scratch" not in path.parts} == set(before)
 
 
+def test_folders_nested_too_deep_are_named(manual_dir: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as here:
+        here.chdir(manual_dir / "UTKFace")
+        for depth in range(2_500):
+            os.mkdir("f")
+            os.chdir("f")
+            if depth == 1_500:  # deeper than Python's recursion
+                pathlib.Path(NAME).write_bytes(jpeg(9))
+    collected = collect_from(manual_dir)
+    assert sorted(map(os.path.basename, collected.paths)) == sorted([*GOOD, NAME])
+    (skipped,) = collected.skipped
+    assert skipped.reason == "a folder that is nested too deep" and len(skipped.file) < 120
+
+
 def test_images_at_the_limits_are_decoded() -> None:
     assert collect.decode_jpeg(make_many_scans(100)).shape == (64, 64, 3)
     Image.new("RGB", (1000, 800), "grey").save(flat := io.BytesIO(), "JPEG")

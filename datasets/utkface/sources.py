@@ -5,6 +5,7 @@ contents grows with the images.
 """
 
 import contextlib
+import errno
 import functools
 import lzma
 import os
@@ -21,6 +22,7 @@ from .labels import Skipped, parse_name
 
 HOMEPAGE: Final = "https://susanqq.github.io/UTKFace/"
 
+_MAX_PATH: Final = 100  # characters of the path of a folder that is not read
 _MAX_LISTED: Final = 10  # names in an error
 _MAX_BYTES: Final = 100_000_000  # of a file
 _STEP: Final = 4096  # compressed bytes read at a time: as LZMA they may contain 30 MB of zeros
@@ -154,15 +156,30 @@ def _list_folder(folder: Path) -> str:
 
 
 def _folder_files(folder: Path | str, prefix: str, excluded: frozenset[str] = frozenset()) -> Iterator[File]:
-    with os.scandir(folder) as entries:  # not os.walk, which passes over links to folders and unreadable ones
-        for entry in entries:
-            path = posixpath.join(prefix, entry.name)
-            if entry.name in excluded:
-                continue
-            if entry.is_dir(follow_symlinks=False):
-                yield from _folder_files(entry.path, path)
-            else:  # a link to a folder keeps the "/" that says what it is
-                yield path + "/" * os.path.isdir(entry.path), functools.partial(_read_file, Path(entry.path))
+    folders = [(str(folder), prefix)]  # not a recursion, which ends a thousand folders deep
+    while folders:
+        folder, prefix = folders.pop()
+        try:
+            entries = os.scandir(folder)  # not os.walk, which passes over links to folders and unreadable ones
+        except OSError as error:
+            if error.errno != errno.ENAMETOOLONG:
+                raise
+            yield f"{prefix[:_MAX_PATH]}.../", functools.partial(_skip, "a folder that is nested too deep")
+            continue
+        with entries:
+            for entry in entries:
+                path = posixpath.join(prefix, entry.name)
+                if entry.name in excluded:
+                    continue
+                if entry.is_dir(follow_symlinks=False):
+                    folders.append((entry.path, path))
+                else:  # a link to a folder keeps the "/" that says what it is
+                    yield path + "/" * os.path.isdir(entry.path), functools.partial(_read_file, Path(entry.path))
+        excluded = frozenset()
+
+
+def _skip(reason: str) -> bytes:
+    raise Skipped(reason)
 
 
 def _read_file(path: Path) -> bytes:
