@@ -109,7 +109,7 @@ def evaluate_photographs(
     """Measures a model on photographs with ages or age bands as labels, face detection included.
 
     Args:
-        labels: a CSV file in UTF-8 with the columns "file", "age" or "age_band" ("34", "34.0", "30-39", "70+" or
+        labels: a CSV file with the columns "file", "age" or "age_band" ("34", "34.0", "30-39", "70+" or
             "more than 70"), and "gender" ("male" or "female", or 0 and 1). One of age and gender is enough.
         folder: the folder that the files are relative to; None is the folder of the CSV file.
         predictor: the `Predictor` to measure; None is that of the released model.

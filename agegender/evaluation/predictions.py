@@ -1,8 +1,11 @@
 """The table of predictions: its columns, its checks, its CSV file, and how two tables of the same images combine."""
 
+import codecs
 import csv
+import io
 import os
-from collections.abc import Callable, Mapping
+import pathlib
+from collections.abc import Mapping
 from typing import Any, Final
 
 import numpy as np
@@ -69,7 +72,7 @@ def read_predictions(path: str | os.PathLike) -> dict[str, NDArray[Any]]:
     """Reads predictions.csv of `write_report`, or the same from another program for another model.
 
     Args:
-        path: a CSV file in UTF-8 whose first line names the columns: "age" and "predicted_age" in years, "gender" (0 or
+        path: a CSV file whose first line names the columns: "age" and "predicted_age" in years, "gender" (0 or
             male, 1 or female) and "p_female", or all four; optionally "file_name", "group", "race" (a code or name of
             `schema.RACES`), "age_low" and "age_high", "p_female_calibrated". Other columns are ignored.
 
@@ -98,20 +101,38 @@ def read_predictions(path: str | os.PathLike) -> dict[str, NDArray[Any]]:
 
 
 def read_csv(path: str | os.PathLike) -> dict[str, list[str]]:
-    """Reads a CSV file in UTF-8 as a list of strings for each name of its first line.
+    """Reads a CSV file as a list of strings for each name of its first line.
+
+    Args:
+        path: a file in UTF-8, or in UTF-16 with a byte order mark; values are separated by commas, semicolons or tabs.
 
     Raises:
-        ValueError: for another encoding, and for lines with more or fewer values than the first.
+        ValueError: for another encoding, a name that occurs twice, and lines with more or fewer values than the first.
     """
+    content = pathlib.Path(path).read_bytes()
     try:
-        with open(path, newline="", encoding="utf-8-sig") as file:
-            header, *rows = list(csv.reader(file)) or [[]]
-    except (UnicodeDecodeError, csv.Error) as error:
+        text = content.decode(
+            "utf-16" if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig"
+        )
+        if "\0" in text:
+            raise ValueError("a byte 0")
+    except ValueError as error:
         raise ValueError(f"{path} must be a CSV file in UTF-8: save it in that encoding. Received: {error}") from None
-    uneven = next((line for line, row in enumerate(rows, 2) if len(row) != len(header)), None)
-    if uneven:
-        raise ValueError(f"{path}: line {uneven} must have {len(header)} values, as the first line has")
-    return {name: [row[index] for row in rows] for index, name in enumerate(header)}
+    separator = max(",;\t", key=text.partition("\n")[0].count)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator)
+    try:
+        rows = [(reader.line_num, row) for row in reader if row]
+    except csv.Error as error:
+        raise ValueError(f"{path}: line {reader.line_num} is not CSV: {error}") from None
+    names = [name.strip() for name in rows[0][1]] if rows else []
+    if twice := next((name for name in names if name and names.count(name) > 1), None):
+        raise ValueError(f"{path} must name each column once. Received {twice!r} several times")
+    for line, row in rows:
+        if len(row) != len(names):
+            raise ValueError(
+                f"{path}: line {line} must have {len(names)} values, as the first has. Received: {len(row)}"
+            )
+    return {name: [row[index] for _, row in rows[1:]] for index, name in enumerate(names)}
 
 
 def align(
@@ -172,7 +193,12 @@ def _parse_column(key: str, values: list[str]) -> NDArray[Any]:
     if key in (FILE_NAME, GROUP):
         return np.array(values, str)
     names = _CODES.get(key, ())
-    parse: Callable[[str], float] = lambda value: names.index(value) if value in names else float(value)  # noqa: E731
+    codes = {name.lower(): float(code) for code, name in enumerate(names)}
+
+    def parse(value: str) -> float:
+        name = value.strip().lower()
+        return codes[name] if name in codes else float(value)
+
     try:
         return np.array([parse(value) for value in values], "float64")
     except ValueError as error:

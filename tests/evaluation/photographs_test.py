@@ -122,7 +122,7 @@ def test_invalid_age_is_refused(words: str) -> None:
         ("file,age\na,3\na,4\n", "'a' several times"),
         ("file,age\na,x\n", "Received: 'x'"),
         ("file,gender\na,2\n", "A gender must be one of .*Received: '2'"),
-        ("file,age\na,3\n".encode("utf-16"), "CSV file in UTF-8"),
+        ("file,age\na,3\n".encode("utf-16-le"), "CSV file in UTF-8"),
     ],
 )
 def test_invalid_labels_are_named(labels_of, words: str, error: str) -> None:

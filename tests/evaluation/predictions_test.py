@@ -1,5 +1,6 @@
 """The table of predictions: checked, read, aligned and joined."""
 
+import codecs
 import math
 import pathlib
 
@@ -68,17 +69,32 @@ def test_table_of_another_program_is_read(tmp_path: pathlib.Path) -> None:
     }
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+def test_encodings_and_separators_of_spreadsheets_are_read(
+    tmp_path: pathlib.Path, encoding: str, separator: str
+) -> None:
+    words = "file_name, Gender,gender,p_female\n\nJürgen.jpg,,Female,0.25\n".replace(",", separator)
+    (tmp_path / "theirs.csv").write_bytes(words.encode(encoding))
+    table = ag.read_predictions(tmp_path / "theirs.csv")
+    assert {key: column.tolist() for key, column in table.items()} == {
+        **{"file_name": ["Jürgen.jpg"], "gender": [1], "p_female": [0.25]}
+    }
+
+
 @pytest.mark.parametrize(
     ("content", "error"),
     [
         (b"", "must have 'predicted_age' or 'p_female'"),
-        (b"age,predicted_age\n20,21\n20\n", "line 3 must have 2 values"),
+        (b"age,predicted_age\n20,21\n20\n", "line 3 must have 2 values, .* Received: 1"),
         (b"age,predicted_age\n20,old\n", "'predicted_age' must be numbers: .*old"),
         (b"gender,p_female\nwoman,0.5\n", r"'gender' must be numbers or \('male', 'female'\)"),
         (b"age,predicted_age\n20,nan\n", "Received: nan"),
-        ("age,predicted_age\n20,21\n".encode("utf-16"), "must be a CSV file in UTF-8"),
+        ("age,predicted_age\n20,21\n".encode("utf-16-le"), "must be a CSV file in UTF-8: .* Received: a byte 0"),
+        (codecs.BOM_UTF16_LE + b"age", "must be a CSV file in UTF-8: .* truncated data"),
         ("file_name,age,predicted_age\nJürgen.jpg,20,21\n".encode("latin-1"), "must be a CSV file in UTF-8"),
-        (b'age,predicted_age\n20,"' + b"1" * 200_000 + b'"\n', "must be a CSV file in UTF-8"),
+        (b'age,predicted_age\n20,"' + b"1" * 200_000 + b'"\n', "line 2 is not CSV: field larger"),
+        (b"age,predicted_age,age\n20,21,22\n", "must name each column once. Received 'age' several times"),
     ],
 )
 def test_invalid_file_is_named(tmp_path: pathlib.Path, content: bytes, error: str) -> None:
