@@ -10,6 +10,7 @@ The packages contain more: `agegender.data`, `agegender.models`, `agegender.trai
 
 import importlib
 import importlib.util
+import sys
 from typing import TYPE_CHECKING, Any
 
 from agegender.models.registration import register_layers_with_keras
@@ -117,14 +118,42 @@ def __getattr__(name: str) -> Any:
     if name not in _MODULES:
         raise AttributeError(f"module 'agegender' has no attribute {name!r}")
     try:
-        module = importlib.import_module(f"agegender.{_MODULES[name]}")
-    except ModuleNotFoundError as error:
-        if error.name is None or error.name.partition(".")[0] == "agegender":
-            raise
-        raise ModuleNotFoundError(
-            f"`agegender.{name}` needs {error.name}: pip install 'agegender[train]'", name=error.name
-        ) from None
-    return getattr(module, name)
+        return getattr(importlib.import_module(f"agegender.{_MODULES[name]}"), name)
+    except (ImportError, ValueError) as error:
+        if reason := _explain_import_error(error):
+            # Not an ImportError, so that `hasattr(agegender, "train")` says whether it can be used.
+            raise AttributeError(f"`agegender.{name}` cannot be used: {reason}") from None
+        raise
+
+
+def _explain_import_error(error: Exception) -> str:
+    """Says which package is missing; nothing for another error."""
+    from agegender.environment import check_backend
+
+    try:
+        check_backend()
+    except ImportError as backend_error:
+        return str(backend_error)
+    package = (getattr(error, "name", None) or "agegender").partition(".")[0]
+    is_missing = isinstance(error, ModuleNotFoundError) and package != "agegender"
+    return f"it needs {package}: pip install 'agegender[train]'" if is_missing else ""
+
+
+class _MissingNames:
+    """Explains `from agegender import train`, which would only say that there is no such name."""
+
+    def find_spec(self, module: str, path: Any = None, target: Any = None) -> None:
+        package, _, name = module.rpartition(".")
+        if package == "agegender" and name in _MODULES:
+            try:
+                __getattr__(name)
+            except AttributeError as error:
+                raise ModuleNotFoundError(str(error)) from None  # with the name, Python would ignore it
+
+
+# Last: Python asks it for a name that is neither an attribute nor a module.
+sys.meta_path[:] = [finder for finder in sys.meta_path if type(finder).__name__ != _MissingNames.__name__]
+sys.meta_path.append(_MissingNames())
 
 
 def __dir__() -> list[str]:

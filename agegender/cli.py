@@ -212,8 +212,10 @@ def _describe_frameworks() -> str:
     runtime = f"ONNX Runtime {onnxruntime.__version__}"
     try:
         load_backend()
-    except ImportError:
+    except ModuleNotFoundError:
         return f"{runtime}; no Keras, which training needs: pip install 'agegender[train]'"
+    except ImportError as error:
+        return f"{runtime}; no Keras: {error}"
     import keras
 
     from agegender.models.dtypes import fastest_dtype, list_devices

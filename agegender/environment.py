@@ -2,10 +2,15 @@
 
 import contextlib
 import importlib.util
+import json
 import os
+import pathlib
 import sys
 import tempfile
 from collections.abc import Iterator
+from typing import Final
+
+_BACKENDS: Final = ("tensorflow", "jax", "torch")
 
 
 def set_environment() -> None:
@@ -15,22 +20,50 @@ def set_environment() -> None:
     # oneDNN's convolutions, which TensorFlow takes by itself on chips with AVX512-VNNI or newer only: 1.7 times as fast
     # on one with AVX2.
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
-    backend = os.environ.get("KERAS_BACKEND")
-    if backend in ("jax", "torch") and importlib.util.find_spec(backend) is None:
-        raise ImportError(f"KERAS_BACKEND={backend}, but {backend} is not installed: `pip install {backend}`")
+    check_backend()
+
+
+def check_backend() -> None:
+    """Raises ImportError if Keras is installed, but not the backend that it would use; before Keras is imported."""
+    backend, source = _read_backend()
+    if importlib.util.find_spec("keras") is None or backend == "numpy":  # which cannot train, and can predict
+        return
+    if backend not in _BACKENDS:
+        raise ImportError(f"Keras's backend must be one of {_BACKENDS}. Received: {backend!r}, from {source}")
+    if importlib.util.find_spec(backend) is None:
+        package = "'agegender[train]'" if backend == "tensorflow" else backend
+        raise ImportError(
+            f"Keras's backend is {backend} (from {source}), which is not installed: pip install {package}"
+        )
+
+
+def _read_backend() -> tuple[str, str]:
+    """Returns the backend that Keras will use, and where it is named."""
+    if backend := os.environ.get("KERAS_BACKEND"):
+        return backend, "KERAS_BACKEND"
+    file = pathlib.Path(os.environ.get("KERAS_HOME") or pathlib.Path.home() / ".keras") / "keras.json"
+    try:
+        return json.loads(file.read_text())["backend"], str(file)
+    except (OSError, ValueError, KeyError, TypeError):  # Keras, too, ignores a file that is no JSON
+        return "tensorflow", "its default"
 
 
 def load_backend() -> None:
     """Imports Keras, and TensorFlow if it is installed, without the lines that they print whatever the log level.
 
     JAX does not start yet: several processes must join before.
+
+    Raises:
+        ImportError: as `check_backend`.
     """
     set_environment()
     with _silent():
         import keras
 
         if importlib.util.find_spec("tensorflow"):
-            import tensorflow  # noqa: F401
+            import tensorflow
+
+            tensorflow.config.list_physical_devices()  # starts CUDA, which complains where there is no GPU
         if keras.backend.backend() != "jax":
             keras.ops.zeros(1)  # starts the devices
 

@@ -49,6 +49,7 @@ def run(
             TypeError,
             ValueError,
             OSError,
+            ImportError,
         ) as error:  # all but the first: of the config
             fail(error)
             raise

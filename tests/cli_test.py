@@ -329,6 +329,27 @@ def test_command_keeps_environment_variables_of_the_user(monkeypatch: pytest.Mon
     assert {os.environ[name] for name in QUIET} == {"0"}
 
 
+@pytest.mark.parametrize(
+    ("variable", "configured", "message"),
+    [
+        ("mxnet", None, r"backend must be one of .* Received: 'mxnet', from KERAS_BACKEND"),
+        ("torch", None, r"backend is torch \(from KERAS_BACKEND\), which is not installed: pip install torch"),
+        ("", "torch", r"backend is torch \(from .*/keras\.json\), which is not installed: pip install torch"),
+        ("", None, r"backend is tensorflow .from its default., .* pip install 'agegender\[train\]'"),
+    ],
+)
+def test_missing_backend_is_named(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path, variable: str, configured: str | None, message: str
+) -> None:
+    monkeypatch.setattr(environment.importlib.util, "find_spec", lambda name: name if name == "keras" else None)
+    monkeypatch.setenv("KERAS_BACKEND", variable)
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path))
+    if configured:
+        (tmp_path / "keras.json").write_text(json.dumps({"backend": configured}))
+    with pytest.raises(ImportError, match=message):
+        environment.check_backend()
+
+
 def test_captured_stderr_is_written_on_failure(capfd: pytest.CaptureFixture[str]) -> None:
     with environment._silent():
         os.write(2, b"of no interest")

@@ -175,14 +175,21 @@ import sys
 for name in ("keras", "tensorflow", "h5py"):
     sys.modules[name] = None
 import agegender as ag
-for use in (lambda: ag.Predictor("best.keras"), lambda: ag.train, lambda: ag.load_utkface):
+for use in ('ag.Predictor("best.keras")', "ag.train", "from agegender import train", "from agegender import nothing"):
     try:
-        use()
-    except ImportError as error:
-        print(str(error).count("\\n"), "pip install 'agegender[train]'" in str(error))
+        exec(use)
+    except (ImportError, AttributeError) as error:
+        print(type(error).__name__, str(error).count("\\n"), "pip install 'agegender[train]'" in str(error))
+print(hasattr(ag, "train"), hasattr(ag, "Predictor"))
 """
     done = run_python(code, tmp_path)
-    assert done.stdout.split() == ["0", "True"] * 3, done.stderr[-1000:]
+    assert done.stdout.splitlines() == [
+        "ModuleNotFoundError 0 True",
+        "AttributeError 0 True",
+        "ModuleNotFoundError 0 True",
+        "ImportError 0 False",
+        "False True",
+    ], done.stderr[-1000:]
 
 
 @pytest.mark.parametrize(
