@@ -85,15 +85,11 @@ def test_coverage_is_95_percent_by_default() -> None:
 def test_calibration_is_found_beside_its_model(tmp_path: pathlib.Path) -> None:
     assert ag.load_calibration(tmp_path) is None
     CALIBRATED.save(tmp_path)
+    assert ag.load_calibration(tmp_path / "theirs.keras") == CALIBRATED  # the only model
     (tmp_path / "best.keras").touch()
     for path in (tmp_path, str(tmp_path / CALIBRATION), tmp_path / "best.keras"):
         assert ag.load_calibration(path) == CALIBRATED
     assert ag.load_calibration(tmp_path / "last.keras") is None  # the file belongs to best.keras
-
-
-def test_calibration_of_a_model_with_another_name(tmp_path: pathlib.Path) -> None:
-    CALIBRATED.save(tmp_path)
-    assert ag.load_calibration(tmp_path / "theirs.keras") == CALIBRATED
 
 
 def test_calibration_of_one_head_is_saved_to_a_file(tmp_path: pathlib.Path) -> None:

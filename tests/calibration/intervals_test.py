@@ -157,12 +157,6 @@ def test_quantile_counts_the_image_to_come() -> None:
     assert intervals._compute_local_quantiles(ages, scores, 0.995)[30] == 99
 
 
-def test_tables_increase_and_contain_the_prediction() -> None:
-    table, low, high = intervals.fit_intervals(*draw_uneven(300, seed=3), 0.95)
-    assert np.all(np.diff(low) >= 0) and np.all(np.diff(high) >= 0)
-    assert np.all((low >= 0) & (low <= table) & (table <= high) & (high <= 116))
-
-
 @pytest.mark.filterwarnings("error")
 def test_images_of_one_age_have_an_interval() -> None:
     low, high = ag.calibrate({"age": [30.0] * 200}, {"age": [30.0] * 200}).intervals(30.0)

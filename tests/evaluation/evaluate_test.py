@@ -1,8 +1,8 @@
 """Models evaluated on batches, and runs on the prepared data set."""
 
+import dataclasses
 import itertools
 import json
-import logging
 import pathlib
 import shutil
 
@@ -145,38 +145,38 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     return prepare(tmp_path_factory.mktemp("data"), {"train": rows, "validation": rows[:1], "test": rows[:10]})
 
 
-def test_run_is_evaluated_on_a_split(run: pathlib.Path, data: pathlib.Path, tmp_path: pathlib.Path) -> None:
-    report = ag.evaluate_run(run, "test", data_dir=data, out=tmp_path / "out", batch_size=4)
-    assert report.count == 10 and report.metrics["mae"] == pytest.approx(8.5, abs=1e-4)  # always 33 years
+def test_run_is_evaluated_on_a_split(
+    run: pathlib.Path, data: pathlib.Path, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    report = ag.evaluate_run(run, "train", data_dir=data, out=out, batch_size=5, verbose=1)
+    assert "3/3 [" in capsys.readouterr().err  # batches, of 5, 5 and 2 images
+    assert report.count == 12 and report.metrics["mae"] == pytest.approx(7.5, abs=1e-4)  # always 33 years
     assert report.coverage["nominal"] == 0.9 and report.bootstrap["resampled"] == "photograph groups"
     assert len(report.groups["race"]) == 5
-    names = {path.name for path in (tmp_path / "out").iterdir()}
+    names = {path.name for path in out.iterdir()}
     assert {"report.html", "report.json", "predictions.csv", "errors.html", "predictions.png"} <= names
-    assert f"{run} on test" in (tmp_path / "out" / "report.html").read_text()
-    assert (tmp_path / "out" / "errors.html").read_text().count("data:image/jpeg") == 10 + 5
-    with Image.open(tmp_path / "out" / "predictions.png") as image:
+    assert f"{run} on train" in (out / "report.html").read_text()
+    assert (out / "errors.html").read_text().count("data:image/jpeg") == 12 + 6
+    with Image.open(out / "predictions.png") as image:
         assert image.size == (1200, 600)
     assert ag.evaluate_run(run / "best.keras", "train[:50%]", data_dir=data).count == 6
+    assert capsys.readouterr().err == ""
 
 
-def test_calibration_with_another_flip_is_not_measured(
-    run: pathlib.Path, data: pathlib.Path, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize("flip", [False, True])
+def test_calibration_is_measured_with_the_flip_that_it_was_fitted_with(
+    run: pathlib.Path, data: pathlib.Path, tmp_path: pathlib.Path, flip: bool
 ) -> None:
-    with caplog.at_level(logging.WARNING):
-        assert ag.evaluate_run(run, data_dir=data, flip=True).coverage is None
-    assert "fitted with flip=False" in caplog.text
-    assert ag.evaluate_run(run, data_dir=data, flip=False).coverage is not None
+    shutil.copy(run / "best.keras", tmp_path)
+    dataclasses.replace(ag.load_calibration(run), flip=flip).save(tmp_path)
+    (tmp_path / "run.json").write_text(json.dumps({"data_dir": str(data)}))  # where it was trained
+    reports = [ag.evaluate_run(tmp_path, flip=each) for each in (None, not flip)]
+    assert [report.coverage is not None for report in reports] == [True, False]
+    assert reports[0].count == 10  # the test split
 
 
 def test_endless_dataset_is_refused(data: pathlib.Path) -> None:
     endless = ag.load_utkface("train", batch_size=4, training=True, data_dir=data)
     with pytest.raises(ValueError, match="must end"):
         ag.evaluate(build_reader(), endless)
-
-
-def test_run_is_evaluated_on_the_data_that_it_was_trained_on(
-    run: pathlib.Path, data: pathlib.Path, tmp_path: pathlib.Path
-) -> None:
-    shutil.copy(run / "best.keras", tmp_path)
-    (tmp_path / "run.json").write_text(json.dumps({"data_dir": str(data)}))
-    assert ag.evaluate_run(tmp_path).count == 10

@@ -38,7 +38,7 @@ def test_group_is_measured_like_a_table_of_its_rows() -> None:
     group = measure(table)["gender x race"]["female, Indian"]
     expected = groups.compute_metrics({key: column[rows] for key, column in table.items()})
     assert group.count == rows.sum() and np.isnan(expected.pop("auc"))
-    assert group.metrics == {**expected, "auc": None}
+    assert group.metrics == {**expected, "auc": None} and group.intervals["auc"] is None
     assert set(expected) == {"mae", "rmse", "median_error", "bias", "cs5", "gender_accuracy", "log_loss"}
     low, high = group.intervals["mae"]
     assert low < group.metrics["mae"] < high
@@ -52,17 +52,6 @@ def test_group_is_resampled_by_the_weights_of_its_own_images() -> None:
         samples, metrics.bias(table["age"][rows], table["predicted_age"][rows], weights=weights[:, rows])
     )
     assert groups.measure_rows(table, weights, rows).intervals["bias"] == metrics.interval(samples)
-
-
-def test_cs5_is_of_five_years() -> None:
-    table = {"age": np.zeros(4), "predicted_age": np.array([4, 5.0, 5.5, 9])}
-    assert groups.compute_metrics(table)["cs5"] == 0.5
-
-
-def test_auc_of_one_gender_is_none() -> None:
-    found = measure(make_table())
-    assert found["gender"]["male"].metrics["auc"] is None and found["gender"]["male"].intervals["auc"] is None
-    assert found["race"]["White"].metrics["auc"] > 0.5
 
 
 def test_fewer_than_ten_images_have_no_interval() -> None:

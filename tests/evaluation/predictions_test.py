@@ -1,7 +1,6 @@
 """The table of predictions: checked, read, aligned and joined."""
 
 import codecs
-import math
 import pathlib
 
 import numpy as np
@@ -166,9 +165,3 @@ def test_tables_with_other_labels_are_refused(key: str, combine) -> None:
 def test_tables_of_other_images_are_refused(second: dict, words: str) -> None:
     with pytest.raises(ValueError, match=f"ours and theirs must be .*{words}"):
         align(named_table(), second, "ours", "theirs")
-
-
-def test_table_of_one_head_without_groups_is_measured(tmp_path: pathlib.Path) -> None:
-    (tmp_path / "theirs.csv").write_text("p_female,gender\n0.25,male\n0.75,female\n")
-    report = ag.measure(ag.read_predictions(tmp_path / "theirs.csv"))
-    assert report.metrics["log_loss"] == pytest.approx(-math.log(0.75)) and list(report.groups) == ["gender"]

@@ -205,20 +205,7 @@ def test_layer_only_casts_outside_training() -> None:
     np.testing.assert_array_equal(output, make_images())
 
 
-@pytest.mark.parametrize(
-    "option",
-    [
-        "rotation",
-        "width_shift",
-        "height_shift",
-        "shear",
-        "zoom",
-        "horizontal_flip",
-        "brightness",
-        "contrast",
-        "erasing",
-    ],
-)
+@pytest.mark.parametrize("option", Settings._fields)
 def test_each_option_alone_changes_images(option: str) -> None:
     off: dict[str, Any] = Settings()._asdict()
     value = True if option == "horizontal_flip" else 0.5

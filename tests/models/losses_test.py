@@ -57,15 +57,10 @@ def test_compiled_model_has_the_joint_loss() -> None:
     assert model.evaluate(x, TARGETS, verbose=0, return_dict=True)["loss"] == pytest.approx(expected, rel=1e-5)
 
 
-@pytest.mark.parametrize("weight", [-1.0, float("nan"), float("inf")])
-def test_loss_weight_out_of_range(weight: float) -> None:
-    with pytest.raises(ValueError, match=r"`loss_weights` must map heads.*Received"):
-        losses.compile_losses(["age"], {"age": weight})
-
-
-def test_one_loss_weight_must_be_above_0() -> None:
-    with pytest.raises(ValueError, match="one of them above 0"):
-        losses.compile_losses(["age"], {"age": 0.0})
+@pytest.mark.parametrize("weights", [{"age": -1.0}, {"age": np.nan}, {"age": np.inf}, {"age": 0.0}, {"gender": 1.0}])
+def test_wrong_loss_weights_are_named(weights: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match=rf"of the model, \['age'\], .*one of them above 0. Received: .*{weights}"):
+        losses.compile_losses(["age"], weights)
 
 
 def test_distribution_loss_by_hand() -> None:
@@ -79,5 +74,8 @@ def test_distribution_loss_by_hand() -> None:
 
 def test_age_with_distribution_loss_by_hand() -> None:
     flat = np.full((1, 117), 1 / 117)
-    found = losses.age_with_distribution_loss(np.array([[30.0]]), np.concatenate([[[50.0]], flat], axis=1))
+    loss = losses.compile_losses(["age", "gender"], distribution=True)["loss"]
+    found = loss["age"](np.array([[30.0]]), np.concatenate([[[50.0]], flat], axis=1))
     assert float(found[0]) == pytest.approx(1 + 0.5 * float(losses.distribution_loss(np.array([[30.0]]), flat)[0]))
+    assert loss["gender"] is losses.gender_loss
+    assert losses.compile_losses(["age"])["loss"] == {"age": losses.age_loss}
