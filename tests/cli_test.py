@@ -283,28 +283,6 @@ def test_evaluate_writes_report(
     assert flipped["coverage"] is None and "it was fitted with flip=False" in caplog.text
 
 
-@pytest.fixture(scope="module")
-def varied(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A model whose answers differ from image to image, and from mirror image to mirror image."""
-    folder, random = tmp_path_factory.mktemp("varied"), np.random.default_rng(3)
-    model = ag.build_model(make_tiny_trunk())
-    for weight in model.trainable_weights:
-        weight.assign(weight + random.normal(scale=0.05, size=weight.shape))
-    model.save(folder / "best.keras")
-    return str(folder)
-
-
-def test_flip_averages_over_mirror_images(varied: str, album: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
-    ages = []
-    for flag, flip in (("--flip", True), ("--no-flip", False)):
-        assert cli.main(["predict", "--json", "--aligned", flag, "--model", varied, str(album / "one.png")]) == 0
-        (face,) = json.loads(capsys.readouterr().out)[0]["faces"]
-        ages.append(face["age"])
-        (expected,) = ag.Predictor(varied, flip=flip)(album / "one.png", aligned=True)
-        assert face["age"] == pytest.approx(expected.age, rel=1e-5)
-    assert abs(ages[0] - ages[1]) > 1e-3
-
-
 def test_an_interruption_ends_with_130(monkeypatch: pytest.MonkeyPatch) -> None:
     class Interrupted(io.BytesIO):
         def read(self, size: int | None = -1) -> bytes:

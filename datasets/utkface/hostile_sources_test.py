@@ -121,21 +121,11 @@ def damage_middle(packed: bytes) -> bytes:
     return packed[:middle] + bytes(byte ^ 0xFF for byte in packed[middle : middle + 40]) + packed[middle + 40 :]
 
 
-def make_wide_bmp() -> bytes:
-    """Makes a run-length encoded BMP of 1 KB that claims 64,000,000 x 1 pixels."""
-    header = struct.pack("<IiiHHIIiiII", 40, 64_000_000, 1, 1, 8, 1, 10, 0, 0, 256, 0)
-    return b"BM" + struct.pack("<IHHI", 1084, 0, 0, 1078) + header + bytes(1024) + b"\0\2\xff\0" * 2 + b"\0\1"
-
-
 BOMB = bytes(110_000_000)
 SKIPPED: dict[str, tuple[Callable[[pathlib.Path], None], str]] = {
     "member-of-a-zip-that-inflates": (archive("UTKFace.zip", lambda: make_zip(NAME, BOMB)), "larger than 100 MB"),
     "member-of-a-tar-that-inflates": (archive("UTKFace.tar.gz", lambda: make_tar(NAME, BOMB)), "larger than 100 MB"),
     "file-of-fifty-gigabytes-of-nothing": (write_sparse, "larger than 100 MB"),
-    "archive-in-an-archive": (
-        archive("UTKFace.zip", lambda: make_zip("more.zip", make_zip(NAME, b"x"))),
-        "not named .jpg",
-    ),
     "archive-that-is-named-as-a-image": (image(lambda: make_zip("a", b"b")), "zip inside, not JPEG"),
     "tar-named-as-a-image-in-a-zip": (
         archive("x.zip", lambda: make_zip(NAME, make_tar("a", b"b"))),
@@ -149,22 +139,12 @@ SKIPPED: dict[str, tuple[Callable[[pathlib.Path], None], str]] = {
     "digits-of-another-script": (image(jpeg(9), "\u0662\u0660_0_0_1.jpg"), "the name is not"),
     "name-with-a-line-break": (image(jpeg(9), "20_0_0_1\n.jpg"), "the name is not"),
     "name-that-moves-the-cursor": (image(jpeg(9), "\x1b[2J20_0_0_1.jpg"), "the name is not"),
-    "name-written-backwards": (image(jpeg(9), "20_0_0_1\u202egpj.exe"), "not named .jpg"),
     "name-that-is-no-text": (image(jpeg(9), os.fsdecode(b"\xff\xfe.jpg")), "the name is not"),
     "jpeg-of-101-scans": (image(lambda: make_many_scans(101)), "more than 100 scans"),
     "jpeg-that-says-65500-squared": (image(lambda: claim_size(65_500, 65_500)), "more than 100 million pixels"),
-    "jpeg-of-1-kb-that-says-13000-squared": (
-        image(lambda: claim_size(13_000, 13_000)),
-        "more than 100 million pixels",
-    ),
     "jpeg-one-pixel-beyond-the-limit": (image(lambda: claim_size(10_000, 10_001)), "more than 100 million pixels"),
     "jpeg-at-the-limit-without-its-pixels": (image(lambda: claim_size(10_000, 10_000)), "too few bytes"),
-    "bmp-of-a-kilobyte-that-says-64-million": (image(make_wide_bmp), "BMP inside, not JPEG"),
-    "png-of-200-million-pixels": (image(lambda: b"\x89PNG\r\n\x1a\n" + bytes(99)), "PNG inside, not JPEG"),
     "jpeg-of-no-width": (image(lambda: claim_size(0, 16)), "does not decode"),
-    "gif-with-a-script": (image(jpeg(9, kind="GIF") + b"*/alert(1)"), "GIF inside, not JPEG"),
-    "svg": (image(b"<svg><script>alert(1)</script></svg>"), "not JPEG inside"),
-    "pdf-with-a-jpeg": (image(b"%PDF-1.4\n" + jpeg(9)), "not JPEG inside"),
     "head-of-a-jpeg": (image(b"\xff\xd8\xff\xe0"), "does not decode"),
     "link-to-a-device": (lambda at: (at / "UTKFace" / NAME).symlink_to("/dev/zero"), "a link or a device"),
     "pipe": (lambda at: os.mkfifo(at / "UTKFace" / NAME), "a link or a device"),
@@ -220,8 +200,8 @@ def test_folders_nested_too_deep_are_named(manual_dir: pathlib.Path, monkeypatch
 
 def test_images_at_the_limits_are_decoded() -> None:
     assert collect.decode_jpeg(make_many_scans(100)).shape == (64, 64, 3)
-    Image.new("RGB", (1000, 800), "grey").save(flat := io.BytesIO(), "JPEG")
-    assert 1000 * 800 / len(flat.getvalue()) > 60  # pixels a byte
+    Image.new("L", (1000, 800), 128).save(flat := io.BytesIO(), "JPEG", optimize=True)
+    assert 1000 * 800 / len(flat.getvalue()) > 200  # pixels a byte
     np.testing.assert_array_equal(collect.decode_jpeg(flat.getvalue()), np.full((800, 1000, 3), 128))
 
 
@@ -231,7 +211,6 @@ REFUSED: dict[str, tuple[Callable[[pathlib.Path], None], str]] = {
         archive("UTKFace.tar", lambda: make_tar(NAME, bytes(2_000_000), mode="w:xz")[:300]),
         DAMAGED,
     ),
-    "tar-gz-damaged-in-the-middle": (archive("UTKFace.tar.gz", lambda: damage_middle(make_tar(NAME, b"x"))), DAMAGED),
     "tar-bz2-damaged-in-the-middle": (
         archive("UTKFace.tar", lambda: damage_middle(make_tar(NAME, b"x", mode="w:bz2"))),
         DAMAGED,
@@ -251,17 +230,9 @@ REFUSED: dict[str, tuple[Callable[[pathlib.Path], None], str]] = {
     ),
     "zip-whose-table-is-elsewhere": (archive("UTKFace.zip", lambda: shift_directory(make_zip(NAME, b"x"))), DAMAGED),
     "archive-of-nothing": (archive("UTKFace.zip", lambda: b"PK\5\6" + bytes(18)), "there is no file in it"),
-    "folder-that-is-a-pipe": (
-        replace(lambda at: os.mkfifo(at / "UTKFace")),
-        "Found there: UTKFace. Looked for",
-    ),
     "archive-that-is-a-pipe": (
         replace(lambda at: os.mkfifo(at / "UTKFace.tar.gz")),
         "Found there: UTKFace.tar.gz. Looked for",
-    ),
-    "folder-that-is-a-link-to-itself": (
-        replace(lambda at: (at / "UTKFace").symlink_to("UTKFace")),
-        "Found there: UTKFace. Looked for",
     ),
     "another-source-with-other-faces": (
         lambda at: write(at, "crop_part1.zip", make_zip("3_0_0_20173.jpg", jpeg(99))),

@@ -317,21 +317,6 @@ def test_truncated_archive_leaves_no_data_set(tmp_path):
     assert not utkface_dataset_builder.Builder(data_dir=tmp_path / "data").is_prepared()
 
 
-def test_link_in_an_archive_is_skipped(tmp_path):
-    files = faces()
-    archive_path = write_archive(tmp_path / "UTKFace.tar.gz", files)
-    with tarfile.open(archive_path, "w:gz") as archive:
-        for name, content in files.items():
-            member = tarfile.TarInfo(name)
-            member.size = len(content)
-            archive.addfile(member, io.BytesIO(content))
-        link = tarfile.TarInfo("20_0_0_1.jpg")
-        link.type, link.linkname = tarfile.LNKTYPE, FIRST
-        archive.addfile(link)
-    report = build(tmp_path, tmp_path / "data").info.metadata
-    assert report["skipped_files"] == [{"file": "20_0_0_1.jpg", "reason": "a link or a device, not a file"}]
-
-
 def test_one_image_builds_and_reports_empty_splits(tmp_path):
     builder = build(write_folder(tmp_path / "manual", {"1_0_0_1.jpg": jpeg()}), tmp_path / "data")
     assert {name: split.num_examples for name, split in builder.info.splits.items()} == {"train": 1}
@@ -470,13 +455,6 @@ def test_contradicting_sources_are_refused(tmp_path, other, message):
     write_archive(tmp_path / "UTKFace.tar.gz", other)
     with pytest.raises(ValueError, match=rf"(?s)contradict each other.*{message}.*Received: "):
         build(tmp_path, tmp_path / "data")
-
-
-def test_linked_folder_is_skipped(tmp_path):
-    write_folder(tmp_path / "manual" / "UTKFace", faces())
-    (tmp_path / "manual" / "UTKFace" / "more").symlink_to(write_folder(tmp_path / "elsewhere", faces()))
-    report = build(tmp_path / "manual", tmp_path / "data").info.metadata
-    assert report["skipped_files"] == [{"file": "UTKFace/more/", "reason": "a link to a folder, which is not followed"}]
 
 
 def test_zip_with_several_copies_gives_each_image_once(tmp_path):

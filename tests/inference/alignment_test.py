@@ -75,14 +75,8 @@ def test_aligned_face_has_landmarks_of_the_template(
         np.testing.assert_allclose(centre, (0, 0), atol=0.2)
 
 
-def test_aligned_crop_is_unchanged() -> None:
-    pixels = np.random.default_rng(1).integers(0, 256, (CROP, CROP, 3), dtype="uint8")
-    face = np.asarray(align_face(Image.fromarray(pixels), TEMPLATE), "int64")
-    assert np.abs(face - pixels).max() <= 1  # Pillow rounds down, and the matrix is the identity but for 1e-16
-
-
-@pytest.mark.parametrize("scale", [2, 3, 4, 20])
-def test_a_large_face_is_the_mean_of_its_pixels(scale: int) -> None:
+@pytest.mark.parametrize("scale", [1, 2, 3, 4, 20])
+def test_a_crop_is_the_mean_of_the_pixels_under_it(scale: int) -> None:
     side = CROP * scale
     noise = Image.fromarray(np.random.default_rng(2).integers(0, 256, (side, side, 3), dtype="uint8"))
     landmarks = (PLACES + 0.5) * scale - 0.5  # centres of pixels

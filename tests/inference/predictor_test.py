@@ -1,7 +1,6 @@
 import dataclasses
 import io
 import itertools
-import json
 import pathlib
 from collections.abc import Iterator
 
@@ -74,18 +73,6 @@ def test_intervals_hold_only_with_the_flip_of_their_calibration(calibrated: ag.P
 
 def test_box_is_in_pixels_of_the_original_image(predictor: ag.Predictor) -> None:
     assert predictor(image(2, (40, 60)))[0].box == (0, 0, 60, 40)
-
-
-def test_the_model_of_a_run_is_found_by_folder_and_by_file(predictor: ag.Predictor, tmp_path: pathlib.Path) -> None:
-    predictor.model.save(tmp_path / "best.keras")
-    for path in (tmp_path, str(tmp_path / "best.keras")):
-        assert ag.Predictor(path)(image(0), aligned=True)[0].age == pytest.approx(predictor(image(0))[0].age)
-
-
-@pytest.mark.parametrize("path", ["", "nothing", "nothing.keras"])
-def test_a_missing_model_is_named(tmp_path: pathlib.Path, path: str) -> None:
-    with pytest.raises(FileNotFoundError, match="no trained model at"):
-        ag.Predictor(tmp_path / path)
 
 
 def test_one_image_that_cannot_be_used_is_an_error(predictor: ag.Predictor, tmp_path: pathlib.Path) -> None:
@@ -282,18 +269,6 @@ def test_faces_of_many_photographs_share_batches(
     assert answers[2][0].age == pytest.approx(answers[0][0].age, rel=0.01)
 
 
-def test_folder_and_glob_are_sorted_by_name(finder: ag.Predictor, couple: np.ndarray, tmp_path: pathlib.Path) -> None:
-    Image.fromarray(couple).save(tmp_path / "b.png")
-    Image.fromarray(couple[:, 180:]).save(tmp_path / "a.png")
-    (tmp_path / "c.jpg").touch()
-    for pattern in (tmp_path, tmp_path / "*.*g"):
-        answers = finder(pattern)
-        assert [pathlib.Path(answer.source).name for answer in answers] == ["a.png", "b.png", "c.jpg"]
-        assert [len(answer) for answer in answers[:2]] == [1, 2] and isinstance(answers[2], ag.ImageError)
-    with pytest.raises(ag.ImageError, match="matches no file"):
-        finder(str(tmp_path / "*.webp"))
-
-
 def test_stream_reads_only_a_few_images_ahead(predictor: ag.Predictor) -> None:
     read = []
 
@@ -316,20 +291,6 @@ def test_stream_without_faces_yields_empty_lists(finder: ag.Predictor) -> None:
             yield np.full((30, 30, 3), 128, "uint8")
 
     assert list(itertools.islice(finder.stream(walls()), 5)) == [[]] * 5 and len(read) <= 9
-
-
-def test_min_face_limits_the_search(finder: ag.Predictor, couple: np.ndarray) -> None:
-    assert ag.Predictor(finder.model, min_face=300)(couple) == [] != finder(couple)
-
-
-def test_to_dict_is_json(finder: ag.Predictor, calibrated: ag.Predictor, couple: np.ndarray) -> None:
-    answer = json.loads(json.dumps(finder(couple).to_dict()))
-    assert (answer["width"], answer["height"]) == (360, 200)
-    face = answer["faces"][0]
-    assert set(face) == {*("box", "age", "p_female", "age_interval", "landmarks", "score", "note", "gender")}
-    assert face["gender"] in ("male", "female") and len(face["landmarks"]) == 5
-    aligned = json.loads(json.dumps(calibrated(couple).to_dict()))["faces"][0]
-    assert aligned["box"] == [0, 0, 360, 200] and len(aligned["age_interval"]) == 2
 
 
 def test_a_small_or_turned_face_has_a_note(finder: ag.Predictor, couple: np.ndarray) -> None:
