@@ -30,7 +30,9 @@ _FACTS: Final = "facts.json"
 _NAME: Final = re.compile(r"step-\d+\.npz")
 _READ_ERRORS: Final = (
     OSError,
+    MemoryError,
     ValueError,
+    TypeError,
     EOFError,
     KeyError,
     RuntimeError,
@@ -127,13 +129,26 @@ def read_checkpoint(path: pathlib.Path, content: bytes | None = None) -> Checkpo
     """
     try:
         with zipfile.ZipFile(path if content is None else io.BytesIO(content)) as archive:
+            if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
+                raise ValueError("its entries are compressed, so that they may be of any size")
             # Whole entries are read first, so that zipfile verifies their CRC before numpy trusts a shape in them.
             entries = {name: archive.read(name) for name in archive.namelist()}
         facts = json.loads(entries.pop(_FACTS))
         arrays = [np.lib.format.read_array(io.BytesIO(entry), allow_pickle=False) for entry in entries.values()]
+        _check_facts(facts, None if content else _step_of(path))
         return Checkpoint(path, arrays, facts)
     except _READ_ERRORS as error:
         raise UnreadableCheckpointError(f"{path} cannot be read: {error}") from error
+
+
+def _check_facts(facts: Any, step: int | None) -> None:
+    """Raises ValueError, KeyError or TypeError for facts of another kind than `CheckpointCallback` writes."""
+    epoch, steps = facts["epoch"], facts["settings"]["steps_per_epoch"]
+    is_place = all(type(number) is int and number >= 0 for number in (epoch, facts["step"], steps))
+    if not is_place or not isinstance(facts["callbacks"], list) or not isinstance(facts["settings"]["config"], dict):
+        raise ValueError("its facts are not those of a run")
+    if step is not None and step != epoch * steps + facts["step"]:
+        raise ValueError(f"it is of step {epoch * steps + facts['step']}, not {step}")
 
 
 def load_newest_checkpoint(folder: pathlib.Path) -> Checkpoint | None:
@@ -180,7 +195,9 @@ def load_checkpoint_from_chief(find: Callable[[], Checkpoint | None]) -> Checkpo
 def _list_checkpoints(folder: pathlib.Path) -> list[pathlib.Path]:
     """The checkpoints of a folder, newest first; other files are ignored."""
     return sorted(
-        (path for path in folder.glob("step-*.npz") if _NAME.fullmatch(path.name)), key=_step_of, reverse=True
+        (path for path in folder.glob("step-*.npz") if _NAME.fullmatch(path.name) and path.is_file()),
+        key=_step_of,
+        reverse=True,
     )
 
 

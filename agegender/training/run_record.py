@@ -10,7 +10,7 @@ import os
 import pathlib
 import platform
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from agegender.files import atomic_write
@@ -31,9 +31,47 @@ def read_record(workdir: str | os.PathLike) -> dict[str, Any]:
     path = pathlib.Path(workdir)
     path = path / RECORD if path.is_dir() else path
     try:
-        return dict(json.loads(path.read_text())) if path.is_file() else {}
-    except (ValueError, TypeError) as error:
+        return _check_record(json.loads(path.read_text())) if path.is_file() else {}
+    except ValueError as error:
         raise ValueError(f"{path} is damaged or not the record of a run: {error}. Restore it or move it away") from None
+
+
+def _check_record(record: Any) -> dict[str, Any]:
+    """Returns the record; raises ValueError if an entry is of another kind than `train` writes, and not null."""
+    if not isinstance(record, dict):
+        raise ValueError(f"it must be an object. Received: {type(record).__name__}")
+    for name, is_kind in _KINDS.items():
+        if record.get(name) is not None and not is_kind(record[name]):
+            raise ValueError(f"`{name}` is not what `train` writes. Received: {_shorten(record[name])}")
+    return record
+
+
+def _is_text(entry: Any) -> bool:
+    return isinstance(entry, str)
+
+
+def _is_list_of(is_item: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    return lambda entry: isinstance(entry, list) and all(map(is_item, entry))
+
+
+def _is_seconds(entry: Any) -> bool:
+    numbers = [entry] if not isinstance(entry, list) else entry
+    return all(isinstance(number, int | float) for number in numbers)
+
+
+def _is_mapping_of(is_item: Callable[[Any], bool], *keys: str) -> Callable[[Any], bool]:
+    return lambda entry: isinstance(entry, dict) and all(map(is_item, entry.values())) and set(keys) <= set(entry)
+
+
+_KINDS: Final[Mapping[str, Callable[[Any], bool]]] = {
+    **dict.fromkeys(("started", FINISHED, "backend", "dtype_policy", "data_dir"), _is_text),
+    **dict.fromkeys(("command", "devices"), _is_list_of(_is_text)),
+    "code": _is_mapping_of(lambda entry: isinstance(entry, str | bool), "commit", "dirty"),
+    "versions": _is_mapping_of(_is_text),
+    "config": lambda entry: isinstance(entry, dict),
+    "seconds": lambda entry: _is_mapping_of(_is_seconds)(entry) and isinstance(entry.get("epochs", []), list),
+    "resumed": _is_list_of(_is_mapping_of(lambda entry: isinstance(entry, str | int), "step", "at")),
+}
 
 
 def read_data_dir(model: str | os.PathLike) -> str | None:

@@ -184,10 +184,11 @@ def test_hostile_file_is_skipped_and_good_ones_are_kept(manual_dir: pathlib.Path
 def test_folders_nested_too_deep_are_named(manual_dir: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as here:
         here.chdir(manual_dir / "UTKFace")
-        for depth in range(2_500):
-            os.mkdir("f")
-            os.chdir("f")
-            if depth == 1_500:  # deeper than Python's recursion
+        for depth in range(1_070):
+            name = "f" if depth <= 1_050 else "f" * 200  # first deeper than Python's recursion, then longer than a path
+            os.mkdir(name)
+            os.chdir(name)
+            if depth == 1_050:
                 pathlib.Path(NAME).write_bytes(jpeg(9))
     try:
         collected = collect_from(manual_dir)

@@ -2,6 +2,7 @@
 
 import datetime
 import itertools
+import json
 import os
 import pathlib
 import random
@@ -12,6 +13,7 @@ import subprocess
 import sys
 import threading
 import time
+import zipfile
 from typing import Any
 
 import numpy as np
@@ -27,11 +29,11 @@ ARRAYS = [
     np.zeros((0, 2), "uint8"),
     np.array([True]),
 ]
-FACTS = {"epoch": 1, "step": 2, "value": 0.1}
+FACTS = {"epoch": 0, "settings": {"steps_per_epoch": 9, "config": {}}, "callbacks": [], "value": 0.1}
 
 
 def write(folder: pathlib.Path, step: int, **options: int) -> pathlib.Path:
-    return checkpoints.write_checkpoint(folder, step, ARRAYS, {**FACTS, "total": step}, **options)
+    return checkpoints.write_checkpoint(folder, step, ARRAYS, {**FACTS, "step": step}, **options)
 
 
 def names(folder: pathlib.Path) -> list[str]:
@@ -45,7 +47,7 @@ def python(code: str, *arguments: str | os.PathLike) -> subprocess.Popen:
 
 def test_checkpoint_round_trip(tmp_path: pathlib.Path) -> None:
     found = checkpoints.read_checkpoint(write(tmp_path, 12))
-    assert found.facts == {**FACTS, "total": 12} and found.path.name == "step-00000012.npz"
+    assert found.facts == {**FACTS, "step": 12} and found.path.name == "step-00000012.npz"
     for array, expected in zip(found.arrays, ARRAYS, strict=True):
         assert array.dtype == expected.dtype and array.shape == expected.shape and np.array_equal(array, expected)
     assert names(tmp_path) == ["step-00000012.npz"]
@@ -57,7 +59,7 @@ def test_newest_checkpoints_are_kept(tmp_path: pathlib.Path) -> None:
         write(tmp_path, step, keep=3)
     assert names(tmp_path) == ["step-00000005.npz", "step-100000000.npz", "step-99999999.npz"]
     newest = checkpoints.load_newest_checkpoint(tmp_path)
-    assert newest and newest.facts["total"] == 100_000_000
+    assert newest and newest.facts["step"] == 100_000_000
     write(tmp_path, 7, keep=1)
     assert names(tmp_path) == ["step-00000007.npz"]
 
@@ -72,7 +74,7 @@ def test_flipped_bits_are_detected(tmp_path: pathlib.Path) -> None:
         except checkpoints.UnreadableCheckpointError:
             noticed += 1
         else:  # a date, or a permission, of the archive
-            assert found.facts == {**FACTS, "total": 1}
+            assert found.facts == {**FACTS, "step": 1}
             assert all(itertools.starmap(np.array_equal, zip(found.arrays, ARRAYS, strict=True)))
     assert noticed > 200
 
@@ -85,17 +87,41 @@ def test_truncated_checkpoint_falls_back_to_the_previous_one(
     path = write(tmp_path, 2)
     path.write_bytes(path.read_bytes()[:length])
     found = checkpoints.load_newest_checkpoint(tmp_path)
-    assert found and found.facts["total"] == 1
+    assert found and found.facts["step"] == 1
     [line] = capsys.readouterr().err.splitlines()
     assert line.startswith(f"Warning: {path} cannot be read: ") and line.endswith(
         "falling back to the checkpoint before it."
     )
 
 
+@pytest.mark.parametrize(
+    "facts",
+    [
+        *({}, [1], {"epoch": "1"}, {"epoch": -1}, {"epoch": 1_000_000}, {"step": 3}, {"callbacks": None}),
+        *({"settings": {}}, {"settings": {"steps_per_epoch": 9, "config": None}}),
+    ],
+)
+def test_checkpoint_of_another_kind_falls_back_to_the_previous_one(tmp_path: pathlib.Path, facts: Any) -> None:
+    write(tmp_path, 1)
+    changed = {**FACTS, "step": 2, **facts} if isinstance(facts, dict) and facts else facts
+    checkpoints.write_checkpoint(tmp_path, 2, ARRAYS, changed)
+    found = checkpoints.load_newest_checkpoint(tmp_path)
+    assert found and found.facts["step"] == 1
+
+
+def test_compressed_checkpoint_is_not_unpacked(tmp_path: pathlib.Path) -> None:
+    path = tmp_path / "step-00000002.npz"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("facts.json", json.dumps({**FACTS, "step": 2}))
+    with pytest.raises(checkpoints.UnreadableCheckpointError, match="its entries are compressed"):
+        checkpoints.read_checkpoint(path)
+
+
 def test_other_files_in_the_folder_are_ignored(tmp_path: pathlib.Path) -> None:
     path = write(tmp_path, 4)
     for name in ("step-copy.npz", "step-00000009 (1).npz", "step-00000009.npz.bak"):
         (tmp_path / name).write_bytes(path.read_bytes())
+    (tmp_path / "step-00000010.npz").mkdir()
     newest = checkpoints.load_newest_checkpoint(tmp_path)
     assert newest and newest.path == path
     write(tmp_path, 5, keep=1)
@@ -129,19 +155,22 @@ def test_default_policy() -> None:
     assert checkpoints.CheckpointPolicy() == checkpoints.CheckpointPolicy(seconds=300.0, steps=0, keep=2)
 
 
-FULL = """
+FULL = (
+    f"FACTS = {FACTS}"
+    + """
 import pathlib, resource, sys
 import numpy as np
 from agegender.training import checkpoints
 folder = pathlib.Path(sys.argv[1])
-checkpoints.write_checkpoint(folder, 1, [np.zeros(10)], {})
+checkpoints.write_checkpoint(folder, 1, [np.zeros(10)], FACTS | {"step": 1})
 resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
 try:
-    checkpoints.write_checkpoint(folder, 2, [np.zeros(100_000)], {})
+    checkpoints.write_checkpoint(folder, 2, [np.zeros(100_000)], FACTS | {"step": 2})
 except OSError as error:
     print(error.strerror)
 print(checkpoints.load_newest_checkpoint(folder).path.name)
 """
+)
 
 
 def test_full_disk_keeps_the_checkpoint_before(tmp_path: pathlib.Path) -> None:
@@ -151,16 +180,19 @@ def test_full_disk_keeps_the_checkpoint_before(tmp_path: pathlib.Path) -> None:
     assert resource.getrlimit(resource.RLIMIT_FSIZE)[0] != 50_000
 
 
-WRITE_ON = """
+WRITE_ON = (
+    f"FACTS = {FACTS}"
+    + """
 import pathlib, sys
 import numpy as np
 from agegender.training import checkpoints
 folder, step = pathlib.Path(sys.argv[1]), 0
 while True:
     step += 1
-    checkpoints.write_checkpoint(folder, step, [np.full(300_000, step)] * 3, {"step": step})
+    checkpoints.write_checkpoint(folder, step, [np.full(300_000, step)] * 3, FACTS | {"step": step})
     print(step, flush=True)
 """
+)
 
 
 def test_newest_checkpoint_is_intact_after_kill_while_writing(

@@ -488,7 +488,14 @@ def test_incomplete_record_resumes(tmp_path: pathlib.Path) -> None:
     assert record["started"] == "then" and len(record["seconds"]["epochs"]) == 1 and record["finished"]
 
 
-@pytest.mark.parametrize("content", ["", '{"config": {', "[1, 2]", "7"])
+@pytest.mark.parametrize(
+    "content",
+    [
+        *("", '{"config": {', "[1, 2]", "7", "null"),
+        *('{"seconds": [1]}', '{"seconds": {"epochs": null}}', '{"seconds": {"epochs": 3}}', '{"versions": ["keras"]}'),
+        *('{"code": {"commit": "0123"}}', '{"command": [1]}', '{"resumed": [{"step": 3}]}', '{"data_dir": 5}'),
+    ],
+)
 def test_damaged_record_is_named(tmp_path: pathlib.Path, content: str) -> None:
     (tmp_path / "run.json").write_text(content)
     with pytest.raises(ValueError, match=r"run\.json is damaged or not the record of a run"):
