@@ -1,4 +1,4 @@
-"""What TensorFlow reads from the environment when it is imported, for commands; the library itself sets nothing."""
+"""The environment that TensorFlow reads when it is imported, which only commands set, and the CPU's instructions."""
 
 import contextlib
 import importlib.util
@@ -11,6 +11,9 @@ from collections.abc import Iterator
 from typing import Final
 
 _BACKENDS: Final = ("tensorflow", "jax", "torch")
+_CPU_INFO: Final = pathlib.Path("/proc/cpuinfo")
+# AVX512-VNNI and its shorter form, AMX, and the dot product of ARM: products of 8 bits, added up in 32.
+_INT8_FLAGS: Final = frozenset({"avx512_vnni", "avx_vnni", "amx_int8", "asimddp"})
 
 
 def set_environment() -> None:
@@ -84,3 +87,14 @@ def _silent() -> Iterator[None]:
         finally:
             os.dup2(standard_error, 2)
             os.close(standard_error)
+
+
+def read_cpu_flags() -> set[str]:
+    """The instruction sets of the CPU as Linux names them; empty on other systems."""
+    lines = _CPU_INFO.read_text().splitlines() if _CPU_INFO.exists() else []
+    return next((set(line.split()) for line in lines if line.startswith(("flags", "Features"))), set())
+
+
+def has_int8_instructions() -> bool:
+    """Whether the CPU multiplies integers of 8 bits several times as fast as floats, as far as Linux tells."""
+    return bool(_INT8_FLAGS & read_cpu_flags())

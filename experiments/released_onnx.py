@@ -1,14 +1,18 @@
 r"""Writes model.onnx of the released model, without its weights: those stay in best.keras beside it.
 
     python -m experiments.released_onnx agegender/released
+    python -m experiments.released_onnx agegender/released --int8 --data_dir=...
 
 An ONNX file may name bytes of another file as its weights, and a .keras file contains its weights uncompressed, in half
-precision. So the repository and the wheel contain 31 MB once, and onnxruntime reads what Keras reads.
+precision. So the repository and the wheel contain them once, and onnxruntime reads what Keras reads. With --int8 also
+model-int8.onnx, whose convolutions have weights of their own in 8 bits; the ranges of the values between them are
+measured on training images.
 """
 
+import argparse
 import io
+import itertools
 import pathlib
-import sys
 import tempfile
 import zipfile
 from typing import Any
@@ -18,21 +22,34 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from agegender import Predictor, export_model, load_utkface
+from agegender.released import INT8_MODEL, ONNX_MODEL
+from agegender.schema import BEST_MODEL
+
 SMALLEST = 10_000  # weights of a tensor; smaller ones stay in the ONNX file
-STORED = "best.keras"
+INT8_IMAGES = 400  # on which the ranges of 8 bits are measured
 
 
-def main(folder: pathlib.Path) -> None:
+def main(folder: pathlib.Path, *, int8: bool = False, data_dir: str | None = None) -> None:
     """Exports the model of a folder and replaces its large weights by references to best.keras."""
-    from agegender.export.export import export_model
+    write_onnx(folder, ONNX_MODEL, "onnx")
+    if int8:
+        size = Predictor(folder / ONNX_MODEL).image_size[0]
+        batches = load_utkface("train", batch_size=1, image_size=size, data_dir=data_dir)
+        images = [np.asarray(images[0]) for images, _ in itertools.islice(batches, INT8_IMAGES)]
+        write_onnx(folder, INT8_MODEL, "onnx_int8", images)
 
+
+def write_onnx(folder: pathlib.Path, name: str, format: str, images: list[np.ndarray] | None = None) -> None:
+    """Exports the model of a folder into it, in one format."""
     with tempfile.TemporaryDirectory() as temporary:
-        model = onnx.load(export_model(folder, pathlib.Path(temporary) / "model.onnx", format="onnx", flip=False))
-    stored = find_weights(folder / STORED)
+        path = export_model(folder, pathlib.Path(temporary) / name, format=format, flip=False, images=images)
+        model = onnx.load(path)
+    stored = find_weights(folder / BEST_MODEL)
     tensors = list(model.graph.initializer)
     del model.graph.initializer[:]
     model.graph.initializer.extend(refer_to_stored(model.graph, tensor, stored) or tensor for tensor in tensors)
-    onnx.save(model, folder / "model.onnx")
+    onnx.save(model, folder / name)
 
 
 def find_weights(path: pathlib.Path) -> list[tuple[int, np.ndarray]]:
@@ -74,7 +91,7 @@ def refer_to_stored(
         dims=weights.shape,
         data_location=TensorProto.EXTERNAL,
     )
-    for key, value in (("location", STORED), ("offset", offset), ("length", weights.nbytes)):
+    for key, value in (("location", BEST_MODEL), ("offset", offset), ("length", weights.nbytes)):
         reference.external_data.add(key=key, value=str(value))
     nodes = [helper.make_node("Cast", [reference.name], [f"{tensor.name}_cast"], to=TensorProto.FLOAT)]
     if weights.ndim == 4:  # Keras: [height, width, in, out]
@@ -86,4 +103,9 @@ def refer_to_stored(
 
 
 if __name__ == "__main__":
-    main(pathlib.Path(sys.argv[1]))
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folder", type=pathlib.Path)
+    parser.add_argument("--int8", action="store_true", help="also write model-int8.onnx")
+    parser.add_argument("--data_dir", help="where `tfds build` wrote; by default ~/tensorflow_datasets")
+    args = parser.parse_args()
+    main(args.folder, int8=args.int8, data_dir=args.data_dir)

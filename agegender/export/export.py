@@ -75,8 +75,8 @@ def export_model(
 
     Every format carries its metadata as JSON, in ONNX under the key `"agegender"`: `version`, `inputs` and `outputs`
     with a description each, `image_size` as `[height, width]`, `heads`, `age_head` ("regression", "distribution",
-    "median" or null), `flip` (whether the graph itself averages over the mirror image), `calibration` (the fields of
-    `Calibration` or null) and `licence`.
+    "median" or null), `dtype` ("float32", "float16" or "int8"), `flip` (whether the graph itself averages over the
+    mirror image), `calibration` (the fields of `Calibration` or null) and `licence`.
 
     A model that computes in half precision is exported in float32.
 
@@ -269,6 +269,7 @@ def _build_metadata(
         "image_size": [height, width],
         "heads": [head for head in HEADS if head in serving.output],
         "age_head": _find_age_head(model),
+        "dtype": format.rpartition("_")[2] if format.endswith(("float16", "int8")) else "float32",
         "flip": flip,
         "calibration": None if calibration is None else dataclasses.asdict(calibration),
         "licence": _LICENCE,

@@ -14,7 +14,7 @@ from keras import ops
 
 from agegender.calibration.calibration import Calibration
 from agegender.models.batch_norm import fold_batch_norm
-from agegender.models.layers import iterate_layers
+from agegender.models.dtypes import cast_model
 from agegender.schema import AGE, AGE_HIGH, AGE_LOW, GENDER, IMAGE, MAX_AGE, MIN_AGE
 
 RAW_GENDER: Final = "gender_uncalibrated"
@@ -45,7 +45,7 @@ def build_serving_model(
     >>> sorted(build_serving_model(build_model(trunk)).output)
     ['age', 'gender']
     """
-    float_model = _cast_to_float32(fold_batch_norm(model))
+    float_model = cast_model(fold_batch_norm(model), "float32")
     images = keras.Input(model.input_shape[1:], dtype="uint8", name=IMAGE)
     answers = dict(_average_over_flip(float_model, images) if flip else float_model(images))
     if AGE in answers:
@@ -128,25 +128,6 @@ def apply_temperature(probabilities: Any, temperature: float) -> Any:
     """Divides the logits of probabilities by a temperature."""
     log_p, log_q = (ops.log(ops.maximum(p, _EPSILON)) for p in (probabilities, 1 - probabilities))
     return ops.sigmoid((log_p - log_q) / temperature)
-
-
-def _cast_to_float32(model: keras.Model) -> keras.Model:
-    """Returns the model, or a float32 copy if it computes in half precision, which few other runtimes support."""
-
-    def copy_layer(layer: keras.layers.Layer) -> keras.layers.Layer:
-        config = layer.get_config()
-        return type(layer).from_config({**config, "dtype": "float32"} if _is_half_precision(layer) else config)
-
-    if not any(map(_is_half_precision, iterate_layers(model))):
-        return model
-    copy = keras.models.clone_model(model, clone_function=copy_layer, recursive=True)
-    copy.set_weights(model.get_weights())
-    return copy
-
-
-def _is_half_precision(layer: keras.layers.Layer) -> bool:
-    # Bare operations among the layers have no dtype of their own.
-    return getattr(layer, "compute_dtype", None) in ("float16", "bfloat16")
 
 
 def _average_over_flip(model: keras.Model, images: keras.KerasTensor) -> dict[str, keras.KerasTensor]:

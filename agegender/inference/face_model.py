@@ -13,12 +13,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agegender.calibration.calibration import Calibration, load_calibration
+from agegender.environment import has_int8_instructions
 from agegender.inference.runtime import OnnxModel
-from agegender.released import ONNX_MODEL, find_released, is_released
+from agegender.released import INT8_MODEL, ONNX_MODEL, find_released, is_released
 from agegender.schema import AGE, BEST_MODEL, GENDER, HEADS, MAX_AGE, MIN_AGE
 
 _METADATA: Final = "agegender"  # key of the metadata in a file that `export_model` wrote
 _RAW_GENDER: Final = "gender_uncalibrated"
+_MAX_VIEWS: Final = 32  # that a thread computes at once: more take memory, but hardly less time
+DTYPES: Final = ("float32", "int8", "auto")
 
 
 class FaceModel(Protocol):
@@ -27,11 +30,13 @@ class FaceModel(Protocol):
     Attributes:
         heads: "age", "gender" or both.
         image_size: height and width in pixels of the images it takes.
+        dtype: what most of it computes in: "float32", "int8", "bfloat16" or "float16".
         flip: True if it always averages over mirror images, None if the caller chooses.
     """
 
     heads: Sequence[str]
     image_size: tuple[int, int]
+    dtype: str
     flip: bool | None
 
     def predict(self, images: NDArray[np.uint8], *, flip: bool) -> dict[str, NDArray[np.float32]]:
@@ -72,6 +77,7 @@ class OnnxFaceModel:
             self.heads: Sequence[str] = [head for head in HEADS if head in metadata["heads"]]
             height, width = metadata["image_size"]
             self.image_size = (int(height), int(width))
+            self.dtype: str = metadata.get("dtype", "float32")
             self.flip: bool | None = True if metadata["flip"] else None
             fields = metadata["calibration"]
             self.calibration = None if fields is None else Calibration(**_as_tuples(fields))
@@ -95,8 +101,8 @@ class OnnxFaceModel:
 
     def _predict_views(self, views: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
         count = max(1, min(os.cpu_count() or 1, len(views)))
-        parts = np.array_split(views, count)
-        if count == 1:
+        parts = np.array_split(views, max(count, -(-len(views) // _MAX_VIEWS)))
+        if len(parts) == 1:
             outputs = [self._model.run(parts[0])]
         else:
             with ThreadPoolExecutor(count) as threads:  # new each time: threads do not survive a fork
@@ -107,34 +113,40 @@ class OnnxFaceModel:
         return {head: values[head] for head in self.heads}
 
 
-def load_face_model(model: Any) -> tuple[FaceModel, Calibration | None]:
+def load_face_model(model: Any, dtype: str | None = None) -> tuple[FaceModel, Calibration | None]:
     """Loads what `Predictor` takes as a model.
 
     Args:
         model: a Keras model, an `.onnx` or `.keras` file, the folder of a run, or None for the released model.
+        dtype: as for `Predictor`.
 
     Returns:
         The model, and the calibration beside or in it.
     """
+    if dtype is not None and dtype not in DTYPES:
+        raise ValueError(f"`dtype` must be None or one of {DTYPES}. Received: dtype={dtype!r}")
     keras = sys.modules.get("keras")  # whoever has a Keras model has imported Keras
     if keras is not None and isinstance(model, keras.Model):
         from agegender.inference.keras_model import KerasFaceModel
 
-        return KerasFaceModel(model), None
-    file = find_model_file(model)
+        return KerasFaceModel(model, dtype), None
+    file = find_model_file(model, dtype)
     if file.suffix == ".onnx":
         onnx = OnnxFaceModel(file)
+        if dtype not in (None, "auto", onnx.dtype):
+            raise ValueError(f"{file} computes in {onnx.dtype}; export it again. Received: dtype={dtype!r}")
         return onnx, onnx.calibration
     from agegender.inference.keras_model import load_keras_model
 
-    return load_keras_model(file), load_calibration(file)
+    return load_keras_model(file, dtype), load_calibration(file)
 
 
-def find_model_file(model: str | os.PathLike | None) -> pathlib.Path:
+def find_model_file(model: str | os.PathLike | None, dtype: str | None = None) -> pathlib.Path:
     """Finds the model file of a path, without loading it.
 
     Args:
         model: an `.onnx` or `.keras` file, the folder of a run, or None for the released model.
+        dtype: as for `Predictor`.
 
     Returns:
         An `.onnx` or `.keras` file that can be opened.
@@ -151,8 +163,12 @@ def find_model_file(model: str | os.PathLike | None) -> pathlib.Path:
         )
     path = pathlib.Path(path)
     if path.is_dir():
-        path = path / (ONNX_MODEL if is_released(path) else BEST_MODEL)
+        path = path / _choose_file(path, dtype)
     if not path.is_file():
+        if path.name == INT8_MODEL:
+            raise FileNotFoundError(
+                f"There is no int8 model at {path}. `agegender export --format=onnx_int8 --images=FOLDER` writes one."
+            )
         raise FileNotFoundError(
             f"There is no trained model at {path}. Give an .onnx or .keras file, or the folder of a run."
         )
@@ -160,6 +176,16 @@ def find_model_file(model: str | os.PathLike | None) -> pathlib.Path:
         raise ValueError(f"{path} is not a model. Give an .onnx or .keras file, or the folder of a run.")
     with path.open("rb"):  # onnxruntime and Keras call a file that must not be read damaged
         return path
+
+
+def _choose_file(folder: pathlib.Path, dtype: str | None) -> str:
+    """The name of the model file to take from a folder."""
+    if dtype == "int8":
+        return INT8_MODEL
+    if not is_released(folder):
+        return BEST_MODEL
+    fast = dtype == "auto" and (folder / INT8_MODEL).is_file() and has_int8_instructions()
+    return INT8_MODEL if fast else ONNX_MODEL
 
 
 def _as_tuples(fields: dict[str, Any]) -> dict[str, Any]:

@@ -15,6 +15,8 @@ except ModuleNotFoundError as error:
         "A run or a .keras file needs TensorFlow and Keras: pip install 'agegender[train]'. An .onnx file does not."
     ) from error
 
+from agegender.models.dtypes import cast_model, fastest_dtype, get_compute_dtype
+from agegender.models.layers import iterate_layers
 from agegender.models.prediction import predict_batch
 from agegender.models.saving import check_model, load_model
 from agegender.schema import HEADS
@@ -25,15 +27,22 @@ class KerasFaceModel:
 
     Args:
         model: the model.
+        dtype: as for `Predictor`.
 
     Raises:
-        ValueError: if it is not one from `build_model`.
+        ValueError: if it is not one from `build_model`, or `dtype` is "int8".
     """
 
     flip: bool | None = None
 
-    def __init__(self, model: keras.Model) -> None:
+    def __init__(self, model: keras.Model, dtype: str | None = None) -> None:
+        if dtype == "int8":
+            raise ValueError("Keras models do not compute in int8: export one with format='onnx_int8'.")
         self.model = check_model(model)
+        if dtype is not None:
+            self.model = cast_model(self.model, fastest_dtype() if dtype == "auto" else dtype)
+        dtypes = [get_compute_dtype(layer) for layer in iterate_layers(self.model)]
+        self.dtype = next((each for each in ("bfloat16", "float16") if each in dtypes), "float32")
         self.heads: Sequence[str] = [head for head in HEADS if head in self.model.output]
         self.image_size: tuple[int, int] = (self.model.input_shape[1], self.model.input_shape[2])
         self._process = os.getpid()
@@ -51,6 +60,6 @@ class KerasFaceModel:
         return predict_batch(self.model, images, flip=flip)
 
 
-def load_keras_model(path: pathlib.Path) -> KerasFaceModel:
+def load_keras_model(path: pathlib.Path, dtype: str | None = None) -> KerasFaceModel:
     """Loads a `.keras` file or the best model in the folder of a run."""
-    return KerasFaceModel(load_model(path))
+    return KerasFaceModel(load_model(path), dtype)

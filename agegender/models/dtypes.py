@@ -1,11 +1,14 @@
-"""The devices of this machine, and the dtype policy that is fastest on them."""
+"""The devices of this machine, the dtype policy that is fastest on them, and models in another dtype."""
 
-import pathlib
 from typing import Any, Final
 
 import keras
 
-_CPU_INFO: Final = pathlib.Path("/proc/cpuinfo")
+from agegender.environment import read_cpu_flags
+from agegender.models.layers import iterate_layers
+
+_HALF_PRECISION: Final = ("float16", "bfloat16")
+_CONVOLUTIONS: Final = (keras.layers.Conv2D, keras.layers.MaxPooling2D)
 
 
 def fastest_dtype() -> str:
@@ -29,8 +32,41 @@ def fastest_dtype() -> str:
     if kinds & {"gpu", "cuda"}:
         capability = _find_gpu_capability() or 0.0
         return "mixed_bfloat16" if capability >= 8 else "mixed_float16" if capability >= 7 else "float32"
-    has_bfloat16 = keras.backend.backend() == "tensorflow" and {"avx512_bf16", "amx_bf16"} & _read_cpu_flags()
+    has_bfloat16 = keras.backend.backend() == "tensorflow" and {"avx512_bf16", "amx_bf16"} & read_cpu_flags()
     return "mixed_bfloat16" if has_bfloat16 else "float32"
+
+
+def cast_model(model: keras.Model, policy: str) -> keras.Model:
+    """Copies a model so that it computes in another dtype, where it does not yet; the weights are the same.
+
+    Args:
+        model: a model from `build_model`.
+        policy: "float32" for all layers; or a Keras policy of half precision for convolutions and poolings, which take
+            nearly all of the time. The heads keep their dtype.
+
+    Returns:
+        The copy, or the model itself if there is nothing to change.
+    """
+
+    def is_changed(layer: keras.layers.Layer) -> bool:
+        if policy == "float32":
+            return get_compute_dtype(layer) in _HALF_PRECISION
+        return isinstance(layer, _CONVOLUTIONS) and get_compute_dtype(layer) == "float32"
+
+    def copy_layer(layer: keras.layers.Layer) -> keras.layers.Layer:
+        config = layer.get_config()
+        return type(layer).from_config({**config, "dtype": policy} if is_changed(layer) else config)
+
+    if not any(map(is_changed, iterate_layers(model))):
+        return model
+    copy = keras.models.clone_model(model, clone_function=copy_layer, recursive=True)
+    copy.set_weights(model.get_weights())
+    return copy
+
+
+def get_compute_dtype(layer: keras.layers.Layer) -> str | None:
+    """The dtype that a layer computes in; None for bare operations, which have none of their own."""
+    return getattr(layer, "compute_dtype", None)
 
 
 def list_devices() -> list[str]:
@@ -69,9 +105,3 @@ def _parse_capability(capability: Any) -> float | None:
         return float(capability if isinstance(capability, str) else "{}.{}".format(*capability))
     except (TypeError, ValueError, IndexError):
         return None
-
-
-def _read_cpu_flags() -> set[str]:
-    """The instruction sets of the CPU as Linux names them; empty on other systems."""
-    lines = _CPU_INFO.read_text().splitlines() if _CPU_INFO.exists() else []
-    return next((set(line.split()) for line in lines if line.startswith("flags")), set())

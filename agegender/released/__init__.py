@@ -1,10 +1,14 @@
-"""The released model: best.keras for Keras, model.onnx for onnxruntime with the same weights, calibration and card."""
+"""The released model: best.keras for Keras, model.onnx for onnxruntime with the same weights, calibration and card.
+
+model-int8.onnx, if it is there, is the same model with convolutions in 8 bits.
+"""
 
 import os
 import pathlib
 from typing import Final
 
 ONNX_MODEL: Final = "model.onnx"
+INT8_MODEL: Final = "model-int8.onnx"
 _FOLDER = pathlib.Path(__file__).parent
 _VARIABLE: Final = "AGEGENDER_MODEL"
 

@@ -293,6 +293,8 @@ def test_metadata_is_complete(format: str, exported: dict[str, pathlib.Path]) ->
     metadata = read_metadata(exported[format], format)
     assert metadata["version"] == 1 and metadata["image_size"] == [SIZE, SIZE] and metadata["flip"] is True
     assert metadata["heads"] == ["age", "gender"] and metadata["age_head"] == "distribution"
+    expected = {"litert_float16": "float16", "litert_int8": "int8", "onnx_int8": "int8"}.get(format, "float32")
+    assert metadata["dtype"] == expected
     calibration = metadata["calibration"]
     assert Calibration(**{**calibration, **{key: tuple(calibration[key]) for key in ("ages", "low", "high")}}) == (
         CALIBRATION

@@ -16,7 +16,9 @@ from conftest import make_tiny_trunk
 from PIL import Image
 
 import agegender as ag
-from agegender.inference.face_model import OnnxFaceModel
+from agegender import environment
+from agegender.inference import face_model, keras_model
+from agegender.inference.face_model import OnnxFaceModel, find_model_file
 from agegender.released import find_released
 
 FACES = np.random.default_rng(0).integers(0, 256, (10, 64, 64, 3), "uint8")
@@ -57,6 +59,81 @@ def test_onnx_and_keras_agree_at_every_batch_size(
     for head, expected in outputs[0].items():
         np.testing.assert_allclose(outputs[1][head], expected, atol=1e-4)
         assert outputs[1][head].shape == (count,)
+
+
+@pytest.fixture(scope="module")
+def run(varied: keras.Model, tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    """A run with its model in float32, float32 as ONNX and int8."""
+    folder = tmp_path_factory.mktemp("run")
+    varied.save(folder / "best.keras")
+    ag.export_model(folder, folder / "model.onnx", format="onnx")
+    images = np.random.default_rng(4).integers(0, 256, (100, 24, 24, 3), "uint8")
+    ag.export_model(folder, folder / "model-int8.onnx", format="onnx_int8", images=images)
+    return folder
+
+
+def test_dtype_chooses_the_file(run: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def chosen(dtype: str | None) -> str:
+        return find_model_file(run, dtype).name
+
+    assert [chosen(dtype) for dtype in (None, "float32", "auto", "int8")] == ["best.keras"] * 3 + ["model-int8.onnx"]
+    monkeypatch.setattr(face_model, "is_released", lambda _: True)
+    for fast, expected in ((True, "model-int8.onnx"), (False, "model.onnx")):
+        monkeypatch.setattr(face_model, "has_int8_instructions", lambda fast=fast: fast)
+        assert chosen("auto") == expected
+        assert [chosen(dtype) for dtype in (None, "float32", "int8")] == ["model.onnx"] * 2 + ["model-int8.onnx"]
+
+
+def test_int8_answers_nearly_the_same_in_8_bits(run: pathlib.Path) -> None:
+    images = np.random.default_rng(5).integers(0, 256, (20, 24, 24, 3), "uint8")
+    exact, fast = (ag.Predictor(run, dtype=dtype, aligned=True) for dtype in ("float32", "int8"))
+    assert (exact.dtype, fast.dtype) == ("float32", "int8")
+    ages = np.array([[each[0].age for each in predictor(images)] for predictor in (exact, fast)])
+    assert 0 < np.abs(ages[0] - ages[1]).max() < 0.3 * np.ptp(ages[0])
+    assert ag.Predictor(run / "model-int8.onnx").dtype == "int8"
+
+
+def test_auto_computes_convolutions_in_the_fastest_dtype(run: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    images = np.random.default_rng(5).integers(0, 256, (20, 24, 24, 3), "uint8")
+    monkeypatch.setattr(keras_model, "fastest_dtype", lambda: "mixed_bfloat16")
+    exact, fast = (ag.Predictor(run, dtype=dtype, aligned=True) for dtype in (None, "auto"))
+    assert (exact.dtype, fast.dtype) == ("float32", "bfloat16")
+    ages = np.array([[each[0].age for each in predictor(images)] for predictor in (exact, fast)])
+    assert 0 < np.abs(ages[0] - ages[1]).max() < 0.1 * np.ptp(ages[0])
+    again = ag.Predictor(fast.model, dtype="float32", aligned=True)
+    assert again.dtype == "float32" and fast.dtype == "bfloat16"
+    np.testing.assert_allclose([each[0].age for each in again(images)], ages[0], atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("model", "dtype", "error", "words"),
+    [
+        (".", "bf16", ValueError, "`dtype` must be None or one of .*Received: dtype='bf16'"),
+        ("best.keras", "int8", ValueError, "Keras models do not compute in int8: export one"),
+        ("model.onnx", "int8", ValueError, "model.onnx computes in float32; export it again"),
+        ("model-int8.onnx", "float32", ValueError, "computes in int8; export it again"),
+        ("none", "int8", FileNotFoundError, "There is no int8 model at .*--format=onnx_int8"),
+    ],
+)
+def test_wrong_dtype_is_an_error(run: pathlib.Path, model: str, dtype: str, error: type[Exception], words: str) -> None:
+    (run / "none").mkdir(exist_ok=True)
+    with pytest.raises(error, match=words):
+        ag.Predictor(run / model, dtype=dtype)
+
+
+def test_int8_instructions_are_read_from_linux(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(environment, "_CPU_INFO", tmp_path / "cpuinfo")
+    for content, expected in (
+        ("processor\t: 0\nflags\t\t: fpu avx512f avx512_vnni\n", True),
+        ("flags\t\t: fpu avx2 avx_vnni\n", True),
+        ("Features\t: fp asimd asimddp\n", True),
+        ("flags\t\t: fpu avx2 avx512f\n", False),
+        ("", False),
+    ):
+        (tmp_path / "cpuinfo").write_text(content)
+        assert environment.has_int8_instructions() == expected
+    (tmp_path / "cpuinfo").unlink()
+    assert not environment.has_int8_instructions()
 
 
 def test_ages_of_a_regression_are_clipped(exported: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:

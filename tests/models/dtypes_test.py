@@ -9,6 +9,7 @@ import pytest
 import tensorflow as tf
 
 import agegender as ag
+from agegender import environment
 from agegender.models import dtypes
 
 
@@ -49,7 +50,7 @@ def test_fastest_dtype_of_a_cpu(
 ) -> None:
     if flags is not None:
         (tmp_path / "cpuinfo").write_text(f"processor\t: 0\nmodel name\t: x\n{flags}")
-    monkeypatch.setattr(dtypes, "_CPU_INFO", tmp_path / "cpuinfo")
+    monkeypatch.setattr(environment, "_CPU_INFO", tmp_path / "cpuinfo")
     monkeypatch.setattr(dtypes, "list_devices", lambda: ["cpu:0"])
     monkeypatch.setattr(keras.backend, "backend", lambda: backend)
     assert ag.fastest_dtype() == expected
