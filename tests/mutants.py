@@ -19,6 +19,7 @@ import os
 import pathlib
 import random
 import shutil
+import signal
 import sys
 import time
 from typing import Final, NamedTuple
@@ -36,6 +37,7 @@ class Mutant(NamedTuple):
     path: pathlib.Path  # relative to the project
     code: str
     change: str
+    tests: list[list[str]]  # arguments of pytest; the second only if the first pass
 
 
 def find_modules(package: str) -> list[pathlib.Path]:
@@ -48,12 +50,12 @@ def find_modules(package: str) -> list[pathlib.Path]:
     return [file.relative_to(ROOT) for file in files if not file.name.endswith("_test.py")]
 
 
-def find_tests(module: pathlib.Path, package: str) -> list[list[str]]:
-    """The tests of a module and those of its package."""
-    folder = f"tests/{package}" if module.parts[0] == "agegender" else package
-    whole = folder if (ROOT / folder).is_dir() else f"{folder}_test.py"
-    own = f"{folder}/{module.stem}_test.py"
-    return [[str(module), own], [whole]] if (ROOT / own).exists() else [[str(module), whole]]
+def find_tests(module: pathlib.Path) -> list[list[str]]:
+    """The tests of a module, doctests included, and those of its package."""
+    whole = pathlib.Path("tests", *module.parts[1:-1]) if module.parts[0] == "agegender" else module.parent
+    own = whole / f"{module.stem}_test.py"
+    first = [str(module), *([str(own)] if (ROOT / own).exists() else [])]
+    return [first] if whole.name == "tests" else [first, [str(whole)]]
 
 
 def make_mutants(modules: list[pathlib.Path], size: int, seed: int) -> tuple[list[Mutant], int]:
@@ -70,7 +72,7 @@ def make_mutants(modules: list[pathlib.Path], size: int, seed: int) -> tuple[lis
         code = tree.deep_replace(mutation.original_node, mutation.mutated_node).code
         before, name = (ROOT / module).read_text(), str(module)
         change = difflib.unified_diff(before.splitlines(), code.splitlines(), name, name, "", "", 1, "")
-        mutants.append(Mutant(module, code, "\n".join(change)))
+        mutants.append(Mutant(module, code, "\n".join(change), find_tests(module)))
     return mutants, len(found)
 
 
@@ -92,29 +94,37 @@ def run_tests(folder: pathlib.Path, selections: list[list[str]]) -> None:
     os._exit(0)
 
 
-def try_mutants(mutants: list[Mutant], package: str, folders: list[pathlib.Path], limit: float) -> dict[int, str]:
-    """Runs the tests of each mutant, one at a time in each folder. Returns "survived" or "timeout" for some."""
+def try_mutants(mutants: list[Mutant], folders: list[pathlib.Path], limit: float) -> dict[int, str]:
+    """Runs the tests of each mutant, one at a time in each folder, and prints each that survives.
+
+    Returns:
+        "survived" or "timeout" for the numbers of those that were not killed.
+    """
     fork = multiprocessing.get_context("fork")
     waiting, running, found = list(enumerate(mutants)), {}, {}
     while waiting or running:
         for folder in folders:
             if waiting and folder not in running:
                 number, mutant = waiting.pop(0)
-                (folder / mutant.path).write_text(mutant.code)
-                process = fork.Process(target=run_tests, args=(folder, find_tests(mutant.path, package)))
+                path = folder / mutant.path
+                before = path.read_text()
+                path.write_text(mutant.code)
+                process = fork.Process(target=run_tests, args=(folder, mutant.tests))
                 process.start()
-                running[folder] = number, process, time.monotonic() + limit
-        multiprocessing.connection.wait([process.sentinel for _, process, _ in running.values()], timeout=1)
-        for folder, (number, process, end) in list(running.items()):
+                running[folder] = number, process, time.monotonic() + limit, path, before
+        multiprocessing.connection.wait([process.sentinel for _, process, *_ in running.values()], timeout=1)
+        for folder, (number, process, end, path, before) in list(running.items()):
             late = process.is_alive() and time.monotonic() > end
             if late:
-                os.killpg(process.pid, 9)
+                os.killpg(process.pid, signal.SIGKILL)
             elif process.is_alive():
                 continue
             process.join()
-            found |= {number: "timeout"} if late else {number: "survived"} if process.exitcode == 0 else {}
-            shutil.copy(ROOT / mutants[number].path, folder / mutants[number].path)
+            path.write_text(before)
             del running[folder]
+            if late or process.exitcode == 0:
+                found[number] = "timeout" if late else "survived"
+                print("" if late else mutants[number].change, flush=True)
             print(f"\r{len(mutants) - len(waiting) - len(running)} of {len(mutants)} ", end="", file=sys.stderr)
     return found
 
@@ -144,16 +154,15 @@ def main() -> None:
         shutil.copytree(ROOT, folder, ignore=ignored)
 
     start = time.monotonic()
-    unchanged = [Mutant(module, (ROOT / module).read_text(), "") for module in modules]
-    if len(try_mutants(unchanged, arguments.package, folders, 3600)) < len(modules):
+    unchanged = (ROOT / modules[0]).read_text()
+    whole = [*map(str, modules), *{find_tests(module)[-1][-1] for module in modules}]
+    if not try_mutants([Mutant(modules[0], unchanged, "", [whole])], folders, 3600):
         sys.exit("The tests fail without a mutant")
-    limit = 60 + 5 * (time.monotonic() - start) / len(modules) * arguments.workers
-    found = try_mutants(mutants, arguments.package, folders, limit)
-    survivors = [mutants[number].change for number, state in sorted(found.items()) if state == "survived"]
-    print("\n\n".join(survivors))
-    killed, late = len(mutants) - len(survivors), len(found) - len(survivors)
-    print(f"{arguments.package}: {killed} of {len(mutants)} mutants killed ({late} of them by time), "
-          f"{killed / len(mutants):.0%}; {every} in all")  # fmt: skip
+    found = try_mutants(mutants, folders, 60 + 5 * (time.monotonic() - start))
+    late = sum(state == "timeout" for state in found.values())
+    killed = len(mutants) - len(found) + late
+    share = f"{killed} of {len(mutants)} mutants killed, {killed / len(mutants):.0%}"
+    print(f"{arguments.package}: {share}; {late} of them ran out of time. There are {every:,} mutants")
 
 
 if __name__ == "__main__":

@@ -113,7 +113,6 @@ def test_limits_are_valid(tmp_path: pathlib.Path) -> None:
     [
         ("", "Expecting value"),
         ("[]", ""),
-        ("{", ""),
         (json.dumps(VALID)[:-9], ""),
         (json.dumps(VALID) + " " * 1_000_000, "more than 1,000,000 bytes"),
         *(

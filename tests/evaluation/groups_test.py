@@ -9,27 +9,16 @@ def measure(table: dict[str, np.ndarray]) -> dict[str, dict[str, groups.GroupMet
     return groups.measure_groups(table, metrics.resample(np.arange(len(next(iter(table.values()))))))
 
 
-def test_groups_of_an_attribute_partition_the_images() -> None:
-    found = groups.find_groups(make_table())
-    assert list(found) == ["age", "gender", "race", "age x gender", "age x race", "gender x race"]
-    for attribute, rows in found.items():
-        np.testing.assert_array_equal(np.sum(list(rows.values()), axis=0), 1, err_msg=attribute)
-
-
 def test_groups_are_those_of_the_labels() -> None:
     table = {"age": np.array([9.9, 10, 80, 7]), "gender": np.array([0.0, 1, 1, 1]), "race": np.array([4.0, 1, 1, 4])}
     found = groups.find_groups(table)
+    assert list(found) == ["age", "gender", "race", "age x gender", "age x race", "gender x race"]
     assert {name: np.flatnonzero(rows).tolist() for name, rows in found["age"].items()} == {
         **{"0-9": [0, 3], "10-19": [1], "80+": [2]}
     }
     assert {name: np.flatnonzero(rows).tolist() for name, rows in found["gender x race"].items()} == {
         **{"male, Others": [0], "female, Black": [1, 2], "female, Others": [3]}
     }
-
-
-def test_unrecorded_attributes_have_no_groups() -> None:
-    found = groups.find_groups({"race": np.array([1.0, 4.0])})
-    assert {attribute: list(rows) for attribute, rows in found.items()} == {"race": ["Black", "Others"]}
 
 
 def test_group_is_measured_like_a_table_of_its_rows() -> None:
@@ -61,17 +50,6 @@ def test_fewer_than_ten_images_have_no_interval() -> None:
     assert black.intervals["mae"] is not None
 
 
-def test_gap_is_from_the_best_group_to_the_worst() -> None:
-    found = measure(make_table())
-    gap = groups.find_gaps(found)["race"]["mae"]
-    race = found["race"]
-    assert gap.worst == "Asian" and gap.best == min(race, key=lambda name: race[name].metrics["mae"])
-    assert gap.difference == race["Asian"].metrics["mae"] - race[gap.best].metrics["mae"]
-    samples = race["Asian"].samples["mae"] - race[gap.best].samples["mae"]
-    assert gap.interval == tuple(np.quantile(samples, [0.025, 0.975]))
-    assert groups.find_gaps(found)["age"]["gender_accuracy"].worst == "0-9"
-
-
 def test_best_bias_is_the_one_nearest_to_zero() -> None:
     table = {"age": np.full(400, 40.0), "race": np.repeat([0.0, 1.0], 200)}
     table["predicted_age"] = table["age"] + np.where(table["race"] == 0, 2.0, -5.0)
@@ -84,7 +62,9 @@ def test_gaps_by_hand() -> None:
     p_female = np.where(races == 0, np.tile([0.2, 0.8, 0.8, 0.8], 20), np.tile([0.2, 0.8, 0.2, 0.8], 20))
     errors = np.where(races == 0, np.tile([2.0, 4.0], 40), np.tile([4.0, 8.0], 40))
     table = {"race": races, "gender": genders, "p_female": p_female, "age": np.full(80, 40.0)}
-    gaps = groups.find_gaps(measure(table | {"predicted_age": table["age"] + errors}))["race"]
+    measured = measure(table | {"predicted_age": table["age"] + errors})
+    gaps, samples = groups.find_gaps(measured)["race"], [part.samples["mae"] for part in measured["race"].values()]
+    assert gaps["mae"].interval == tuple(np.quantile(samples[1] - samples[0], [0.025, 0.975]))
     assert {(gap.best, gap.worst) for gap in gaps.values()} == {("White", "Black")}
     assert {key: gap.difference for key, gap in gaps.items()} == pytest.approx(
         {

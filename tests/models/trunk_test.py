@@ -121,14 +121,6 @@ def test_default_trunk() -> None:
     assert find_trainable(trunk) == LAST_BLOCK["vgg16"]
 
 
-def test_a_saved_trunk_loads(tmp_path: Path) -> None:
-    trunk = build()
-    trunk.save(tmp_path / "trunk.keras")
-    loaded = keras.saving.load_model(tmp_path / "trunk.keras")
-    np.testing.assert_array_equal(loaded(make_images()), trunk(make_images()))
-    assert find_trainable(loaded) == LAST_BLOCK["vgg16"]
-
-
 def test_importing_keras_vggface_restores_modules(monkeypatch: pytest.MonkeyPatch) -> None:
     mine = object()
     monkeypatch.setitem(sys.modules, "keras_vggface", mine)
@@ -241,6 +233,7 @@ def test_width_scales_the_filters() -> None:
     for name in VGG16_CONVOLUTIONS:
         assert narrow.get_layer(name).filters == filters[int(name[4])] / 4
     assert narrow.output_shape == (None, 128) and narrow.name == "vggface_vgg16"
+    assert build(width=1 / 64).output_shape == (None, 8)
 
 
 @pytest.mark.parametrize(
@@ -256,6 +249,7 @@ def test_width_scales_the_filters() -> None:
         ({"weights": 3}, r"`weights` must be .*Received: weights=3"),
         ({"width": 0}, r"`width` must be a number in \[1/64, 1\]. Received: width=0"),
         ({"width": True}, r"`width` must be .*Received: width=True"),
+        ({"width": 1.1}, r"`width` must be .*Received: width=1.1"),
         ({"width": 0.5, "architecture": "resnet50"}, r"for architecture='vgg16' .*Received: .*'resnet50'"),
         ({"width": 0.5, "weights": "vggface"}, r"`width` below 1 is for .*weights=None.*Received: .*'vggface'"),
     ],
