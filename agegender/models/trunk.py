@@ -22,6 +22,7 @@ from typing import Any, Final
 import keras
 
 from agegender import schema
+from agegender.models.keras_config import use_default_config
 from agegender.models.layers import VGGFaceNormalization
 from agegender.models.vggface_weights import find_weights, keras3_name, load_weights, record_hash
 
@@ -80,7 +81,7 @@ def vggface_trunk(
     _check_width(width, architecture, weights)
     _check_dtype_policy()
     path = find_weights(architecture, weights)
-    with _use_channels_last():
+    with use_default_config():
         trunk = _build_trunk(architecture, int(image_size))
         if width < 1:
             trunk = keras.models.clone_model(trunk, clone_function=functools.partial(_narrow_layer, width=width))
@@ -131,17 +132,6 @@ def _check_dtype_policy() -> None:
 
 def _is_int(value: object, *, minimum: int = 0) -> bool:
     return isinstance(value, numbers.Integral) and not isinstance(value, bool) and int(value) >= minimum
-
-
-@contextlib.contextmanager
-def _use_channels_last() -> Iterator[None]:
-    """Makes Keras build layers for channels_last, whatever keras.json says."""
-    before = keras.config.image_data_format()
-    keras.config.set_image_data_format("channels_last")
-    try:
-        yield
-    finally:
-        keras.config.set_image_data_format(before)
 
 
 def _build_trunk(architecture: str, image_size: int) -> keras.Model:

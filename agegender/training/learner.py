@@ -7,6 +7,7 @@ import keras
 from keras import ops
 
 from agegender.models.contract import is_valid, name_targets, name_weights
+from agegender.models.keras_config import use_default_config
 from agegender.models.losses import compile_losses
 from agegender.schema import AGE, AGE_DISTRIBUTION, GENDER, IMAGE
 
@@ -41,6 +42,7 @@ class Learner(keras.Model):
         return super().compute_metrics(x, name_targets(y, list(y_pred)), y_pred, weights)
 
 
+@use_default_config()
 def make_learner(
     model: keras.Model, *, augmentation: keras.layers.Layer | None = None, image_size: int | None = None
 ) -> Learner:
@@ -84,6 +86,7 @@ def _rebuild_at_size(model: keras.Model, size: int) -> keras.Model:
     )
 
 
+@use_default_config()
 def compile_learner(
     learner: Learner,
     optimizer: keras.optimizers.Optimizer,

@@ -19,6 +19,7 @@ import keras
 
 from agegender.files import remove_leftovers
 from agegender.models.dtypes import list_devices
+from agegender.models.keras_config import use_default_config
 from agegender.schema import BEST_MODEL
 from agegender.training import run_record
 from agegender.training.callbacks import LAST_MODEL, make_callbacks
@@ -119,6 +120,8 @@ def run_training(
     """
     signals, progress = StopSignals(), Progress(0, 0, run.steps_per_epoch)
     with contextlib.ExitStack() as stack:
+        stack.enter_context(use_default_config())
+
         # Find out whether to start or to resume.
         def find_checkpoint() -> Checkpoint | None:
             stack.enter_context(lock_workdir(run.folder))

@@ -593,7 +593,23 @@ def test_curves_have_a_point_for_each_epoch(tmp_path: pathlib.Path, monkeypatch:
     }
 
 
-# ---- float16
+# ---- Keras's global settings and float16
+
+
+def test_training_ignores_keras_config(eager: None, tmp_path: pathlib.Path) -> None:
+    def train_in(folder: str, model: keras.Model) -> dict[str, list[float]]:
+        options: dict[str, Any] = {**one_still_epoch(), "epochs": 2, "image_sizes": [(1, 12)]}
+        return ag.train(model, make_faces(16), make_faces(8), workdir=tmp_path / folder, **options).history
+
+    expected, model = train_in("1", make_model()), make_model()
+    keras.config.set_floatx("float16")
+    keras.config.set_image_data_format("channels_first")
+    try:
+        assert train_in("2", model) == expected
+        assert (keras.config.floatx(), keras.config.image_data_format()) == ("float16", "channels_first")
+    finally:
+        keras.config.set_floatx("float32")
+        keras.config.set_image_data_format("channels_last")
 
 
 @pytest.fixture
