@@ -95,23 +95,25 @@ def train(
     checkpoints: "CheckpointPolicy | None" = None,
 ) -> None:
     """Makes data, model and optimizer as the config says, and trains."""
+    from agegender.data.prepared import name_undecodable_image
     from agegender.training.processes import current_shard
 
     # Also one process takes its shard, which is everything: the last validation batch is then filled up.
     load: Any = functools.partial(ag.load_utkface, data_dir=data_dir, shard=current_shard(), **config.data)
     data, validation = load(config.train_split, training=True), load("validation")
     steps_per_epoch = config.train.steps_per_epoch or data.steps_per_epoch
-    ag.train(
-        build_model(config),
-        data,
-        validation,
-        workdir=workdir,
-        augmentation=ag.Augmentation(**config.augmentation),
-        optimizer=ag.make_optimizer(steps=config.train.epochs * steps_per_epoch, **config.optimizer),
-        checkpoints=checkpoints,
-        run_info={"config": config.to_dict(), "data_dir": data_dir and str(pathlib.Path(data_dir).resolve())},
-        **config.train,
-    )
+    with name_undecodable_image(data_dir, config.train_split, "validation"):
+        ag.train(
+            build_model(config),
+            data,
+            validation,
+            workdir=workdir,
+            augmentation=ag.Augmentation(**config.augmentation),
+            optimizer=ag.make_optimizer(steps=config.train.epochs * steps_per_epoch, **config.optimizer),
+            checkpoints=checkpoints,
+            run_info={"config": config.to_dict(), "data_dir": data_dir and str(pathlib.Path(data_dir).resolve())},
+            **config.train,
+        )
 
 
 def build_model(config: ConfigDict) -> "keras.Model":

@@ -162,7 +162,7 @@ def load_utkface(
             dataset = dataset.map(lambda batch: decode(batch[rows]), num_parallel_calls=_PARALLEL)
         dataset = _prefetch(dataset)
         dataset.steps_per_epoch = count // batch_size
-        dataset.from_step = lambda later: training_batches(step + later)
+        dataset.from_step = lambda later: training_batches(step + _check_int("step", later, minimum=0))
         return dataset
 
     def evaluation_batches() -> tf.data.Dataset:

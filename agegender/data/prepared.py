@@ -1,14 +1,29 @@
 """Finds the prepared data set on disk and reads its shards."""
 
+import contextlib
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from agegender.schema import AGE, DATASET, FILE_NAME, FOLD, FOLDS, GENDER, GENDERS, GROUP, MAX_AGE, MIN_AGE, RACE, RACES
+from agegender.schema import (
+    AGE,
+    DATASET,
+    FILE_NAME,
+    FOLD,
+    FOLDS,
+    GENDER,
+    GENDERS,
+    GROUP,
+    IMAGE,
+    MAX_AGE,
+    MIN_AGE,
+    RACE,
+    RACES,
+)
 
 if TYPE_CHECKING:
     import tensorflow_datasets as tfds
@@ -119,10 +134,11 @@ def count_images(builder: "tfds.core.DatasetBuilder", split: str) -> int:
     """
     try:
         count = builder.info.splits[split].num_examples
-    except (KeyError, ValueError, AttributeError, NotImplementedError) as error:  # not a string, or "all[:5]"
+    except (KeyError, ValueError, AttributeError, NotImplementedError, RecursionError) as error:
+        # It is not a string, for one, or "all[:5]+nosuch", or a sum of thousands.
         raise ValueError(
             f"`split` must be one of {tuple(builder.info.splits)}, 'all', or a slice or a sum of them; a split without "
-            f"images is not stored. Received: split={split!r}"
+            f"images is not stored. Received: split={split!r:.200}"
         ) from error
     if count < 1:
         raise ValueError(f"`split` must have at least one image. Received: split={split!r}")
@@ -187,6 +203,41 @@ def _find_damage(builder: "tfds.core.DatasetBuilder", parts: Sequence, keys: tup
         if count != part.take:
             return _damaged(builder.data_dir, f"the file {name} has {count} of {part.take} expected images")
     return _damaged(builder.data_dir, "it changed while it was read")
+
+
+@contextlib.contextmanager
+def name_undecodable_image(data_dir: str | os.PathLike | None, *splits: str) -> Iterator[None]:
+    """Names the image and its shard where TensorFlow, reading a prepared data set, only says that one is damaged.
+
+    Args:
+        data_dir: of the data set.
+        splits: what is read.
+
+    Raises:
+        ValueError: in place of TensorFlow's error, if one of the images cannot be decoded.
+    """
+    try:
+        yield
+    except tf.errors.InvalidArgumentError as error:
+        builder = find_prepared(data_dir)
+        for part in (part for split in splits for part in builder.info.splits[split].file_instructions):
+            if name := _find_undecodable(builder, part):
+                reason = f"{name} in the file {os.path.basename(part.filename)} is not a JPEG image that decodes"
+                damaged = _damaged(builder.data_dir, reason)
+                for note in getattr(error, "__notes__", ()):
+                    damaged.add_note(note)
+                raise damaged from error
+        raise
+
+
+def _find_undecodable(builder: "tfds.core.DatasetBuilder", part: Any) -> str | None:
+    for example in _read_shards([part]).batch(1):
+        features = _parse_stored(builder, (IMAGE, FILE_NAME), example)
+        try:
+            tf.io.decode_jpeg(features[IMAGE][0])
+        except tf.errors.InvalidArgumentError:
+            return str(features[FILE_NAME][0].numpy().decode())
+    return None
 
 
 def read_encoded(builder: "tfds.core.DatasetBuilder", split: str, keys: Iterable[str]) -> tf.data.Dataset:

@@ -98,7 +98,7 @@ def evaluate_run(
     """
     from agegender import load_utkface
     from agegender.calibration.calibration import load_calibration
-    from agegender.data.prepared import known_labels
+    from agegender.data.prepared import known_labels, name_undecodable_image
     from agegender.models.saving import load_model
     from agegender.released import find_released
     from agegender.training.run_record import read_data_dir
@@ -120,7 +120,8 @@ def evaluate_run(
         data_dir=data_dir,
         labels=known_labels(data_dir),
     )
-    report = evaluate(model, dataset, calibration=calibration, flip=flip, verbose=verbose)
+    with name_undecodable_image(data_dir, split):
+        report = evaluate(model, dataset, calibration=calibration, flip=flip, verbose=verbose)
     if out is not None:
         _write_run_report(report, out, f"{run or 'The released model'} on {split}", dataset, split, data_dir)
     return report

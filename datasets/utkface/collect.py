@@ -23,6 +23,7 @@ from .sources import File, Source
 
 MAX_PIXELS: Final = 100_000_000  # 300 MB decoded
 MAX_SCANS: Final = 100  # a progressive JPEG has about ten; each takes a pass over all pixels and may be tiny
+_MAX_SCANNED_PIXELS: Final = 1_000_000_000  # pixels times scans, 3 seconds' work
 _MAX_PIXELS_PER_BYTE: Final = 512  # a block of 8 x 8 pixels takes at least a bit
 _SCAN: Final = b"\xff\xda"
 _OTHER_FORMATS: Final = {
@@ -187,6 +188,8 @@ def decode_jpeg(content: bytes) -> NDArray[np.uint8]:
             raise Skipped(f"more than {MAX_PIXELS // 1_000_000} million pixels")
         if height * width > _MAX_PIXELS_PER_BYTE * len(content):
             raise Skipped("a JPEG with too few bytes for its pixels")
+        if content.count(_SCAN) * height * width > _MAX_SCANNED_PIXELS:
+            raise Skipped("a JPEG with too many scans for its pixels")
         return tf.io.decode_jpeg(content, channels=3).numpy()
     except tf.errors.InvalidArgumentError:
         raise Skipped("a JPEG that does not decode, damaged or cut short") from None

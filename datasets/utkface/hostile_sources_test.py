@@ -206,6 +206,14 @@ def test_images_at_the_limits_are_decoded() -> None:
     np.testing.assert_array_equal(collect.decode_jpeg(flat.getvalue()), np.full((800, 1000, 3), 128))
 
 
+def test_scans_are_fewer_where_pixels_are_many() -> None:
+    Image.new("L", (5000, 5000), 99).save(flat := io.BytesIO(), "JPEG", progressive=True)
+    whole = flat.getvalue()
+    assert collect.decode_jpeg(whole).shape == (5000, 5000, 3)
+    with pytest.raises(labels.Skipped, match="too many scans for its pixels"):
+        collect.decode_jpeg(whole[:-2] + whole[whole.rindex(b"\xff\xda") : -2] * 40 + whole[-2:])
+
+
 REFUSED: dict[str, tuple[Callable[[pathlib.Path], None], str]] = {
     "tar-with-a-size-below-zero": (replace(write_negative_size), DAMAGED),
     "tar-that-is-a-bomb-of-another-packer-cut-short": (

@@ -146,6 +146,8 @@ def test_from_step_continues_the_stream(labelled: pathlib.Path, cache: Any) -> N
     whole = read_ages(load(labelled, **options), 30)  # four passes
     dataset = load(labelled, **options)
     assert whole[100:] == read_ages(dataset.from_step(25), 5) == read_ages(dataset.from_step(22).from_step(3), 5)
+    with pytest.raises(ValueError, match=r"`step` must be an integer of at least 0\. Received: step=-1"):
+        dataset.from_step(-1)
 
 
 @pytest.mark.parametrize("training", [True, False])

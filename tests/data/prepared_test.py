@@ -14,7 +14,7 @@ import tensorflow_datasets as tfds
 from tiny_utkface import make_image, prepare
 
 from agegender import load_utkface
-from agegender.data.prepared import find_prepared, known_labels, read_encoded, read_labels
+from agegender.data.prepared import find_prepared, known_labels, name_undecodable_image, read_encoded, read_labels
 
 SHARD = "utkface-train.tfrecord-00000-of-00001"
 INFO, FEATURES, METADATA = "dataset_info.json", "features.json", "metadata.json"
@@ -190,8 +190,24 @@ def test_too_large_image_is_named(tmp_path: pathlib.Path, sizes: list[int] | Non
         next(iter(load(data)))
 
 
-@pytest.mark.parametrize("split", ["train[:", "train[200%:]", "train[:-99]", "train[a:b]", "train[::2]", "", "train+",
-    "../train", "train\0", "train[0:99999999999999999999]", "all[:5]+nosuch", None, 5, ["train"]])  # fmt: skip
+def test_undecodable_image_is_named_with_its_shard(tmp_path: pathlib.Path) -> None:
+    cut = make_image(0)[:300]
+    data = prepare(tmp_path, {"test": [{"age": 1}], "train": [{"age": 1}, {"age": 2, "image": cut}]})
+    words = rf"damaged: 2_0_0_train1\.jpg\.chip\.jpg in the file {SHARD} is not a JPEG image that decodes"
+    with pytest.raises(ValueError, match=words) as error, name_undecodable_image(data, "test", "train"):
+        try:
+            next(iter(load(data)))
+        except tf.errors.InvalidArgumentError as decoding:
+            decoding.add_note("the last checkpoint")
+            raise
+    assert error.value.__notes__ == ["the last checkpoint"]
+    with pytest.raises(tf.errors.InvalidArgumentError, match="another"), name_undecodable_image(data, "test"):
+        raise tf.errors.InvalidArgumentError(None, None, "another")
+
+
+@pytest.mark.parametrize("split", ["train[:", "train[200%:]", "train[:-99]", "train[a:b]", "train[::2]", "",
+    "train+", "train+" * 3000, "../train", "train\0", "train[0:99999999999999999999]", "all[:5]+nosuch", None, 5,
+    ["train"]])  # fmt: skip
 def test_bad_split_is_refused_with_the_existing_ones(whole: pathlib.Path, split: Any) -> None:
     with pytest.raises(ValueError, match=r"`split` must be one of \('train', 'test'\).*Received: split="):
         load(whole, split)
