@@ -121,6 +121,14 @@ def test_a_crowd_is_found_and_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     assert min(face.score for face in best) >= sorted(face.score for face in faces)[50] - 1e-6
 
 
+def test_rnet_keeps_boxes_that_are_faces_with_seven_in_ten(monkeypatch: pytest.MonkeyPatch) -> None:
+    logits = np.log([0.69 / 0.31, 0.71 / 0.29, 0.1 / 0.9])
+    output = np.column_stack([np.zeros((3, 4)), logits])  # no offsets
+    monkeypatch.setattr(detection, "_run_on_crops", lambda *_: output)
+    boxes = np.array([[0.0, 0, 10, 10], [20, 0, 30, 12], [40, 0, 50, 10]])
+    assert FaceDetector()._refine(np.zeros((9, 9, 3), "uint8"), boxes).tolist() == [[19, 0, 31, 12]]
+
+
 def test_of_a_face_and_a_larger_box_around_it_one_is_left(couple: np.ndarray) -> None:
     detector = FaceDetector()
     box, larger = [36.0, 31, 160, 155], [36.0, 18, 184, 166]  # refined, they share 7 in 10 pixels of the smaller one
