@@ -7,7 +7,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 import zipfile
 from collections.abc import Iterator
 
@@ -18,6 +17,7 @@ from PIL import Image
 
 import agegender as ag
 from agegender import cli, environment
+from agegender.data.prepared import find_prepared
 from agegender.export import export
 from agegender.inference import output
 from tests.conftest import make_tiny_trunk
@@ -261,26 +261,16 @@ def test_wrong_words_are_answered_with_the_usage(arguments: list[str], capsys: p
 
 
 def test_evaluate_writes_report(
-    model: str,
-    prepared: pathlib.Path,
-    tmp_path: pathlib.Path,
-    capsys: pytest.CaptureFixture[str],
-    caplog: pytest.LogCaptureFixture,
+    model: str, prepared: pathlib.Path, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    reports = {}
-    for split, options in {"train": [], "test[:50%]": ["--flip"]}.items():
-        out = tmp_path / split
-        arguments = ["evaluate", model, "--data-dir", str(prepared), "--split", split, "--out", str(out)]
-        assert cli.main([*arguments, *options]) == 0
-        assert "MAE" in capsys.readouterr().out and (out / "report.html").is_file()
-        reports[split] = json.loads((out / "report.json").read_text())
-        batches = ag.load_utkface(split, batch_size=8, image_size=24, data_dir=prepared)
-        images = sum(len(images) for images, _ in batches)
-        assert images == reports[split]["count"] == len(ag.read_predictions(out / "predictions.csv")["age"])
-    full, flipped = reports.values()
-    assert {"race", "age x race"} <= set(full["groups"])
-    assert full["coverage"]["nominal"] == 0.9 and "after" in full["calibration"]
-    assert flipped["coverage"] is None and "it was fitted with flip=False" in caplog.text
+    arguments = ["evaluate", model, "--data-dir", str(prepared), "--split", "train", "--out", str(tmp_path)]
+    assert cli.main(arguments) == 0
+    assert "MAE" in capsys.readouterr().out and (tmp_path / "report.html").is_file()
+    report = json.loads((tmp_path / "report.json").read_text())
+    images = find_prepared(prepared).info.splits["train"].num_examples
+    assert images == report["count"] == len(ag.read_predictions(tmp_path / "predictions.csv")["age"])
+    assert {"race", "age x race"} <= set(report["groups"])
+    assert report["coverage"]["nominal"] == 0.9 and "after" in report["calibration"]
 
 
 def test_an_interruption_ends_with_130(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -361,14 +351,14 @@ def test_formats_of_the_command() -> None:
     assert tuple(cli.EXPORTS) == export.FORMATS
 
 
-def test_help_answers_in_well_under_a_second() -> None:
-    seconds = []
-    for arguments in (["--help"], ["predict", "--help"], ["--help"]):
-        before = time.perf_counter()
-        done = subprocess.run([COMMAND, *arguments], capture_output=True, text=True)
-        seconds.append(time.perf_counter() - before)
-        assert done.returncode == 0 and "usage: agegender" in done.stdout and "not for deciding" in done.stdout.lower()
-    assert min(seconds) < 0.7
+def test_help_answers_before_anything_large_is_imported() -> None:
+    large = "print(sorted({'numpy', 'onnxruntime', 'PIL', 'keras'} & set(sys.modules)))"
+    program = f"import atexit, sys; atexit.register(lambda: {large}); from agegender import cli; cli.main(sys.argv[1:])"
+    command = [sys.executable, "-c", program]
+    for arguments in (["--help"], ["predict", "--help"]):
+        done = subprocess.run([*command, *arguments], capture_output=True, text=True, cwd=ROOT)
+        assert "usage: agegender" in done.stdout and "not for deciding" in done.stdout.lower()
+        assert done.returncode == 0 and done.stdout.endswith("\n[]\n")
 
 
 def test_invalid_or_long_names_are_accepted(

@@ -7,7 +7,6 @@ import hashlib
 from collections import Counter
 
 import numpy as np
-import pytest
 
 from . import labels, splits
 
@@ -17,21 +16,6 @@ NO_PAIRS = np.empty((0, 2), np.intp)
 def table():
     with splits.TABLE.open(newline="") as file:
         return list(csv.DictReader(file))
-
-
-def test_shares_of_splits_and_folds():
-    names = [f"{i % 117}_{i % 2}_{i % 5}_{i}" for i in range(10_000)]
-    shares = [count / 10_000 for _, count in sorted(Counter(map(splits.split_of, names)).items())]
-    assert shares == pytest.approx([0.1, 0.8, 0.1], abs=0.01)  # test, train, validation
-    folds = Counter(map(splits.fold_of, names))
-    assert sorted(folds) == [0, 1, 2, 3, 4]
-    assert [count / 10_000 for count in folds.values()] == pytest.approx([0.2] * 5, abs=0.015)
-
-
-def test_folds_are_independent_of_splits():
-    names = [str(i) for i in range(5_000)]
-    of_test = Counter(splits.fold_of(name) for name in names if splits.split_of(name) == "test")
-    assert min(of_test.values()) > 60
 
 
 def test_split_and_fold_are_stable_hashes():

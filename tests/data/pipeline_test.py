@@ -252,11 +252,6 @@ def test_training_repeats_only_the_matching_images(labelled: pathlib.Path, cache
     assert sorted(ages[:10]) == sorted(ages[10:]) == list(range(10)) and ages[:10] != ages[10:]
 
 
-def test_four_folds_and_the_fifth_are_all_images(labelled: pathlib.Path) -> None:
-    train, test = (read_ages(load(labelled, "all", folds=folds)) for folds in ((0, 1, 3, 4), (2,)))
-    assert sorted(train + test) == [*range(30), *range(100, 106)]
-
-
 def test_filters_decode_no_image(labelled: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tf.io, "decode_jpeg", lambda *_, **__: pytest.fail("an image was decoded"))
     with pytest.raises(ValueError, match="No image matches all filters"):
