@@ -179,15 +179,18 @@ def read_reduced(image: Any, max_pixels: int) -> tuple[Image.Image, tuple[int, i
     return decoded, size
 
 
-def fit_image(image: Image.Image, width: int, height: int) -> Image.Image:
-    """Resizes as the input pipeline does: bilinear with antialiasing, as it is where the size is right.
+def fit_image(
+    image: Image.Image, width: int, height: int, resampling: Image.Resampling = Image.Resampling.BILINEAR
+) -> Image.Image:
+    """Resizes with antialiasing, as it is where the size is right.
 
     Args:
         image: of any size.
         width: pixels.
         height: pixels.
+        resampling: by default as the input pipeline resizes.
     """
-    return image if image.size == (width, height) else image.resize((width, height), Image.Resampling.BILINEAR)
+    return image if image.size == (width, height) else image.resize((width, height), resampling)
 
 
 def find_images(pattern: str | os.PathLike) -> list[pathlib.Path]:
