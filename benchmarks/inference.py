@@ -104,13 +104,15 @@ def make_photograph(size: tuple[int, int], folder: pathlib.Path | None) -> bytes
     return file.getvalue()
 
 
-def measure_in_turn(functions: Sequence[Callable[[], Any]], rounds: int) -> list[tuple[float, float]]:
+def measure_in_turn(
+    functions: Sequence[Callable[[], Any]], rounds: int, *, warm_up: bool = True
+) -> list[tuple[float, float]]:
     """Calls functions one after the other, several times, after one call each that does not count.
 
     Returns:
         For each the medians in seconds of the clock and of the CPU, that of child processes included.
     """
-    for function in functions:
+    for function in functions if warm_up else ():
         function()
     seconds: list[list[tuple[float, float]]] = [[] for _ in functions]
     for _ in range(rounds):
