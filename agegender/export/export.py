@@ -64,8 +64,7 @@ def export_model(
     Inputs: `"image"`, uint8 `[batch, height, width, 3]` of the model's input size, RGB, 0..255. In a SavedModel that is
     the signature `"images"`, which takes any size; its default signature takes `"encoded"`, a string tensor `[batch]`
     of JPEG or PNG files of at most 4096 x 4096 pixels, which it decodes and resizes. The batch may have any length; an
-    empty one has empty answers,
-    but for litert_int8, whose runtime raises.
+    empty one has empty answers, but for litert_int8, whose runtime raises.
 
     Outputs, float32 `[batch, 1]` each, if the model has the head: `"age"` in years, `"gender"` as the calibrated
     probability of female and, with calibrated intervals, `"age_low"` and `"age_high"` in years. ONNX files have them in
