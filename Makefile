@@ -63,6 +63,7 @@ endif
 # Before the environment, which takes minutes: a wrong argument should be an error at once.
 check-arguments:
 	@test "$(words $(UTKFACE))" -le 1 -a "$(words $(WORKDIR))" -eq 1 || { echo "make takes no path with a blank in it. Received: UTKFACE=$(UTKFACE) WORKDIR=$(WORKDIR)" >&2; exit 2; }
+	@test -n "$(UTKFACE)" -o "$(origin UTKFACE)" = file || { echo "UTKFACE is empty. Give the folder of the archives or of the images, or leave it out." >&2; exit 2; }
 	@test -f $(CONFIG_FILE) || { echo "There is no config $(CONFIG_FILE). 'make help' lists them." >&2; exit 2; }
 	@test -z "$(UTKFACE)" -o -e "$(UTKFACE)" || { echo "UTKFACE=$(UTKFACE) does not exist. Give the folder of the archives or of the images." >&2; exit 2; }
 

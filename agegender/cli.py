@@ -167,7 +167,7 @@ def export(args: argparse.Namespace) -> int:
     from agegender.inference.face_model import find_model_file
     from agegender.inference.images import each_image, read_image
 
-    images = [read_image(each) for each in each_image(args.images)] if args.images else None
+    images = [read_image(each) for each in each_image(args.images)] if args.images is not None else None
     out = args.out or (find_model_file(args.model).parent if args.model else pathlib.Path()) / EXPORTS[args.format]
     print(export_model(args.model, out, format=args.format, flip=args.flip, images=images))
     return 0
@@ -331,10 +331,14 @@ def _make_path(folder: pathlib.Path, source: str) -> pathlib.Path:
     return next(path for path in (folder / f"{name}.jpg" for name in names) if not path.exists())
 
 
-def _parse_folder(text: str) -> pathlib.Path:
+def _parse_name(text: str) -> str:
     if not text:
-        raise argparse.ArgumentTypeError("must name a folder; '.' is the current one. Received: ''")
-    return pathlib.Path(text)
+        raise argparse.ArgumentTypeError("must name a file or a folder; '.' is the current folder. Received: ''")
+    return text
+
+
+def _parse_path(text: str) -> pathlib.Path:
+    return pathlib.Path(_parse_name(text))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -359,7 +363,7 @@ def _parser() -> argparse.ArgumentParser:
     form.add_argument("--csv", dest="form", action="store_const", const="csv", help="CSV, one row per face")
     args.add_argument(
         "--draw",
-        type=_parse_folder,
+        type=_parse_path,
         metavar="FOLDER",
         help="also write the photographs with boxes here, NAME-faces.jpg",
     )
@@ -385,14 +389,19 @@ def _parser() -> argparse.ArgumentParser:
         "--split", default="test", help="train, validation or test, or a slice such as test[:20%%] (test)"
     )
     args.add_argument(
-        "--labels", metavar="CSV", help="measure photographs instead: a table of file, age or age_band, gender"
+        "--labels",
+        type=_parse_name,
+        metavar="CSV",
+        help="measure photographs instead: a table of file, age or age_band, gender",
     )
-    args.add_argument("--images", metavar="FOLDER", help="where the photographs of --labels are (beside the table)")
-    args.add_argument("--out", type=pathlib.Path, metavar="FOLDER", help="write the report here, one HTML page")
+    args.add_argument(
+        "--images", type=_parse_name, metavar="FOLDER", help="where the photographs of --labels are (beside the table)"
+    )
+    args.add_argument("--out", type=_parse_path, metavar="FOLDER", help="write the report here, one HTML page")
 
     args = _command(commands, "export", export, "write a model for other programs")
     _add_model(args, "model", batches=False)
-    args.add_argument("--out", type=pathlib.Path, metavar="PATH", help="what to write (beside the model)")
+    args.add_argument("--out", type=_parse_path, metavar="PATH", help="what to write (beside the model)")
     args.add_argument("--format", choices=EXPORTS, default="saved_model", help="(saved_model)")
     args.add_argument("--images", metavar="FOLDER", help="aligned faces, on which int8 formats measure their ranges")
 

@@ -251,6 +251,9 @@ def test_options_reach_what_does_the_work(
         ["guess"],
         ["predict", "--jason", "a.jpg"],
         ["predict", "--draw", "", "a.jpg"],
+        ["evaluate", "--labels="],
+        ["evaluate", "--out="],
+        ["export", "--out="],
         ["export", "--format=x"],
     ],
 )

@@ -36,6 +36,7 @@ def test_help_lists_targets_and_variables(arguments: tuple[str, ...]) -> None:
         ("UTKFACE=/a folder", "no path with a blank"),
         ("CONFIG=nothing", "no config experiments/configs/nothing.py"),
         ("UTKFACE=/nowhere", "UTKFACE=/nowhere does not exist"),
+        ("UTKFACE=", "UTKFACE is empty"),
     ],
 )
 def test_wrong_argument_fails_before_anything_is_made(argument: str, words: str) -> None:

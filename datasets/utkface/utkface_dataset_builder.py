@@ -119,7 +119,7 @@ class Builder(tfds.core.ShardBasedBuilder):
 
     def _shard_iterators_per_split(self, dl_manager: tfds.download.DownloadManager) -> dict[str, list[Any]]:
         """Collects and groups the images, and returns for each split one example generator per shard."""
-        manual_dir = Path(dl_manager.manual_dir)
+        manual_dir = Path(dl_manager.manual_dir).absolute()  # an empty --manual_dir is the current folder
         wild = self.builder_config.name == IN_THE_WILD.name
         found = sources.find_sources(manual_dir, self.builder_config.name)
         images = collect.collect_images(found, self._scratch, parts=wild)
