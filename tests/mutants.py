@@ -136,9 +136,12 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the sample (0)")
     parser.add_argument("--workers", type=int, default=2, help="processes (2)")
     parser.add_argument("--only", default="", help="only the modules whose path contains this")
+    parser.add_argument("--quick", action="store_true", help="only the doctests and the test file of each module")
     arguments = parser.parse_args()
     modules = [module for module in find_modules(arguments.package) if arguments.only in str(module)]
     mutants, every = make_mutants(modules, arguments.sample, arguments.seed)
+    if arguments.quick:
+        mutants = [mutant._replace(tests=mutant.tests[:1]) for mutant in mutants]
 
     os.environ |= {"TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONDONTWRITEBYTECODE": "1"}
     sys.dont_write_bytecode = True  # a mutant may have the size and the time of the file that it replaces
@@ -155,7 +158,8 @@ def main() -> None:
 
     start = time.monotonic()
     unchanged = (ROOT / modules[0]).read_text()
-    whole = [*map(str, modules), *{find_tests(module)[-1][-1] for module in modules}]
+    part = 0 if arguments.quick else -1
+    whole = [*map(str, modules), *{find_tests(module)[part][-1] for module in modules}]
     if not try_mutants([Mutant(modules[0], unchanged, "", [whole])], folders, 3600):
         sys.exit("The tests fail without a mutant")
     found = try_mutants(mutants, folders, 60 + 5 * (time.monotonic() - start))

@@ -37,7 +37,7 @@ def test_measures_by_hand(labels_of) -> None:
     )
     answers = [
         Photograph([face(19, 0.4)]),  # 0.5 too young
-        Photograph([face(31.5, 0.5), face(90, 0.1, side=9)]),  # 1.5 too old; the largest of two faces
+        Photograph([face(90, 0.1, side=9), face(31.5, 0.5)]),  # 1.5 too old; the largest of two faces
         Photograph([face(60, 0.4)]),  # 9.5 too young, wrong gender
         Photograph(),
         Photograph([face(4, 0.2)]),  # inside 2.5 .. 4

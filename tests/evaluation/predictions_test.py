@@ -120,7 +120,7 @@ def without(table: dict[str, np.ndarray], *keys: str) -> dict[str, np.ndarray]:
 
 
 def test_aligned_table_has_the_order_of_the_first() -> None:
-    table = named_table()
+    table = shuffle(named_table())  # in no order itself
     aligned = align(table, shuffle(table))
     for key, column in table.items():
         np.testing.assert_array_equal(aligned[key], column)
@@ -134,7 +134,7 @@ def test_aligned_table_gets_missing_labels() -> None:
 
 
 def test_joined_table_has_the_predictions_of_both() -> None:
-    table = named_table()
+    table = shuffle(named_table())
     joined = join(without(table, "p_female"), shuffle(without(table, "predicted_age")))
     assert set(joined) == set(table)
     for key, column in table.items():
