@@ -201,9 +201,10 @@ EXPORT = "agegender.export.export.export_model"
 @pytest.mark.parametrize(
     ("target", "arguments", "given", "options"),
     [
-        ("agegender.Predictor", "predict x", ["{model}"], {"batch_size": 64, "flip": None, "min_face": 40}),
+        ("agegender.Predictor", "predict x", ["{model}"],
+         {"batch_size": 64, "flip": None, "min_face": 40, "dtype": None}),
         ("agegender.Predictor", "predict --batch-size=8 --flip --min-face=30 x", ["{model}"],
-         {"batch_size": 8, "flip": True, "min_face": 30}),
+         {"batch_size": 8, "flip": True, "min_face": 30, "dtype": None}),
         (EVALUATE, "evaluate", ["{model}", "test"],
          {"data_dir": None, "out": None, "flip": None, "batch_size": 64, "verbose": False}),
         (EVALUATE, "evaluate --data-dir=d --split=train --out=o --no-flip --batch-size=8", ["{model}", "train"],
