@@ -1,8 +1,8 @@
 """Random augmentation as one Keras layer: a single warp per image, compiled with XLA, a function of (seed, step).
 
 `compose_transforms` joins rotation, shift, shear, zoom and flip into one matrix per image, `warp` resamples the pixels
-once, `adjust_color` and `erase_rectangles` change their values. These functions are pure; their random numbers are
-the columns of one uniform draw, named in `DRAWS`. `Augmentation` makes the draw and counts the steps.
+once, `blur_images`, `adjust_color` and `erase_rectangles` change their values. These functions are pure; their random
+numbers are the columns of one uniform draw, named in `DRAWS`. `Augmentation` makes the draw and counts the steps.
 
 Keras has a layer for each of these changes, but its geometry has no XLA kernel on TensorFlow, so a model with one
 loses XLA, and five layers in a row read and write each image five times.
@@ -23,6 +23,7 @@ DRAWS: Final = (
     *("rotation", "width_shift", "height_shift", "shear", "width_zoom", "height_zoom", "flip"),
     *("brightness", "contrast"),
     *("erase", "area", "aspect", "left", "top", "red", "green", "blue"),
+    *("saturation", "red_gain", "green_gain", "blue_gain", "blur"),
 )
 ERASED_AREA: Final = (0.02, 0.2)  # share of the image; the paper's 0.4 can hide a whole face
 ERASED_ASPECT: Final = (0.3, 1 / 0.3)  # height / width, as in the paper
@@ -40,6 +41,9 @@ LIMITS: Final = {
     "brightness": (0, 1),
     "contrast": (0, 1),
     "erasing": (0, 1),
+    "saturation": (0, 1),
+    "color": (0, 1),
+    "blur": (0, 0.1),
     "seed": (0, MAX_SEED),
 }
 
@@ -56,6 +60,9 @@ class Settings(NamedTuple):
     brightness: float = 0.0
     contrast: float = 0.0
     erasing: float = 0.0
+    saturation: float = 0.0
+    color: float = 0.0
+    blur: float = 0.0
 
 
 def _split_noise(noise: Tensor) -> dict[str, Tensor]:
@@ -154,8 +161,31 @@ def warp(images: Tensor, transforms: Tensor) -> Tensor:
     return above * (1 - y) + below * y
 
 
+def blur_images(images: Tensor, noise: Tensor, settings: Settings) -> Tensor:
+    """Blurs each image with a Gaussian of its own width; outside, there is nothing, and the weights sum to one.
+
+    A blur is a matrix product over the rows and one over the columns, which XLA has kernels for.
+
+    Args:
+        images: float32 `[batch, height, width, 3]`, 0..255, as the result.
+        noise: as in `augment`.
+        settings: `blur` is the largest standard deviation, as a share of the width.
+    """
+    height, width = ops.shape(images)[1:3]
+    share = _scale_noise(_split_noise(noise)["blur"], 0.0, settings.blur)
+    deviation = ops.maximum(share * ops.cast(width, "float32"), 1e-2)[:, None, None]
+
+    def make_matrix(size: Tensor) -> Tensor:
+        pixels = ops.arange(size, dtype="float32")
+        weights = ops.exp(-ops.square((pixels[:, None] - pixels) / deviation) / 2)
+        return weights / ops.sum(weights, axis=2, keepdims=True)
+
+    images = ops.einsum("bij,bjwc->biwc", make_matrix(height), images)
+    return ops.einsum("bij,bhjc->bhic", make_matrix(width), images)
+
+
 def adjust_color(images: Tensor, noise: Tensor, settings: Settings) -> Tensor:
-    """Scales brightness, then contrast about the mid gray 127.5, and clips to 0..255.
+    """Scales saturation and each channel, then brightness, then contrast about the mid gray 127.5; clips to 0..255.
 
     Args:
         images: float32 `[batch, height, width, 3]`, 0..255, as the result.
@@ -165,6 +195,15 @@ def adjust_color(images: Tensor, noise: Tensor, settings: Settings) -> Tensor:
     draw = _split_noise(noise)
     brightness = _scale_noise(draw["brightness"], 1 - settings.brightness, 1 + settings.brightness)
     contrast = _scale_noise(draw["contrast"], 1 - settings.contrast, 1 + settings.contrast)
+    if settings.saturation:
+        saturation = ops.reshape(
+            _scale_noise(draw["saturation"], 1 - settings.saturation, 1 + settings.saturation), (-1, 1, 1, 1)
+        )
+        gray = ops.mean(images, axis=3, keepdims=True)
+        images = gray + (images - gray) * saturation
+    if settings.color:
+        gains = ops.stack([draw["red_gain"], draw["green_gain"], draw["blue_gain"]], axis=1)
+        images = images * _scale_noise(gains, 1 - settings.color, 1 + settings.color)[:, None, None, :]
     gain = ops.reshape(brightness * contrast, (-1, 1, 1, 1))
     offset = ops.reshape(MID_GRAY * (1 - contrast), (-1, 1, 1, 1))
     return ops.clip(images * gain + offset, 0.0, WHITE)
@@ -203,7 +242,7 @@ def erase_rectangles(images: Tensor, noise: Tensor, settings: Settings) -> Tenso
 
 
 def augment(images: Tensor, noise: Tensor, settings: Settings) -> Tensor:
-    """Warps, adjusts colors and erases: the whole augmentation as a pure function.
+    """Warps, blurs, adjusts colors and erases: the whole augmentation as a pure function.
 
     Args:
         images: uint8 or float `[batch, height, width, 3]`, 0..255.
@@ -215,6 +254,7 @@ def augment(images: Tensor, noise: Tensor, settings: Settings) -> Tensor:
     """
     _, height, width, _ = ops.shape(images)
     images = warp(images, compose_transforms(noise, settings, height, width))
+    images = blur_images(images, noise, settings) if settings.blur else images
     images = adjust_color(images, noise, settings)
     return erase_rectangles(images, noise, settings) if settings.erasing else images
 
@@ -268,6 +308,10 @@ class Augmentation(keras.layers.Layer):
         brightness: values are multiplied by a factor in [1 - brightness, 1 + brightness]; in [0, 1].
         contrast: distances to mid gray, 127.5, are multiplied by a factor in [1 - contrast, 1 + contrast]; in [0, 1].
         erasing: probability that a rectangle of the image is erased, in [0, 1]; see `erase_rectangles`.
+        saturation: distances to the gray of a pixel are multiplied by a factor in [1 - saturation, 1 + saturation]; in
+            [0, 1].
+        color: each channel is multiplied by its own factor in [1 - color, 1 + color]; in [0, 1].
+        blur: maximum standard deviation of a Gaussian blur as a share of the width, in [0, 0.1].
         seed: int in [0, 2**31 - 3].
         **kwargs: `name` and `trainable`, as for every Keras layer.
 
@@ -294,11 +338,15 @@ class Augmentation(keras.layers.Layer):
         brightness: float = 0.1,
         contrast: float = 0.1,
         erasing: float = 0.25,
+        saturation: float = 0.0,
+        color: float = 0.0,
+        blur: float = 0.0,
         seed: int = 0,
         **kwargs: Any,
     ) -> None:
         settings = Settings(
-            rotation, width_shift, height_shift, shear, zoom, horizontal_flip, brightness, contrast, erasing
+            *(rotation, width_shift, height_shift, shear, zoom, horizontal_flip),
+            *(brightness, contrast, erasing, saturation, color, blur),
         )
         _check_arguments({**settings._asdict(), "seed": seed})
         super().__init__(dtype="float32", **kwargs)

@@ -154,6 +154,35 @@ def test_color_by_hand() -> None:
     np.testing.assert_array_equal(adjust(gray(10), strong, contrast=1.0), gray(0))
 
 
+def test_saturation_and_channel_gains_by_hand() -> None:
+    pixel = np.array([[[[60.0, 90.0, 150.0]]]], "float32")  # its gray is 100
+    saturation = Settings(saturation=1)
+    np.testing.assert_array_equal(adjust(pixel, saturation, saturation=0.0), np.full_like(pixel, 100))
+    np.testing.assert_array_equal(adjust(pixel, saturation, saturation=1.0), [[[[20, 80, 200]]]])
+    gained = adjust(pixel, Settings(color=0.5), red_gain=0.0, green_gain=0.5, blue_gain=1.0)
+    np.testing.assert_array_equal(gained, [[[[30, 90, 225]]]])
+
+
+def test_blur_by_hand() -> None:
+    # The largest blur of 10 pixels with a share of 0.1 has the standard deviation 1: the weights at the distances 0 to
+    # 4 are 1, 0.60653, 0.13534, 0.01111 and 0.00034. From column 0 their sum is 1.75331, from column 1 2.35984.
+    row = np.zeros((1, 1, 10, 3), "float32")
+    row[0, 0, 0] = 255
+    for image in (row, row.transpose(0, 2, 1, 3)):
+        width = Settings(blur=0.1 * 10 / image.shape[2])
+        blurred = ops.convert_to_numpy(augmentation.blur_images(image, make_noise(blur=1.0), width))[0].reshape(10, 3)
+        np.testing.assert_allclose(blurred[:2], [[255 / 1.75331] * 3, [255 * 0.60653 / 2.35984] * 3], rtol=1e-4)
+    np.testing.assert_array_equal(augmentation.blur_images(row, make_noise(blur=0.0), Settings(blur=0.1)), row)
+
+
+def test_blur_matches_scipy_inside() -> None:
+    noise = make_noise(blur=0.5)  # a standard deviation of 0.5 * 0.05 * 40 = 1
+    image = np.random.default_rng(0).uniform(0, 255, (1, 30, 40, 3)).astype("float32")
+    blurred = ops.convert_to_numpy(augmentation.blur_images(image, noise, Settings(blur=0.05)))
+    expected = scipy.ndimage.gaussian_filter(image[0], (1, 1, 0), truncate=8)
+    np.testing.assert_allclose(blurred[0, 9:-9, 9:-9], expected[9:-9, 9:-9], atol=1e-2)
+
+
 def erase(image: np.ndarray, noise: np.ndarray, probability: float) -> np.ndarray:
     return ops.convert_to_numpy(augmentation.erase_rectangles(image, noise, Settings(erasing=probability)))
 
@@ -192,6 +221,7 @@ def test_every_draw_has_its_own_column() -> None:
     assert list(DRAWS) == [
         *("rotation", "width_shift", "height_shift", "shear", "width_zoom", "height_zoom", "flip"),
         *("brightness", "contrast", "erase", "area", "aspect", "left", "top", "red", "green", "blue"),
+        *("saturation", "red_gain", "green_gain", "blue_gain", "blur"),
     ]
 
 
@@ -209,7 +239,7 @@ def test_layer_only_casts_outside_training() -> None:
 def test_each_option_alone_changes_images(option: str) -> None:
     off: dict[str, Any] = Settings()._asdict()
     value = True if option == "horizontal_flip" else 0.5
-    strong = value * 20 if option in ("rotation", "shear") else value
+    strong = {"rotation": 10.0, "shear": 10.0, "blur": 0.1}.get(option, value)
     assert (run(Augmentation(**{**off, option: strong}), make_images(8)) != make_images(8)).any()
     np.testing.assert_array_equal(run(Augmentation(**off), make_images()), make_images())
     assert Augmentation().settings == Settings(10, 0.2, 0.2, 0.2, 0.2, True, 0.1, 0.1, 0.25)
@@ -268,7 +298,7 @@ def test_fit_counts_one_step_per_batch(jit: bool) -> None:
 @pytest.mark.filterwarnings("ignore:__array__ implementation")  # Keras 3.15 under NumPy 2
 def test_a_saved_model_keeps_its_augmentation(tmp_path: pathlib.Path) -> None:
     arguments = {
-        **Settings(1, 0.11, 0.12, 2, 0.13, False, 0.14, 0.15, 0.16)._asdict(),
+        **Settings(1, 0.11, 0.12, 2, 0.13, False, 0.14, 0.15, 0.16, 0.17, 0.18, 0.019)._asdict(),
         **{"seed": 17, "name": "random", "trainable": False},
     }
     layer = Augmentation(**arguments)
