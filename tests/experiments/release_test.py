@@ -8,12 +8,15 @@ import zipfile
 import h5py
 import keras
 import numpy as np
+import pytest
+from conftest import make_tiny_trunk
 from tiny_utkface import prepare
 
+import agegender as ag
 from agegender.models.saving import load_model
 from agegender.training.run_record import to_json, write_record
 from experiments.config import default_config
-from experiments.release import release
+from experiments.release import estimate_age_prior, release, remove_age_prior
 from experiments.train import build_model
 
 
@@ -34,7 +37,7 @@ def test_release(tmp_path: pathlib.Path) -> None:
     write_record(run, {**record, "config": to_json(config.to_dict()), "command": command})
 
     out = tmp_path / "small"
-    report = release(run, out, str(data_dir), age_head="median", split="validation")
+    report = release(run, out, str(data_dir), age_head="median", prior_share=0.5, split="validation")
 
     # The model: folded, in half precision, with the other age head.
     released = load_model(out)
@@ -49,6 +52,7 @@ def test_release(tmp_path: pathlib.Path) -> None:
     assert set(stored) == {"float16"}
     config.model.age_head = "median"
     (expected := build_model(config)).set_weights(trained.get_weights())
+    remove_age_prior(expected, np.arange(80), 0.5)  # the ages of the training images
     batch = random.integers(0, 256, (8, 48, 48, 3)).astype("uint8")
     for head, values in expected.predict_on_batch(batch).items():
         np.testing.assert_allclose(released.predict_on_batch(batch)[head], values, rtol=0.02, atol=0.01)
@@ -60,10 +64,34 @@ def test_release(tmp_path: pathlib.Path) -> None:
     assert report.count == 120 and (run / "released" / "report.html").is_file()
     recipe = json.loads((out / "recipe.json").read_text())
     assert recipe["config"]["model"]["age_head"] == "distribution"
-    assert recipe["released_with"] == {"age_head": "median"}
+    assert recipe["released_with"] == {"age_head": "median", "prior_share": 0.5}
     assert (recipe["versions"], recipe["dtype_policy"]) == ({"keras": "3"}, "mixed_bfloat16")
     card = (out / "README.md").read_text()
     assert "\npython -m experiments.train --config=c.py --config.train.epochs=3 --workdir=runs/small\n" in card
-    assert "\npython -m experiments.release --workdir=runs/small --out=models/small --age_head=median\n" in card
+    assert (
+        "\npython -m experiments.release --workdir=runs/small --out=models/small --age_head=median --prior_share=0.5\n"
+        in card
+    )
     for text in ("48 x 48 pixels", "0.0156 times as wide", "train 80, validation 120, test 9", str(report)):
         assert text in card
+
+
+def test_age_prior_by_hand() -> None:
+    # A tenth is even: 0.1 / 117 = 0.000855. The rest is a normal curve of 3 years: 0.9 / (3 sqrt(2 pi)) at its top.
+    prior = estimate_age_prior(np.array([50, 50]))
+    np.testing.assert_allclose(prior[[50, 53, 100]], [0.119683 + 0.000855, 0.072591 + 0.000855, 0.000855], rtol=1e-3)
+    assert prior.sum() == pytest.approx(1)
+    twice = estimate_age_prior(np.array([10, 50, 50, 50]))
+    assert twice[50] - 0.1 / 117 == pytest.approx(3 * (twice[10] - 0.1 / 117), rel=1e-3)
+
+
+def test_removed_prior_divides_the_distribution() -> None:
+    ages = np.random.default_rng(0).integers(0, 60, 500)
+    model = ag.build_model(make_tiny_trunk(), age_head="distribution")
+    images = np.random.default_rng(1).integers(0, 256, (3, 24, 24, 3)).astype("uint8")
+    distribution = keras.Model(model.inputs[0], model.get_layer("age_distribution").output)
+    before = distribution.predict_on_batch(images)
+    remove_age_prior(model, ages, 0.7)
+    expected = before / estimate_age_prior(ages) ** 0.7
+    expected /= expected.sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(distribution.predict_on_batch(images), expected, rtol=1e-4, atol=1e-7)
