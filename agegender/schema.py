@@ -20,6 +20,7 @@ FOLD: Final = "fold"  # 0..4, of a grouped cross-validation
 AGE_CONFLICT: Final = "age_conflict"  # whether the group has several ages
 GENDER_CONFLICT: Final = "gender_conflict"  # whether the group has both genders
 HEADS: Final = (AGE, GENDER)
+EMBEDDING: Final = "embedding"  # float32 [batch, width], numbers of a face recogniser; NaN where there are none
 AGE_LOW: Final = "age_low"  # years, the ends of the calibrated interval
 AGE_HIGH: Final = "age_high"
 

@@ -25,6 +25,7 @@ from typing import Any, Final, Literal
 import numpy as np
 import tensorflow as tf
 
+from agegender.data.embeddings import read_embeddings
 from agegender.data.filters import LabelFilter
 from agegender.data.prepared import (
     LABELS,
@@ -36,7 +37,7 @@ from agegender.data.prepared import (
     require_features,
     stored_size,
 )
-from agegender.schema import FILE_NAME, HEADS, IMAGE, IMAGE_SIZE, MAX_PIXELS
+from agegender.schema import EMBEDDING, FILE_NAME, HEADS, IMAGE, IMAGE_SIZE, MAX_PIXELS
 
 _SHUFFLE_WINDOW: Final = 8192  # images; 41 MB of bytes at 200 px
 # Batches decoded at a time. Autotuning takes longer than a pass over UTKFace to find a number, and costs a tenth of
@@ -61,6 +62,7 @@ def load_utkface(
     races: Sequence[str] | None = None,
     folds: Sequence[int] | None = None,
     conflicts: bool = True,
+    embeddings: str | os.PathLike | None = None,
     shard: tuple[int, int] | None = None,
     data_dir: str | os.PathLike | None = None,
 ) -> tf.data.Dataset:
@@ -84,6 +86,8 @@ def load_utkface(
         folds: folds to load, in 0..4. `split="all"` with four folds to train and one to test makes a
             cross-validation in which no photograph is on both sides.
         conflicts: if False, leaves out images whose photograph group has several ages or both genders.
+        embeddings: file of `experiments.embeddings`. Training batches then have one more target, "embedding", which
+            `train` teaches the trunk; rows of NaN for images that are not in the file.
         shard: (index, num_shards): gives only this process's rows of each batch, for data-parallel training in
             several processes; see `agegender.training.processes`. Without `training`, images of weight 0 fill the
             last batch up.
@@ -138,13 +142,17 @@ def load_utkface(
         batch_size = min(batch_size, count)  # each image of a batch has a decoding operation of its own
 
     examples = read_examples(builder, split, selected)
+    look_up = read_embeddings(embeddings) if embeddings and training else None
     size, stored, keys = len(range(batch_size)[rows]), stored_size(builder), (*heads, *labels)
 
     @tf.autograph.experimental.do_not_convert
     def decode(batch: tf.Tensor) -> _Batch:
         features = parse_examples(builder, {IMAGE, FILE_NAME, *keys}, batch)
         images = _decode_images(features[IMAGE], features[FILE_NAME], size, stored, image_size)
-        return images, {key: _to_column(features[key]) for key in keys}
+        targets = {key: _to_column(features[key]) for key in keys}
+        if look_up:
+            targets[EMBEDDING] = look_up(features[FILE_NAME])
+        return images, targets
 
     def training_batches(step: int) -> tf.data.Dataset:
         """Built anew for each step: the order of a shuffled dataset depends on how often it was iterated before."""

@@ -20,7 +20,7 @@ from typing import Any, Final
 import keras
 from keras import ops
 
-from agegender.schema import AGE, AGE_STD, AGES, GENDER
+from agegender.schema import AGE, AGE_STD, AGES, EMBEDDING, GENDER
 
 LABEL_STD: Final = 2.0  # years: standard deviation of the normal distribution that a recorded age becomes
 DISTRIBUTION_WEIGHT: Final = 0.5  # of the cross-entropy, relative to the squared error of the mean
@@ -108,7 +108,29 @@ def gender_loss(genders: Any, outputs: Any) -> Any:
     return ops.mean(ops.binary_crossentropy(genders, outputs), axis=-1)
 
 
-_LOSSES = {AGE: age_loss, GENDER: gender_loss}
+def embedding_loss(embeddings: Any, outputs: Any) -> Any:
+    """Squared distance to the embedding of a face recogniser: distillation (Romero et al. 2015, arXiv 1412.6550).
+
+    Args:
+        embeddings: float [batch, width]; a row of NaN has the loss 0.
+        outputs: float [batch, width].
+
+    Returns:
+        float32 [batch].
+
+    Example:
+
+    >>> nan = float("nan")
+    >>> embedding_loss([[1.0, 2.0], [nan, nan]], [[1.0, 4.0], [3.0, 3.0]]).numpy().tolist()
+    [4.0, 0.0]
+    """
+    embeddings, outputs = ops.cast(embeddings, "float32"), ops.cast(outputs, "float32")
+    # Not a product with a mask: NaN times 0 is NaN, in the gradient too.
+    embeddings = ops.where(ops.isnan(embeddings), outputs, embeddings)
+    return ops.sum(ops.square(outputs - embeddings), axis=-1)
+
+
+_LOSSES = {AGE: age_loss, GENDER: gender_loss, EMBEDDING: embedding_loss}
 
 
 def joint_loss(

@@ -9,7 +9,7 @@ from keras import ops
 from agegender.models.contract import is_valid, name_targets, name_weights
 from agegender.models.keras_config import use_default_config
 from agegender.models.losses import compile_losses
-from agegender.schema import AGE, AGE_DISTRIBUTION, GENDER, IMAGE
+from agegender.schema import AGE, AGE_DISTRIBUTION, EMBEDDING, GENDER, IMAGE
 
 
 def expose_distribution(model: keras.Model) -> keras.Model:
@@ -19,6 +19,16 @@ def expose_distribution(model: keras.Model) -> keras.Model:
     both = [model.output[AGE], model.get_layer(AGE_DISTRIBUTION).output]
     age = keras.layers.Concatenate(dtype="float32", name="age_and_distribution")(both)
     return keras.Model(model.inputs[0], {**model.output, AGE: age})
+
+
+def add_embedding_head(model: keras.Model, width: int) -> keras.Model:
+    """Returns the same model with one more output, "embedding" [batch, width], linear in the features of the trunk.
+
+    It exists in training only: the trunk learns from it what a face recogniser knows.
+    """
+    features = model.get_layer("feature_batch_norm").output
+    embedding = keras.layers.Dense(width, kernel_initializer="zeros", dtype="float32", name=EMBEDDING)(features)
+    return keras.Model(model.inputs[0], {**model.output, EMBEDDING: embedding})
 
 
 class Learner(keras.Model):
@@ -32,14 +42,36 @@ class Learner(keras.Model):
         self, x: Any = None, y: Any = None, y_pred: Any = None, sample_weight: Any = None, training: bool = True
     ) -> Any:
         """As in Keras."""
-        targets, weights = name_targets(y, list(y_pred)), name_weights(sample_weight, list(y_pred))
+        targets, weights = _name_targets(y, y_pred), _name_weights(sample_weight, y_pred)
         loss = super().compute_loss(x, targets, y_pred, weights, training)
-        return ops.where(is_valid(x, targets, weights), loss, float("nan"))
+        heads = {head: targets[head] for head in _list_heads(y_pred)}
+        return ops.where(is_valid(x, heads, weights), loss, float("nan"))
 
     def compute_metrics(self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None) -> Any:
         """As in Keras."""
-        weights = name_weights(sample_weight, list(y_pred))
-        return super().compute_metrics(x, name_targets(y, list(y_pred)), y_pred, weights)
+        weights = _name_weights(sample_weight, y_pred)
+        return super().compute_metrics(x, _name_targets(y, y_pred), y_pred, weights)
+
+
+def _name_weights(sample_weight: Any, outputs: Mapping[str, Any]) -> Any:
+    """The sample weights; if there are some for each head, embeddings get 1."""
+    named = name_weights(sample_weight, _list_heads(outputs))
+    if EMBEDDING in outputs and isinstance(named, dict):
+        named[EMBEDDING] = ops.ones_like(outputs[EMBEDDING][:, :1])
+    return named
+
+
+def _list_heads(outputs: Mapping[str, Any]) -> list[str]:
+    return [name for name in outputs if name != EMBEDDING]
+
+
+def _name_targets(targets: Any, outputs: Mapping[str, Any]) -> dict[str, Any]:
+    """The targets as a dict; data without embeddings, such as validation data, get NaN for them."""
+    named = name_targets(targets, _list_heads(outputs))
+    if EMBEDDING in outputs:
+        given = targets.get(EMBEDDING) if isinstance(targets, Mapping) else None
+        named[EMBEDDING] = ops.full_like(outputs[EMBEDDING], float("nan")) if given is None else given
+    return named
 
 
 @use_default_config()
@@ -106,7 +138,9 @@ def compile_learner(
     distribution = AGE in heads and learner.output[AGE].shape[-1] > 1
     learner.compile(
         optimizer=optimizer,
-        weighted_metrics={head: metrics[head][0](name=prefix[head] + metrics[head][1]) for head in heads},
+        weighted_metrics={
+            head: metrics[head][0](name=prefix[head] + metrics[head][1]) for head in heads if head in metrics
+        },
         **compile_losses(heads, loss_weights, distribution=distribution),
     )
     return learner

@@ -20,11 +20,13 @@ from typing import Any, Final
 
 import keras
 
+from agegender.models.contract import ContractError
 from agegender.models.losses import complete_loss_weights
+from agegender.schema import EMBEDDING
 from agegender.training import trunk_cache
 from agegender.training.checkpoints import CheckpointPolicy
 from agegender.training.data import check_data, check_type, find_length, repeat_checked_batches, skip_batches
-from agegender.training.learner import Learner, compile_learner, expose_distribution, make_learner
+from agegender.training.learner import Learner, add_embedding_head, compile_learner, expose_distribution, make_learner
 from agegender.training.optimizer import make_optimizer
 from agegender.training.processes import device_count, process_count
 from agegender.training.run import Run, check_workdir, run_training
@@ -64,6 +66,8 @@ def train(
         data: batches of (images, targets) or (images, targets, sample_weight), as from
             `load_utkface(..., training=True)`: a `tf.data.Dataset`, a `keras.utils.PyDataset` or a generator. Images
             are uint8 in 0..255, targets a dict or a tuple in the order of the heads; see `agegender.models.contract`.
+            If the targets of a `tf.data.Dataset` have the key "embedding", the trunk also learns to predict these
+            numbers, through a head that the saved models do not have.
         validation: the same, finite, but no generator. Without it, the training loss decides which epoch is the best.
         workdir: folder of the run; created if it does not exist.
         epochs: number of epochs, 1 or more.
@@ -113,7 +117,8 @@ def train(
         check_type(validation, "validation")
     steps_per_epoch = _resolve_steps_per_epoch(data, steps_per_epoch, epochs)
     stages = list_stages(image_sizes, epochs, model.input_shape[1], cache_trunk)
-    _check_cache_trunk(cache_trunk, epochs)
+    embedding_width = _find_embedding_width(data)
+    _check_cache_trunk(cache_trunk, epochs, embedding_width)
     optimizer = optimizer or make_optimizer(steps=epochs * steps_per_epoch)
     callbacks = list(callbacks)
     _check_optimizer(optimizer, callbacks)
@@ -127,6 +132,8 @@ def train(
 
     # Build and compile one learner per stage; all share their weights and the optimizer.
     full_model = expose_distribution(model)
+    if embedding_width:
+        full_model = add_embedding_head(full_model, embedding_width)
     frozen, rest = trunk_cache.split_model(full_model) if cache_trunk else (None, None)
     learners: list[keras.Model] = []
     for stage in stages:
@@ -152,7 +159,7 @@ def train(
                 "steps_per_epoch": steps_per_epoch,
                 "image_sizes": list(image_sizes),
                 "cache_trunk": cache_trunk,
-                "loss_weights": complete_loss_weights(list(model.output), loss_weights),
+                "loss_weights": complete_loss_weights(list(full_model.output), loss_weights),
                 "optimizer": _config_of(optimizer),
                 "augmentation": augmentation and _config_of(augmentation),
                 # The cache is made from this step on; without a cache, the step is part of the checkpoint.
@@ -228,7 +235,23 @@ def _resolve_steps_per_epoch(data: Any, steps_per_epoch: int | None, epochs: int
     return steps_per_epoch
 
 
-def _check_cache_trunk(cache_trunk: int, epochs: int) -> None:
+def _find_embedding_width(data: Any) -> int:
+    """The width of the embeddings among the targets, or 0."""
+    spec = getattr(data, "element_spec", None)
+    if not spec or not isinstance(spec[1], Mapping) or EMBEDDING not in spec[1]:
+        return 0
+    embedding = spec[1][EMBEDDING]
+    if len(embedding.shape) != 2 or not embedding.shape[1] or not embedding.dtype.is_floating:
+        raise ContractError(f"embeddings must be floats of the shape [batch, width]. Received: {embedding}")
+    return int(embedding.shape[1])
+
+
+def _check_cache_trunk(cache_trunk: int, epochs: int, embedding_width: int) -> None:
+    if cache_trunk and embedding_width:
+        raise ValueError(
+            "`cache_trunk` needs a frozen trunk, and `data` with embeddings one that learns. Leave out one of them. "
+            f"Received: cache_trunk={cache_trunk}, embeddings of {embedding_width} numbers"
+        )
     if isinstance(cache_trunk, bool) or not isinstance(cache_trunk, int) or not 0 <= cache_trunk <= epochs:
         raise ValueError(f"`cache_trunk` must be in 0..{epochs} epochs. Received: cache_trunk={cache_trunk!r}")
     devices = device_count()

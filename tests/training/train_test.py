@@ -68,6 +68,59 @@ def read_metrics(workdir: pathlib.Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+# ---- embeddings
+
+
+def test_embeddings_teach_the_trunk(tmp_path: pathlib.Path) -> None:
+    """The trunk alone decides the embedding: the weights of a still head stay, so those of the trunk must follow."""
+    faces = make_faces(32)
+    brightness = faces.map(lambda images, targets: (images, {**targets, "embedding": targets["age"] / 50 - 1}))
+    options: dict[str, Any] = {"epochs": 3, "verbose": 0, "optimizer": keras.optimizers.Adam(1e-2)}
+    model = make_model()
+    history = ag.train(
+        model, brightness, faces, workdir=tmp_path / "1", loss_weights={"embedding": 3.0}, **options
+    ).history
+    assert history["embedding_loss"][-1] < 0.5 * history["embedding_loss"][0]
+    assert history["val_embedding_loss"] == [0, 0, 0]  # the validation data have no embeddings
+    for epoch in range(3):
+        parts = [history[f"{name}_loss"][epoch] for name in ("age", "gender", "embedding")]
+        assert history["loss"][epoch] == pytest.approx(parts[0] + parts[1] + 3 * parts[2], rel=1e-5)
+    saved = keras.saving.load_model(tmp_path / "1/best.keras")
+    assert set(saved.output) == {"age", "gender"} and saved.count_params() == model.count_params()
+
+
+def test_embeddings_change_the_weights_of_the_trunk(tmp_path: pathlib.Path) -> None:
+    faces, trained = make_faces(16), []
+    for number, weight in enumerate((0.0, 2.0)):
+        keras.utils.set_random_seed(1)
+        model = make_model()
+        data = faces.map(lambda images, targets: (images, {**targets, "embedding": targets["gender"]}))
+        ag.train(model, data, workdir=tmp_path / str(number), epochs=1, verbose=0, loss_weights={"embedding": weight})
+        trained.append(np.concatenate([w.ravel() for w in model.layers[1].get_weights()]))
+    assert (trained[0] != trained[1]).any()
+
+
+def test_embeddings_need_a_trunk_that_learns(tmp_path: pathlib.Path) -> None:
+    data = make_faces(16).map(lambda images, targets: (images, {**targets, "embedding": targets["gender"]}))
+    with pytest.raises(ValueError, match=r"`cache_trunk` needs a frozen trunk.*embeddings of 1 numbers"):
+        ag.train(make_model(), data, workdir=tmp_path / "1", epochs=2, cache_trunk=1)
+
+
+def test_embeddings_go_with_weights_of_each_head(tmp_path: pathlib.Path) -> None:
+    def add(images: tf.Tensor, targets: dict[str, tf.Tensor]) -> tuple[Any, ...]:
+        weights = {"age": tf.zeros_like(targets["age"]), "gender": tf.ones_like(targets["gender"])}
+        return images, {**targets, "embedding": targets["gender"]}, weights
+
+    history = ag.train(make_model(), make_faces(16).map(add), workdir=tmp_path / "1", epochs=1, verbose=0).history
+    assert history["age_loss"] == [0] and history["embedding_loss"][0] > 0
+
+
+def test_embeddings_of_another_shape_are_refused(tmp_path: pathlib.Path) -> None:
+    data = make_faces(16).map(lambda images, targets: (images, {**targets, "embedding": targets["gender"][:, 0]}))
+    with pytest.raises(ContractError, match=r"floats of the shape \[batch, width\]. Received: TensorSpec"):
+        ag.train(make_model(), data, workdir=tmp_path / "1", epochs=1)
+
+
 # ---- a whole run
 
 
