@@ -25,7 +25,14 @@ from agegender.models.losses import complete_loss_weights
 from agegender.schema import EMBEDDING
 from agegender.training import trunk_cache
 from agegender.training.checkpoints import CheckpointPolicy
-from agegender.training.data import check_data, check_type, find_length, repeat_checked_batches, skip_batches
+from agegender.training.data import (
+    check_data,
+    check_type,
+    find_length,
+    iterate_batches,
+    repeat_checked_batches,
+    skip_batches,
+)
 from agegender.training.learner import Learner, add_embedding_head, compile_learner, expose_distribution, make_learner
 from agegender.training.optimizer import make_optimizer
 from agegender.training.processes import device_count, process_count
@@ -208,7 +215,7 @@ def _cache_features(
                 frozen,
                 repeat_checked_batches(validation, heads, size, "validation"),
                 folder / "validation",
-                steps_per_epoch=len(validation),
+                steps_per_epoch=find_length(validation) or sum(1 for _ in iterate_batches(validation)),
                 verbose=verbose,
             )
         yield features, validation
@@ -238,9 +245,10 @@ def _resolve_steps_per_epoch(data: Any, steps_per_epoch: int | None, epochs: int
 def _find_embedding_width(data: Any) -> int:
     """The width of the embeddings among the targets, or 0."""
     spec = getattr(data, "element_spec", None)
-    if not spec or not isinstance(spec[1], Mapping) or EMBEDDING not in spec[1]:
+    targets = spec[1] if isinstance(spec, tuple) and len(spec) > 1 else None
+    if not isinstance(targets, Mapping) or EMBEDDING not in targets:
         return 0
-    embedding = spec[1][EMBEDDING]
+    embedding = targets[EMBEDDING]
     if len(embedding.shape) != 2 or not embedding.shape[1] or not embedding.dtype.is_floating:
         raise ContractError(f"embeddings must be floats of the shape [batch, width]. Received: {embedding}")
     return int(embedding.shape[1])

@@ -1,5 +1,6 @@
 """The API as programs use it: answers are those of the Predictor, errors are one sentence."""
 
+import asyncio
 import concurrent.futures
 import json
 import pathlib
@@ -15,7 +16,6 @@ import jsonschema
 import numpy as np
 import pytest
 from running_server import COUPLE, draw_noise, encode, load_released, run_server
-from starlette.testclient import TestClient
 
 import agegender as ag
 from agegender.server import create_app
@@ -301,7 +301,12 @@ def test_failing_predictor_fails_only_its_images(predictor: ag.Predictor, capsys
 
 
 def test_server_that_does_not_answer_images_is_not_healthy(predictor: ag.Predictor) -> None:
-    response = TestClient(create_app(predictor), base_url="http://localhost").get("/healthz")  # it was not started
+    async def ask() -> httpx.Response:
+        transport = httpx.ASGITransport(create_app(predictor))  # which was not started
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
+            return await client.get("/healthz")
+
+    response = asyncio.run(ask())
     assert response.status_code == 503 and "has stopped answering images" in response.json()["error"]
 
 

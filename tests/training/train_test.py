@@ -610,7 +610,7 @@ def test_batch_norm_statistics_are_renewed_without_augmentation(tmp_path: pathli
 @pytest.mark.parametrize(("count", "batches"), [(6, 2), (7, 3), (100, 4)])
 def test_statistics_are_renewed_on_so_many_images(count: int, batches: int) -> None:
     images = np.arange(4 * 3).reshape(4, 3)  # four batches of three
-    np.testing.assert_array_equal(list(renew._take_images(iter(images), count)), images[:batches])
+    np.testing.assert_array_equal(list(renew.take_images(iter(images), count)), images[:batches])
 
 
 # ---- callbacks

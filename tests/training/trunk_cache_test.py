@@ -74,7 +74,7 @@ def test_split_is_after_the_last_frozen_pooling() -> None:
 
 def test_trunk_without_frozen_layers_is_refused(tmp_path: pathlib.Path) -> None:
     with pytest.raises(ValueError, match=r"needs frozen layers at the start of the trunk.*26 trainable weights"):
-        ag.train(build(trainable="all"), batches(), workdir=tmp_path / "run", epochs=1, cache_trunk=1)
+        ag.train(build(trainable="all"), Listed(batches()), workdir=tmp_path / "run", epochs=1, cache_trunk=1)
     assert not (tmp_path / "run").exists()
 
 
@@ -190,7 +190,7 @@ def test_split_through_a_shortcut_has_two_features() -> None:
 @pytest.mark.parametrize("cache_trunk", [-1, 3, True, 1.0])
 def test_cached_epochs_out_of_range(tmp_path: pathlib.Path, cache_trunk: object) -> None:
     with pytest.raises(ValueError, match=r"`cache_trunk` must be in 0\.\.2 epochs"):
-        ag.train(build(), batches(), workdir=tmp_path / "run", epochs=2, cache_trunk=cache_trunk)
+        ag.train(build(), Listed(batches()), workdir=tmp_path / "run", epochs=2, cache_trunk=cache_trunk)
     assert not (tmp_path / "run").exists()
 
 
