@@ -117,8 +117,8 @@ def predict(args: argparse.Namespace) -> int:
             elif args.draw:
                 predictor.draw(image, answer).save(_make_path(args.draw, answer.source))
                 drawn += 1
-            answered += 1
             yield answer
+            answered += 1  # not before it is written, or an interruption would count one too many
 
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="backslashreplace")  # a name of a file need not be text
