@@ -8,7 +8,9 @@ import itertools
 import os
 import pathlib
 import re
+import signal
 import sys
+import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Final
@@ -102,9 +104,16 @@ def predict(args: argparse.Namespace) -> int:
         others = f" and {len(unreadable) - _NAMED} others" if len(unreadable) > _NAMED else ""
         _print_message(f"Not read, because they are not images: {names}{others}")
     answered, failed, drawn = 0, 0, 0
+    is_writing, is_interrupted = False, False
+
+    def interrupt(*_: object) -> None:
+        nonlocal is_interrupted
+        is_interrupted = True
+        if not is_writing:  # otherwise the answer is written whole and counted
+            raise KeyboardInterrupt
 
     def answers() -> Iterator["Photograph | ImageError"]:
-        nonlocal answered, failed, drawn
+        nonlocal answered, failed, drawn, is_writing
         streamed = predictor.stream(images, aligned=args.aligned)
         for image, answer in zip(images, _progress(streamed, len(images)), strict=True):
             if isinstance(image, bytes):
@@ -117,16 +126,27 @@ def predict(args: argparse.Namespace) -> int:
             elif args.draw:
                 predictor.draw(image, answer).save(_make_path(args.draw, answer.source))
                 drawn += 1
+            is_writing = True
             yield answer
-            answered += 1  # not before it is written, or an interruption would count one too many
+            answered, is_writing = answered + 1, False
+            if is_interrupted:
+                raise KeyboardInterrupt
 
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="backslashreplace")  # a name of a file need not be text
+    is_ours = threading.current_thread() is threading.main_thread() and (
+        signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    )
+    if is_ours:
+        signal.signal(signal.SIGINT, interrupt)
     try:
         WRITERS[args.form](answers(), sys.stdout)
     except KeyboardInterrupt:
         _print_message(f"Interrupted after {answered} of {len(images)}.")
         return INTERRUPTED
+    finally:
+        if is_ours:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
     if args.draw:
         _print_message(f"{drawn} drawn, in {args.draw}")
     if failed:
