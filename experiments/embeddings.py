@@ -46,11 +46,12 @@ def load_recogniser() -> Callable[[np.ndarray], np.ndarray]:
     return embed
 
 
-def embed_dataset(data_dir: str, image_size: int) -> Iterator[tuple[str, np.ndarray]]:
+def embed_dataset(
+    data_dir: str, image_size: int, embed: Callable[[np.ndarray], np.ndarray]
+) -> Iterator[tuple[str, np.ndarray]]:
     """Yields file name and embedding of each image of a prepared data set."""
     import agegender as ag
 
-    embed = load_recogniser()
     for images, targets in ag.load_utkface(
         "all", batch_size=64, image_size=image_size, labels=["file_name"], data_dir=data_dir
     ):
@@ -63,12 +64,12 @@ def main(_: list[str]) -> None:
 
     from agegender.data.prepared import count_images, find_prepared, stored_size
 
-    values, embeddings = flags.FLAGS, {}
+    values, embeddings, embed = flags.FLAGS, {}, load_recogniser()
     for data_dir in values.data_dir:
         builder = find_prepared(data_dir)
         image_size = max(stored_size(builder) or [SIDE])
         bar = Progbar(count_images(builder, "all"), unit_name="image")
-        for name, embedding in embed_dataset(data_dir, image_size):
+        for name, embedding in embed_dataset(data_dir, image_size, embed):
             embeddings[name] = embedding
             bar.add(1)
     with atomic_write(pathlib.Path(values.out)) as temporary, open(temporary, "wb") as file:

@@ -104,11 +104,11 @@ def check_costs(image: Image.Image, file: MeteredFile) -> None:
     Raises:
         ValueError: if it would take much more memory or time than others of its size.
     """
-    pixels, content = image.width * image.height, file.getbuffer()
+    pixels, content = image.width * image.height, file.getvalue()
     if pixels > (limit := _MAX_FORMAT_PIXELS.get(image.format or "", pixels)):
         raise ValueError(f"it has {pixels:,} pixels, and {limit:,} is the limit for {image.format}")
     if image.format in ("JPEG", "MPO"):  # Pillow makes the second of the first
-        _check_scans(bytes(content), pixels)
+        _check_scans(content, pixels)
     if image.format == "TIFF":
         _check_tiles(image, pixels)
     if any(tile.codec_name in Image.DECODERS for tile in getattr(image, "tile", ())):

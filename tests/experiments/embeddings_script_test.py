@@ -36,7 +36,7 @@ def test_the_last_data_set_counts(tmp_path: pathlib.Path, recogniser, monkeypatc
     embeddings.main([])
     with np.load(tmp_path / "e.npz") as file:
         names, numbers = file["file_name"].tolist(), file["embedding"]
-    both = [dict(embeddings.embed_dataset(str(folder), 200)) for folder in (first, second)]
+    both = [dict(embeddings.embed_dataset(str(folder), 200, recogniser)) for folder in (first, second)]
     expected = both[0] | both[1]
     assert names == list(expected)
     np.testing.assert_array_equal(numbers, list(expected.values()))
