@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
-from .labels import SPLITS, Labels, parse_name
+from .labels import SPLITS, Labels, Skipped, parse_name
 
 FOLDS: Final = 5
 TABLE: Final = Path(__file__).with_name("splits.csv")
@@ -44,9 +44,19 @@ def _hash(text: str) -> int:
 
 
 def read_known_groups(path: Path = TABLE) -> dict[str, str]:
-    """Returns the group of each stem of the published set that shares a photograph with another."""
-    with path.open(newline="") as file:
-        rows = [(parse_name(row["file_name"]).stem, row["group"]) for row in csv.DictReader(file)]
+    """Returns the group of each stem of the published set that shares a photograph with another.
+
+    Raises:
+        ValueError: if the table is damaged.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            rows = [
+                (parse_name(row["file_name"]).stem, parse_name(f"{row['group']}.jpg").stem)
+                for row in csv.DictReader(file)
+            ]
+    except (Skipped, KeyError, TypeError, UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f"{path} is damaged: take that of the repository. Received: {error!r}") from None
     shared = {stem: group for stem, group in rows if stem != group}
     return shared | {group: group for group in shared.values()}
 

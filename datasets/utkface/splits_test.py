@@ -5,8 +5,10 @@
 import csv
 import hashlib
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
+import pytest
 
 from . import labels, splits
 
@@ -76,3 +78,13 @@ def test_known_groups_have_several_images():
     sizes = Counter(row["group"] for row in table())
     assert len(known) == sum(size for size in sizes.values() if size > 1) > 1_500
     assert Counter(known.values()) == {group: size for group, size in sizes.items() if size > 1}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"file,group\n", b"file_name,group\nmy cat.jpg,1_0_0_1\n", b"file_name,group\n1_0_0_1.jpg", b"\xff\xfe\n"],
+)
+def test_damaged_table_is_refused(tmp_path: Path, content: bytes):
+    (tmp_path / "splits.csv").write_bytes(content + b"\n,\n")
+    with pytest.raises(ValueError, match=r"splits\.csv is damaged.*Received: "):
+        splits.read_known_groups(tmp_path / "splits.csv")

@@ -5,7 +5,9 @@ import hashlib
 import json
 import math
 import posixpath
+import sys
 import tempfile
+import traceback
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -14,7 +16,7 @@ from typing import Any, ClassVar, Final, NamedTuple
 import numpy as np
 import tensorflow as tf
 import tensorflow_datasets as tfds
-from absl import logging
+from absl import app, logging
 from numpy.typing import NDArray
 from tensorflow_datasets.core import writer
 from tensorflow_datasets.core.utils import shard_utils, tqdm_utils
@@ -99,6 +101,12 @@ class Builder(tfds.core.ShardBasedBuilder):
         # A protected method of TFDS 4.9.10: no public one runs around the generation, inside the temporary folder.
         self._shard_config = _ShardConfig(**vars(download_config.get_shard_config()))
         self._max_examples = download_config.max_examples_per_split
+        for option, value in (
+            ("num_shards", self._shard_config.num_shards),
+            ("max_examples_per_split", self._max_examples),
+        ):
+            if value is not None and value < 1:
+                raise ValueError(f"`{option}` must be 1 or more. Received: {option}={value}")
         with tempfile.TemporaryDirectory(dir=self.data_path) as scratch:
             self._scratch = Path(scratch)
             super()._download_and_prepare(dl_manager, download_config)
@@ -119,7 +127,7 @@ class Builder(tfds.core.ShardBasedBuilder):
 
     def _shard_iterators_per_split(self, dl_manager: tfds.download.DownloadManager) -> dict[str, list[Any]]:
         """Collects and groups the images, and returns for each split one example generator per shard."""
-        manual_dir = Path(dl_manager.manual_dir).absolute()  # an empty --manual_dir is the current folder
+        manual_dir = _manual_dir(dl_manager)
         wild = self.builder_config.name == IN_THE_WILD.name
         found = sources.find_sources(manual_dir, self.builder_config.name)
         images = collect.collect_images(found, self._scratch, parts=wild)
@@ -169,6 +177,31 @@ class Builder(tfds.core.ShardBasedBuilder):
     def _post_download_and_prepare_hook(self) -> None:
         # A warning, because absl shows nothing less outside of the `tfds` command, which prints the whole report.
         logging.warning("%s; listed in %s/skipped.json", _count_files(self.info), self.data_dir)
+
+
+class _ErrorsWithoutTraceback(app.ExceptionHandler):
+    """Prints an error of this builder alone, where it ends a program of absl, such as `tfds build`: exit code 1.
+
+    absl asks its handlers as its last act, and Python then calls `sys.excepthook`.
+    """
+
+    def wants(self, exc: Exception) -> bool:
+        frames = traceback.walk_tb(exc.__traceback__)
+        is_of_builder = any(isinstance(frame.f_locals.get("self"), Builder) for frame, _ in frames)
+        return is_of_builder and isinstance(exc, ValueError | OSError | tf.errors.OpError)
+
+    def handle(self, exc: Exception) -> None:
+        sys.excepthook = lambda *_: print(f"tfds build utkface: {exc}", file=sys.stderr)
+
+
+app.install_exception_handler(_ErrorsWithoutTraceback())
+
+
+def _manual_dir(dl_manager: tfds.download.DownloadManager) -> Path:
+    try:
+        return Path(dl_manager.manual_dir).absolute()  # an empty --manual_dir is the current folder
+    except AssertionError as error:  # TFDS's, for a folder that is missing or empty
+        raise FileNotFoundError(" ".join(str(error).split())) from None
 
 
 def _group_images(images: collect.Collection) -> _Table:

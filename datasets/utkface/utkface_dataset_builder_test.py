@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
+from absl import app
 from PIL import Image
 
 from . import collect, labels, near_duplicates, sources, splits, utkface_dataset_builder
@@ -317,6 +318,32 @@ def test_truncated_archive_leaves_no_data_set(tmp_path):
     assert not utkface_dataset_builder.Builder(data_dir=tmp_path / "data").is_prepared()
 
 
+def test_error_of_the_builder_is_one_message_under_absl(tmp_path, monkeypatch, capsys):
+    (handler,) = (each for each in app.EXCEPTION_HANDLERS if type(each).__module__ == utkface_dataset_builder.__name__)
+    write_folder(tmp_path / "manual", {"UTKFace.tar.gz": b"<html>404"})
+    with pytest.raises(ValueError, match="is damaged") as error:
+        build(tmp_path / "manual", tmp_path / "data")
+    assert handler.wants(error.value) and not handler.wants(ValueError("of another builder"))
+    with pytest.raises(FileNotFoundError, match=f"Manual directory {tmp_path}/none does not exist") as missing:
+        build(tmp_path / "none", tmp_path / "data")
+    assert handler.wants(missing.value)
+    monkeypatch.setattr(sys, "excepthook", None)
+    handler.handle(error.value)
+    sys.excepthook(ValueError, error.value, None)
+    assert capsys.readouterr().err.splitlines()[-1] == f"tfds build utkface: {error.value}"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("names", "words"), [(["UTKFace.tar.gz"], "is damaged"), ([], "does not exist or is empty")])
+def test_tfds_build_fails_with_one_message(tmp_path, names, words):
+    manual_dir = write_folder(tmp_path / "manual", dict.fromkeys(names, b"<html>404"))
+    arguments = ["build", "utkface", f"--manual_dir={manual_dir}", f"--data_dir={tmp_path / 'data'}"]
+    command = [sys.executable, "-m", "tensorflow_datasets.scripts.cli.main", *arguments]
+    done = subprocess.run(command, cwd=FOLDER.parent, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert words in done.stderr.splitlines()[-1] and "Traceback" not in done.stderr
+
+
 def test_one_image_builds_and_reports_empty_splits(tmp_path):
     builder = build(write_folder(tmp_path / "manual", {"1_0_0_1.jpg": jpeg()}), tmp_path / "data")
     assert {name: split.num_examples for name, split in builder.info.splits.items()} == {"train": 1}
@@ -419,6 +446,12 @@ def test_max_examples_per_split(tmp_path):
         "validation": 2,
         "test": 1,
     }
+
+
+@pytest.mark.parametrize(("option", "value"), [("num_shards", -1), ("max_examples_per_split", 0)])
+def test_counts_below_one_are_refused(tmp_path, option, value):
+    with pytest.raises(ValueError, match=f"`{option}` must be 1 or more. Received: {option}={value}"):
+        build(write_folder(tmp_path / "manual", faces()), tmp_path / "data", **{option: value})
 
 
 def test_missing_image_moves_no_other(tmp_path):
