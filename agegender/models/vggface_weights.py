@@ -81,7 +81,7 @@ def _download(url: str, path: Path) -> Path:
         raise ConnectionError(
             f"The published weights could not be downloaded from {url} ({error}). Download that file by hand into the "
             f"folder {path.parent}, or pass its path as `weights`, or pass `weights=None` for random weights."
-        ) from error
+        ) from None  # the tracebacks of Keras and of urllib say nothing more
 
 
 def load_weights(trunk: keras.Model, path: Path, architecture: str) -> None:
@@ -114,6 +114,8 @@ def _compare_layers(
             faults.append(f"the layer {name} has the shapes {received[name]} instead of {shapes}")
         elif not all(value.dtype.kind == "f" and np.all(np.isfinite(value)) for value in weights.get(name, ())):
             faults.append(f"the layer {name} has weights that are not finite numbers")
+        elif not all(map(np.any, weights.get(name, ())[:1])):  # of a convolution or a batch normalization
+            faults.append(f"all weights of the layer {name} are zero")
     # A classifier is ignored, but a further convolution means another architecture: all layers of resnet50 are also in
     # senet50, with the same shapes.
     extra = [name for name in weights if name.startswith("conv") and name not in expected]
@@ -132,7 +134,7 @@ def _read_weights(path: Path, expected: Mapping[str, list[tuple[int, ...]]]) -> 
             "`weights` must be a complete HDF5 file as Keras 2 and keras-vggface saved them; delete and download it "
             "again if a download broke off, and use `trunk.load_weights` for what Keras 3 saved. "
             f"Received: weights={str(path)!r}, which raises {type(error).__name__}: {error}"
-        ) from error
+        ) from None
 
 
 def _read_layer(group: h5py.Group, shapes: list[tuple[int, ...]] | None) -> list[np.ndarray]:

@@ -104,6 +104,7 @@ CASES: dict[str, tuple[Callable[[Path, Layers], object], str]] = {
     "empty-layer": (change(conv1_1=[]), "the layer conv1_1 has the shapes [] instead of"),
     "other-shape": (change(conv1_1=OTHER_SHAPE), "has the shapes [(3, 3, 4, 64), (64,)] instead of [(3, 3, 3, 64)"),
     "further-layer": (change(conv5_4=[np.zeros(1)]), "the layer conv5_4 is unknown"),
+    "zeros": (change(conv1_1=[np.zeros((3, 3, 3, 64)), np.ones(64)]), "all weights of the layer conv1_1 are zero"),
     "text": (change(conv1_1=[np.full((3, 3, 3, 64), b"a"), np.zeros(64)]), "conv1_1 has weights that are not finite"),
     "nan": (change(conv1_1=[np.full((3, 3, 3, 64), np.nan), np.zeros(64)]), "conv1_1 has weights that are not finite"),
     "forty-gigabytes": (make_huge, "conv1_1 has the shapes"),
@@ -188,6 +189,8 @@ def test_a_failed_download_says_what_to_do(server: Path, tmp_path: Path) -> None
         vggface_trunk(image_size=48)
     for words in (server.as_uri(), str(tmp_path / "cache/models/vggface"), "`weights=None`", "its path as `weights`"):
         assert words in str(error.value)
+    assert len(str(error.value).splitlines()) == 1
+    assert error.value.__suppress_context__  # the tracebacks of Keras and urllib are 60 lines
 
 
 def test_weights_come_from_the_releases_of_keras_vggface() -> None:
