@@ -23,6 +23,7 @@ _WEIGHTS: Final = "model.weights.h5"  # in a .keras file
 _MAX_EXPANSION: Final = 4  # Keras packs weights without compression, and floats hardly compress
 _SLACK: Final = 1_000_000  # bytes, for the configuration and small files
 _MAX_ACTIVATION: Final = 2**28  # values per image and layer; VGG16 has 2**24 at 512 pixels
+_KERNEL_DIMENSIONS: Final = 4  # of a convolution: height, width, input and output channels
 _LOADING: Final = threading.Lock()
 
 
@@ -107,7 +108,7 @@ def check_model(model: Any) -> keras.Model:
     """Returns the model if it maps images to ages and genders.
 
     Raises:
-        ValueError: if it does not, if some of its weights are not finite, or if a layer needs too much memory.
+        ValueError: if it does not, if a layer needs too much memory, or as `check_weights`.
     """
     input_shape, outputs = getattr(model, "input_shape", None), getattr(model, "output", None)
     shapes = {head: tuple(output.shape) for head, output in outputs.items()} if isinstance(outputs, dict) else {}
@@ -131,7 +132,21 @@ def check_model(model: Any) -> keras.Model:
                     f"The output of each layer must have at most {_MAX_ACTIVATION:,} values per image. "
                     f"Received: {layer.name!r} with {tuple(output.shape)}"
                 )
-    for weight in model.weights:
-        if not np.all(np.isfinite(keras.ops.convert_to_numpy(weight))):
-            raise ValueError(f"The model must have finite weights. Received: {weight.path}")
+    check_weights(model)
     return model
+
+
+def check_weights(model: keras.Model) -> None:
+    """Raises ValueError if weights are not finite, or all convolutions are zero, which no training changes."""
+    kernels = []
+    for weight in model.weights:
+        values = keras.ops.convert_to_numpy(weight)
+        if not np.all(np.isfinite(values)):
+            raise ValueError(f"The model must have finite weights. Received: {weight.path}")
+        if values.ndim == _KERNEL_DIMENSIONS:
+            kernels.append(np.any(values))
+    if kernels and not any(kernels):
+        raise ValueError(
+            "The model must have a convolution with weights other than zero: it answers the same for all images and "
+            f"cannot learn. Received: {len(kernels)} convolutions of zeros"
+        )

@@ -22,6 +22,7 @@ import keras
 
 from agegender.models.contract import ContractError
 from agegender.models.losses import complete_loss_weights
+from agegender.models.saving import check_weights
 from agegender.schema import EMBEDDING
 from agegender.training import trunk_cache
 from agegender.training.checkpoints import CheckpointPolicy
@@ -98,8 +99,9 @@ def train(
 
     Raises:
         ContractError: a ValueError, for data that break the contract; names the batch.
-        ValueError: for arguments of the wrong type or out of range, `cache_trunk` without a frozen layer, and other
-            settings than those of the run in the folder; names them.
+        ValueError: for arguments of the wrong type or out of range, weights that are not finite or convolutions that
+            are all zero, `cache_trunk` without a frozen layer, and other settings than those of the run in the folder;
+            names them.
         OSError: if the disk is full; the last checkpoint is kept.
         BlockingIOError: if another process trains in the folder.
         FileExistsError: if the folder contains a finished run, which stays as it is.
@@ -119,6 +121,7 @@ def train(
     verbosity = (1 if sys.stdout.isatty() else 2) if verbose == "auto" else int(verbose)
 
     # Check the arguments before anything is written.
+    check_weights(model)
     check_type(data, "data")
     if validation is not None:
         check_type(validation, "validation")

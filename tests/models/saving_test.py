@@ -222,3 +222,14 @@ def test_weights_that_are_not_finite_are_refused(trainable: bool, value: float, 
     model.save(tmp_path / "best.keras")
     with pytest.raises(ValueError, match=r"finite weights\. Received: .*conv2d.*/bias"):
         load_model(tmp_path)
+
+
+def test_convolutions_of_zeros_are_refused(tmp_path: pathlib.Path) -> None:
+    model = build_small()
+    for weight in model.weights:
+        weight.assign(keras.ops.zeros_like(weight))
+    model.save(tmp_path / "best.keras")
+    with pytest.raises(ValueError, match=r"other than zero.* Received: 2 convolutions of zeros"):
+        load_model(tmp_path)
+    model.layers[1].layers[1].kernel.assign(keras.ops.ones((3, 3, 3, 8)))
+    check_model(model)

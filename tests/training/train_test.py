@@ -365,6 +365,15 @@ def test_first_batch_is_checked_before_anything_is_written(tmp_path: pathlib.Pat
     assert not (tmp_path / "run").exists()
 
 
+def test_model_of_zeros_is_refused_before_anything_is_written(tmp_path: pathlib.Path) -> None:
+    model = make_model()
+    for weight in model.weights:
+        weight.assign(keras.ops.zeros_like(weight))
+    with pytest.raises(ValueError, match="weights other than zero"):
+        ag.train(model, Batches(FACES), workdir=tmp_path / "run", epochs=1, steps_per_epoch=1)
+    assert not (tmp_path / "run").exists()
+
+
 def change_image(batch: Any) -> Any:
     return batch[0] / np.float32(255), batch[1]
 
