@@ -135,10 +135,11 @@ def main() -> None:
     parser.add_argument("--sample", type=int, default=100, help="number of mutants to try, 0 for all (100)")
     parser.add_argument("--seed", type=int, default=0, help="of the sample (0)")
     parser.add_argument("--workers", type=int, default=2, help="processes (2)")
-    parser.add_argument("--only", default="", help="only the modules whose path contains this")
+    parser.add_argument("--only", default="", help="only the modules whose path contains one of these, as losses,heads")
     parser.add_argument("--quick", action="store_true", help="only the doctests and the test file of each module")
     arguments = parser.parse_args()
-    modules = [module for module in find_modules(arguments.package) if arguments.only in str(module)]
+    only = arguments.only.split(",")
+    modules = [module for module in find_modules(arguments.package) if any(name in str(module) for name in only)]
     mutants, every = make_mutants(modules, arguments.sample, arguments.seed)
     if arguments.quick:
         mutants = [mutant._replace(tests=mutant.tests[:1]) for mutant in mutants]
