@@ -212,6 +212,10 @@ def test_large_image_in_multipart_is_413(server: str) -> None:
 
 
 def test_memory_of_all_bodies_is_bounded_and_given_back(server: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    gauge = uploads.MemoryGauge()
+    gauge.add(400_000_000)
+    with pytest.raises(Refusal, match="too many images in memory"):
+        gauge.add(1)
     monkeypatch.setattr(uploads, "_MAX_BYTES_IN_MEMORY", len(GOOD))
     for body, status in ((GOOD, 200), (GOOD + b"x", 503), (GOOD, 200)):
         response = httpx.post(f"{server}/v1/predict?aligned=1", content=body, headers=OCTETS, timeout=60)
@@ -313,7 +317,8 @@ def test_cut_connections_cost_nothing_more(server: str) -> None:
             with connect(server) as connection:
                 connection.sendall(HEAD + b"Content-Length: %d\r\n\r\n" % len(GOOD) + body)
     end = time.monotonic() + 10
-    while "agegender_waiting_images 0.0" not in httpx.get(f"{server}/metrics").text:
+    lines = "agegender_waiting_images 0.0", 'agegender_requests_total{path="/v1/predict",status="499"}'
+    while not all(line in httpx.get(f"{server}/metrics").text for line in lines):
         assert time.monotonic() < end
         time.sleep(0.05)
 

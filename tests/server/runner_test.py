@@ -1,5 +1,6 @@
 """The command: what it checks before it serves, several processes, how it ends."""
 
+import asyncio
 import inspect
 import os
 import pathlib
@@ -12,12 +13,15 @@ from collections.abc import Iterator
 
 import httpx
 import pytest
+import uvicorn
 from conftest import ROOT
-from running_server import draw_noise
+from running_server import draw_noise, load_released
+from starlette.applications import Starlette
+from uvicorn.supervisors import Multiprocess
 
 import agegender as ag
 from agegender import cli
-from agegender.server import create_app, serve
+from agegender.server import create_app, runner, serve
 
 OCTETS = {"content-type": "application/octet-stream"}
 
@@ -69,6 +73,51 @@ def test_command_hands_its_options_over(
     monkeypatch.setenv("AGEGENDER_MODEL", f"{tmp_path}/model.onnx")
     assert cli.main([command]) == 0
     assert {**received, "allowed_hosts": tuple(received["allowed_hosts"])} == {**defaults, "open_page": opens}
+
+
+@pytest.mark.parametrize(
+    ("host", "named"), [("127.0.0.1", "127.0.0.1"), ("0.0.0.0", "127.0.0.1"), ("::1", "[::1]"), ("::", "[::1]")]
+)
+def test_page_is_announced_and_opened(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], host: str, named: str
+) -> None:
+    opened: list[str] = []
+    monkeypatch.setattr("webbrowser.open", opened.append)
+    monkeypatch.setattr("uvicorn.Server.run", lambda server, sockets: None)
+    monkeypatch.setattr(runner, "Predictor", lambda model: load_released())
+    for open_page in (False, True):
+        serve(host=host, port=0, open_page=open_page)
+    first, second = re.findall(r"The page is at (\S+), the API at \S+/v1/predict ", capsys.readouterr().out)
+    assert re.fullmatch(re.escape(f"http://{named}:") + r"\d+/", first) and opened == [second]
+
+
+def ask_app(app: Starlette, host: str, path: str) -> int:
+    async def ask() -> int:
+        transport = httpx.ASGITransport(app)
+        async with httpx.AsyncClient(transport=transport, base_url=f"http://{host}") as client:
+            return (await client.get(path)).status_code
+
+    return asyncio.run(ask())
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_options_reach_the_application(monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path, workers: int) -> None:
+    loaded, apps, configs = [], [], []
+
+    def run(server: uvicorn.Server | Multiprocess, sockets: list | None = None) -> None:
+        configs.append(server.config)
+        apps.append(runner.create_worker_app() if workers > 1 else server.config.app)
+
+    monkeypatch.setattr("uvicorn.Server.run", run)
+    monkeypatch.setattr(runner.Multiprocess, "run", run)
+    monkeypatch.setattr(runner, "Predictor", lambda model: (loaded.append(str(model)), load_released())[1])
+    options = {"allowed_hosts": ["faces.example"], "root_path": "/faces"}
+    serve(tmp_path / "m.onnx", port=0, workers=workers, **options)
+    assert loaded == [str(tmp_path / "m.onnx")] * workers  # of two, the first is a trial
+    (app,), (config,) = apps, configs
+    assert ask_app(app, "faces.example", "/faces/v1/model") == 200 and ask_app(app, "other.example", "/") == 421
+    assert (config.workers, config.limit_concurrency, config.timeout_graceful_shutdown) == (workers, 1000, 10)
+    assert "AGEGENDER_SERVER_OPTIONS" not in os.environ and "PROMETHEUS_MULTIPROC_DIR" not in os.environ
 
 
 @pytest.fixture
