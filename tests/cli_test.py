@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import zipfile
-from collections.abc import Iterator
 
 import keras
 import numpy as np
@@ -19,7 +18,6 @@ import agegender as ag
 from agegender import cli, environment
 from agegender.data.prepared import find_prepared
 from agegender.export import export
-from agegender.inference import output
 from tests.conftest import make_tiny_trunk
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -90,10 +88,7 @@ def test_csv_has_a_row_a_face(model: str, album: pathlib.Path, capsys: pytest.Ca
     names = [pathlib.Path(row["image"]).name for row in rows]
     assert names == ["couple.png", "couple.png", "one.png", "wall.png", "text.jpg"]
     assert [row["face"] for row in rows] == ["1", "2", "1", "", ""]
-    assert rows[4]["error"].startswith("is not an image") and rows[3]["age"] == rows[3]["error"] == ""
-    assert 0 <= float(rows[0]["age_low"]) <= float(rows[0]["age"]) <= float(rows[0]["age_high"]) <= 116
-    assert rows[0]["gender"] in ("male", "female") and 0 <= float(rows[0]["p_female"]) <= 1
-    assert int(rows[0]["left"]) < int(rows[0]["right"])
+    assert rows[4]["error"].startswith("is not an image")
 
 
 def test_all_is_well_without_a_broken_file(model: str, album: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -203,8 +198,8 @@ EXPORT = "agegender.export.export.export_model"
     [
         ("agegender.Predictor", "predict x", ["{model}"],
          {"batch_size": 64, "flip": None, "min_face": 40, "dtype": None}),
-        ("agegender.Predictor", "predict --batch-size=8 --flip --min-face=30 x", ["{model}"],
-         {"batch_size": 8, "flip": True, "min_face": 30, "dtype": None}),
+        ("agegender.Predictor", "predict --batch-size=8 --flip --min-face=30 --dtype=auto x", ["{model}"],
+         {"batch_size": 8, "flip": True, "min_face": 30, "dtype": "auto"}),
         (EVALUATE, "evaluate", ["{model}", "test"],
          {"data_dir": None, "out": None, "flip": None, "batch_size": 64, "verbose": False}),
         (EVALUATE, "evaluate --data-dir=d --split=train --out=o --no-flip --batch-size=8", ["{model}", "train"],
@@ -339,7 +334,8 @@ def test_info_says_what_is_found_and_what_is_not(
     words = capsys.readouterr().out
     for expected in ("cpu:0", "float", "age, gender from 24 x 24 pixels", "age intervals of 90%", "train", "utkface"):
         assert expected in words
-    assert "the run" not in words
+    assert "the run" not in words and "mirror" not in words
+    assert cli.main(["info"]) == 0 and "of 95%, mean over mirror images, float32\n" in capsys.readouterr().out
     (tmp_path / "run.json").write_text(
         json.dumps({"command": ["train.py", "--workdir=runs/1"], "versions": {"x": "1"}})
     )
@@ -381,23 +377,6 @@ def test_invalid_or_long_names_are_accepted(
     assert cli.main(arguments) == 1
     out = capsys.readouterr().out
     assert "two\\nlines.png: 1 face" in out and "\\udcff.png: 1 face" in out
-
-
-def test_an_array_that_breaks_off_is_closed() -> None:
-    def answers() -> Iterator[ag.Photograph]:
-        yield ag.Photograph(source="one.jpg")
-        raise KeyboardInterrupt
-
-    out = io.StringIO()
-    with pytest.raises(KeyboardInterrupt):
-        output.write_json(answers(), out)
-    assert len(json.loads(out.getvalue())) == 1
-
-
-def test_csv_runs_no_formula_and_moves_no_cursor() -> None:
-    out = io.StringIO()
-    output.write_csv([ag.Photograph(source="=cmd.jpg"), ag.ImageError("\x1b[2J.jpg", "is empty")], out)
-    assert [row["image"] for row in csv.DictReader(io.StringIO(out.getvalue()))] == ["'=cmd.jpg", "\\x1b[2J.jpg"]
 
 
 def test_answers_come_early_and_survive_an_interruption(album: pathlib.Path) -> None:

@@ -62,11 +62,25 @@ def test_a_label_far_from_its_box_has_a_line() -> None:
     assert not np.any(np.asarray(grey) != 90)
 
 
-def test_a_face_with_a_note_is_grey() -> None:
-    grey = Image.new("RGB", (200, 120))
-    for note, colour in ((None, (204, 121, 167)), ("small", (187, 187, 187))):
-        drawn = np.asarray(draw_faces(grey, [Face((80, 60, 120, 100), age=30.0, p_female=0.9, note=note)]))
-        assert tuple(drawn[80, 80]) == colour
+@pytest.mark.parametrize(
+    ("p_female", "note", "colour"),
+    [
+        (0.9, None, (204, 121, 167)),
+        (0.1, None, (86, 180, 233)),
+        (None, None, (240, 228, 66)),
+        (0.9, "small", (187, 187, 187)),
+    ],
+)
+def test_box_and_label_have_the_colour_of_the_answer(
+    p_female: float | None, note: str | None, colour: tuple[int, int, int]
+) -> None:
+    face = Face((20, 60, 100, 130), age=30.0, p_female=p_female, note=note)
+    drawn = np.asarray(draw_faces(Image.new("RGB", (200, 160)), [face]))
+    rows, columns = np.nonzero((drawn == colour).all(axis=2))
+    is_box = rows >= 60  # the label is above
+    assert (columns[is_box].min(), columns[is_box].max(), rows.max()) == (20, 99, 129)
+    np.testing.assert_array_equal((drawn[62:128, 20:100] == colour).all(axis=(0, 2)), [*[1, 1], *[0] * 76, *[1, 1]])
+    assert rows[~is_box].max() == 59 and columns[~is_box].min() == 20 and (drawn[:60, 20:] == 0).any()  # letters
 
 
 def test_description_of_a_face() -> None:
