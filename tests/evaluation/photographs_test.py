@@ -86,6 +86,8 @@ def test_intervals_agree_with_a_plain_bootstrap(labels_of) -> None:
     assert report.bands["20-29"]["intervals"] == report.intervals
     found = 1.96 * np.sqrt(5 / 36 / 60)
     assert report.intervals["found"] == pytest.approx((5 / 6 - found, 5 / 6 + found), abs=0.02)
+    low, high = report.intervals["bias"]
+    assert str(report).splitlines()[4] == f"bias, years{report.metrics['bias']:>+19.2f} ({low:+.2f} to {high:+.2f})"
     assert measure_photographs(labels, answers) == report
 
 
@@ -93,6 +95,11 @@ def test_one_label_or_one_head_is_enough(labels_of) -> None:
     labels = read_labels(labels_of("file,gender,age\na,Female,30\n"))
     assert set(measure_photographs(labels, [Photograph([face(None, 0.9)])]).metrics) == {"found", "gender_accuracy"}
     assert "gender_accuracy" not in measure_photographs(labels, [Photograph([face(30, None)])]).metrics
+    assert set(measure_photographs(labels, [Photograph([face(30, 0.9)])]).bands) == {"30-39"}
+    both = read_labels(labels_of("file,age,age_band\na,30,40-49\n"))
+    assert measure_photographs(both, [Photograph([face(45)])]).metrics["inside"] == 1
+    words = "file,gender\na,1\nb,1.0\nc,FEMALE\nd,0\ne,0.0\nf, male\n"
+    assert read_labels(labels_of(words)).genders.tolist() == [1, 1, 1, 0, 0, 0]
     genders = read_labels(labels_of("file,gender\na,1.0\nb,male\n"))
     report = measure_photographs(genders, [Photograph([face(30, 0.5)]), Photograph([face(30, 0.5)])])
     assert report.metrics == {"found": 1, "gender_accuracy": 0.5} and report.bands == {}

@@ -71,10 +71,11 @@ def test_page_needs_nothing_else(written: pathlib.Path, page: Page) -> None:
     assert page.words.count("A <b> title") == 2
 
 
-def test_page_has_definitions_and_limits(page: Page) -> None:
+def test_page_has_definitions_and_limits(report: ag.Report, page: Page) -> None:
     words = " ".join(page.words)
     for expected in (
         "300 images. The 95 % intervals come from 1,000 bootstrap samples",
+        f"samples of {report.bootstrap['units']} photograph groups: they say",
         "MAE: the mean of |predicted - recorded| age, in years.",
         "Coverage: the share of images with the recorded age inside the predicted interval, both ends included.",
         "Gap: the measure of the worst group minus that of the best",
@@ -129,6 +130,8 @@ def test_largest_errors_come_first() -> None:
     ages, genders = report_page.find_largest_errors(table, 3).values()
     assert ages == [1, 3, 0] and genders == [1, 3, 0]
     assert [len(rows) for rows in report_page.find_largest_errors(table, 2).values()] == [2, 2]
+    many = {key: np.tile(column, 50) for key, column in table.items()}  # of equal errors the first come first
+    assert set(map(tuple, report_page.find_largest_errors(many).values())) == {tuple(range(1, 193, 4))}
     right = table | {"p_female": table["gender"] * 0.5}
     assert list(report_page.find_largest_errors(right)) == ["The largest age errors"]
 
