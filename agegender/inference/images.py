@@ -429,7 +429,7 @@ def _upright(image: Image.Image, content: bytes) -> Image.Image:
 def _rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I") or image.mode == "F":
         image = _eight_bits(np.asarray(image))
-    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
+    if image.mode in ("RGBA", "LA", "PA", "RGBa") or "transparency" in image.info:
         image = image if image.mode == "RGBA" else image.convert("RGBA")
         background = Image.new("RGBA", image.size, "white")
         background.alpha_composite(image)

@@ -94,6 +94,8 @@ def test_boxes_end_at_the_edges(couple: np.ndarray, crop: tuple[int, int, int, i
     # The largest level whose windows, 12 / 0.3016 = 39.8 pixels, show 40 pixels or fewer.
     ((100, 300), 40, [0.3016, 0.2138, 0.1516]),
     ((100, 300), 39, [0.4254, 0.3016, 0.2138, 0.1516]),
+    # 7.50 levels: an eighth of 12.05 pixels would fit, but is not searched.
+    ((223, 300), 20, [0.6, 0.4254, 0.3016, 0.2138, 0.1516, 0.1075, 0.0762]),
     ((300, 11), 20, []),
 ])  # fmt: skip
 def test_the_pyramid_is_that_of_mtcnn_from_min_face_on(

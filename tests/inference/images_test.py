@@ -20,6 +20,8 @@ from agegender.inference.images import (
     find_images,
     fit_image,
     is_glob,
+    is_heic,
+    is_image,
     is_one,
     list_images,
     name_of,
@@ -102,13 +104,13 @@ def test_exif_orientation_is_applied(orientation: int, turned: np.ndarray) -> No
     assert np.array_equal(np.asarray(read_image(encode(image, exif=exif))), turned)
 
 
-@pytest.mark.parametrize("mode", ["RGBA", "LA", "PA"])
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "PA", "RGBa"])
 def test_transparent_pixels_become_white(mode: str) -> None:
     image = Image.new("RGBA", (3, 1), (200, 0, 0, 0))
     image.putpixel((1, 0), (0, 0, 0, 255))
     image.putpixel((2, 0), (0, 0, 0, 128))
-    kind = "TIFF" if mode == "PA" else "PNG"
-    pixels = np.asarray(read_image(image.convert(mode) if mode == "PA" else encode(image.convert(mode), kind)))
+    image = image.convert(mode)
+    pixels = np.asarray(read_image(encode(image) if mode in ("RGBA", "LA") else image))
     assert pixels[0, 0].tolist() == [255, 255, 255] and pixels[0, 1].max() < 5
     assert mode == "PA" or abs(int(pixels[0, 2, 0]) - 127) <= 1
 
@@ -344,6 +346,13 @@ def test_heic_is_read_with_its_extra_and_named_without(tmp_path: pathlib.Path, m
     assert images.describe_formats() == formats  # by which the command knows files that are not images
 
 
+@pytest.mark.parametrize("brand", ["heic", "heix", "heim", "heis", "hevc", "hevx", "mif1", "msf1"])
+def test_heic_is_known_by_its_brand(brand: str) -> None:
+    first = b"\0\0\0\x18ftyp" + brand.encode() + b"\0\0\0\0mif1miaf"
+    assert is_heic(first) and is_image(first) and not is_heic(first.replace(b"miaf", b"avif"))
+    assert not is_heic(first.replace(brand.encode(), b"isom", 1))
+
+
 @pytest.mark.parametrize("make", [
     lambda data: "data:image/png;base64," + base64.b64encode(data).decode(),
     lambda data: base64.b64encode(data).decode(),
@@ -395,6 +404,7 @@ def test_rows_and_ragged_lists_are_one_image() -> None:
     for rows in (list(pixels), [list(row) for row in pixels], tuple(pixels)):
         assert is_one(rows)
         np.testing.assert_array_equal(np.asarray(read_image(rows)), pixels)
+    assert is_one(memoryview(b"bytes of a file"))
     for refused in ([[1, 2], [3]], [[[1, 2, 3]], [[1, 2]]], array.array("B", b"12"), range(9)):
         assert is_one(refused)
         with pytest.raises(ImageError):
@@ -477,7 +487,10 @@ def test_a_large_jpeg_is_reduced_while_it_is_decoded() -> None:
     assert (reduced.size, size) == ((151, 200), (301, 400))
     reduced, size = read_reduced(encoded("PNG", (400, 300)), 100_000)
     assert (reduced.size, size) == ((200, 150), (400, 300))
-    assert read_reduced(encoded("PNG", (400, 300)), 120_000)[0].size == (400, 300)
+    whole = Image.new("RGB", (400, 300))
+    for image in (encoded("PNG", (400, 300)), whole, np.asarray(whole)):
+        assert read_reduced(image, 120_000)[0].size == (400, 300)
+        assert read_reduced(image, 119_999)[0].size == (200, 150)
 
 
 def test_glob_is_sorted_and_skips_hidden_folders(tmp_path: pathlib.Path) -> None:
