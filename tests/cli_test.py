@@ -259,6 +259,21 @@ def test_wrong_words_are_answered_with_the_usage(arguments: list[str], capsys: p
     assert stopped.value.code == 2 and "usage: agegender" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("error", "command", "words"),
+    [
+        (ModuleNotFoundError(name="uvicorn.config"), "serve", "needs uvicorn: pip install 'agegender[server]'"),
+        (ModuleNotFoundError(name="onnx"), "export", "needs onnx: pip install 'agegender[export]'"),
+        (ModuleNotFoundError(name="keras"), "evaluate", "needs keras: pip install 'agegender[train]'"),
+        (ModuleNotFoundError("pip install x", name="x"), "evaluate", "pip install x"),
+        (FileNotFoundError(2, "No such file", "a.csv"), "evaluate", "a.csv: No such file"),
+        (OSError(28, "No space left"), "export", "No space left"),
+    ],
+)
+def test_errors_say_what_is_missing(error: Exception, command: str, words: str) -> None:
+    assert cli._format_error(error, command) == words
+
+
 def test_evaluate_writes_report(
     model: str, prepared: pathlib.Path, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

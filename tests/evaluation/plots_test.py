@@ -104,5 +104,7 @@ def test_predictions_are_drawn_above_their_labels() -> None:
     titles = [axes.get_title() for axes in figure.axes]
     assert titles[:3] == ["29 male 75%\nrecorded: 31 female", "5 male 90%\nrecorded: 4 male", ""]
     np.testing.assert_array_equal(figure.axes[1].images[0].get_array(), images[1])
+    many = plots.draw_predictions(images[[0] * 30], {key: column[[0] * 30] for key, column in table.items()})
+    assert len([axes for axes in many.axes if axes.images]) == 24
     ages = {key: table[key] for key in ("age", "predicted_age")}
     assert plots.draw_predictions(images, ages).axes[0].get_title() == "29\nrecorded: 31"

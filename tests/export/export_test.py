@@ -171,9 +171,9 @@ def test_flip_overrides_the_calibration(tmp_path: pathlib.Path) -> None:
     assert read_metadata(path, "onnx")["flip"] is False
 
 
-def test_int8_resizes_its_images(tmp_path: pathlib.Path) -> None:
+def test_int8_resizes_its_images_and_measures_ranges_on_all(tmp_path: pathlib.Path) -> None:
     model = make_model()
-    images = [Image.fromarray(face) for face in draw_faces(size=40)]
+    images = [Image.new("RGB", (30, 40), "gray")] * 95 + [Image.fromarray(face) for face in draw_faces(5, size=40)]
     path = export.export_model(model, tmp_path / "model", format="onnx_int8", images=images)
     expected = compute_expected(model, draw_faces(40), None, flip=False)
     assert_close(open_onnx(path)(draw_faces(40)), expected, "onnx_int8")
@@ -316,6 +316,8 @@ def test_metadata_names_the_age_head(options: dict[str, str], age_head: str, tmp
 def test_formats_store_their_precision(exported: dict[str, pathlib.Path]) -> None:
     operations = [node.op_type for node in onnx.load(exported["onnx_int8"]).graph.node]
     assert operations.count("Conv") == 2 and "DequantizeLinear" in operations
+    scales = [each.dims for each in onnx.load(exported["onnx_int8"]).graph.initializer if "_scale" in each.name]
+    assert [8] in scales and [16] in scales, "each channel of a convolution has its own scale"
     details = Interpreter(str(exported["litert_int8"])).get_tensor_details()
     assert {"int8", "float32"} <= {np.dtype(detail["dtype"]).name for detail in details}
     details = Interpreter(str(exported["litert_float16"])).get_tensor_details()

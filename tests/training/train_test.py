@@ -586,6 +586,16 @@ def test_stages_follow_each_other() -> None:
     assert list_stages([(1, 24)], 2, 24) == [(0, 1, 24), (1, 2, 24)] and list_stages([], 6, 24) == [(0, 6, 24)]
 
 
+def test_early_stop_ends_its_stage(eager: None, tmp_path: pathlib.Path) -> None:
+    class Stop(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
+            self.model.stop_training = True
+
+    options: dict[str, Any] = {"epochs": 6, "image_sizes": [(3, 12)], "callbacks": [Stop()], "verbose": 0}
+    history = ag.train(make_model(make_functional_trunk()), make_faces(8), workdir=tmp_path, **options)
+    assert history.epoch == [0, 3] and "finished" in json.loads((tmp_path / "run.json").read_text())
+
+
 def test_small_images_are_averages_of_the_augmented_ones() -> None:
     augmentation = ag.Augmentation(**Settings(brightness=0.5)._asdict())
     learner = make_learner(make_model(make_functional_trunk()), augmentation=augmentation, image_size=8)
