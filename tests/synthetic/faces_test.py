@@ -31,7 +31,7 @@ def _read(path: Path) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def paths(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    return write_faces(tmp_path_factory.mktemp("faces"), 1200, size=32, seed=3)
+    return write_faces(tmp_path_factory.mktemp("faces"), 800, size=32, seed=3)
 
 
 def _probe(train: np.ndarray, target: np.ndarray, test: np.ndarray) -> np.ndarray:
@@ -42,30 +42,19 @@ def _probe(train: np.ndarray, target: np.ndarray, test: np.ndarray) -> np.ndarra
     return unseen @ weights + target.mean()
 
 
-def test_same_arguments_draw_the_same_pixels():
-    first, second = draw_face(40, 1, 3, seed=7, size=64), draw_face(40, 1, 3, seed=7, size=64)
-    np.testing.assert_array_equal(first, second)
+def test_image_depends_on_each_label_and_the_seed_alone():
+    first = draw_face(40, 1, 3, seed=7, size=24)
+    np.testing.assert_array_equal(first, draw_face(40, 1, 3, seed=7, size=24))
+    for *labels, seed in ((41, 1, 3, 7), (40, 0, 3, 7), (40, 1, 2, 7), (40, 1, 3, 8)):
+        assert np.any(draw_face(*labels, seed=seed, size=24) != first)
 
 
-@pytest.mark.parametrize("other", [(41, 1, 3, 7), (40, 0, 3, 7), (40, 1, 2, 7), (40, 1, 3, 8)])
-def test_each_label_and_the_seed_change_the_image(other):
-    *labels, seed = other
-    assert np.any(draw_face(*labels, seed=seed, size=24) != draw_face(40, 1, 3, seed=7, size=24))
-
-
-@pytest.mark.parametrize("size", [16, 24, 63, 64, 99, 100, 200])
-def test_face_is_uint8_rgb_of_any_size(size):
-    face = draw_face(30, 0, 0, seed=1, size=size)
-    assert face.shape == (size, size, 3)
-    assert face.dtype == np.uint8
-    assert face.std() > 10
-
-
-@pytest.mark.parametrize("gender", range(len(schema.GENDERS)))
-@pytest.mark.parametrize("age", [schema.MIN_AGE, 1, 16, 17, schema.MAX_AGE])
-def test_extreme_ages_are_drawn(age, gender):
-    for race in range(len(schema.RACES)):
-        assert draw_face(age, gender, race, seed=0, size=32).shape == (32, 32, 3)
+@pytest.mark.parametrize("size", [16, 63, 64, 99, 100, 200])
+@pytest.mark.parametrize("age", [schema.MIN_AGE, 16, 17, schema.MAX_AGE])
+def test_face_is_uint8_rgb_of_any_age_and_size(age, size):
+    for gender, race in ((0, 0), (1, 4)):
+        face = draw_face(age, gender, race, seed=1, size=size)
+        assert face.shape == (size, size, 3) and face.dtype == np.uint8 and face.std() > 10
 
 
 def test_seed_is_the_same_person_at_two_sizes():
@@ -96,27 +85,11 @@ def test_channels_are_rgb_in_array_and_file(paths):
         assert cheeks[0] > cheeks[1] > cheeks[2] and cheeks[0] > cheeks[2] + 20
 
 
-def test_same_seed_writes_the_same_bytes(tmp_path):
-    first = write_faces(tmp_path / "first", 12, size=32, seed=5)
-    second = write_faces(tmp_path / "second", 12, size=32, seed=5)
-    assert [path.name for path in first] == [path.name for path in second]
-    assert [path.read_bytes() for path in first] == [path.read_bytes() for path in second]
-
-
-def test_another_seed_writes_other_files(tmp_path):
-    first = write_faces(tmp_path / "first", 12, size=32, seed=5)
-    second = write_faces(tmp_path / "second", 12, size=32, seed=6)
-    assert {path.name for path in first}.isdisjoint(path.name for path in second)
-
-
-def test_larger_count_only_adds_files(tmp_path):
-    few, many = write_faces(tmp_path / "few", 4, size=24), write_faces(tmp_path / "many", 9, size=24)
-    assert [path.read_bytes() for path in few] == [path.read_bytes() for path in many[:4]]
-
-
-def test_written_faces_are_jpegs_of_the_given_size(tmp_path):
-    for size in (24, 200):
-        assert _read(write_faces(tmp_path, 1, size=size)[0]).shape == (size, size, 3)
+def test_files_depend_on_index_size_and_seed_alone(tmp_path):
+    few, many = write_faces(tmp_path / "few", 4, size=24, seed=5), write_faces(tmp_path / "many", 9, size=24, seed=5)
+    assert [(path.name, path.read_bytes()) for path in few] == [(path.name, path.read_bytes()) for path in many[:4]]
+    assert {path.name for path in few}.isdisjoint(path.name for path in write_faces(tmp_path, 9, size=200, seed=6))
+    assert _read(few[0]).shape == (24, 24, 3) and _read(next(tmp_path.glob("*.jpg"))).shape == (200, 200, 3)
 
 
 def test_names_have_labels_and_distinct_times(paths):
@@ -146,7 +119,7 @@ def test_linear_probe_learns_labels_imperfectly(paths):
     thumbnails = np.stack([np.asarray(Image.fromarray(_read(path)).resize((20, 20))) for path in paths])
     features = thumbnails.reshape(len(paths), -1) / 255.0
     age, gender, _ = (np.array(column, np.float64) for column in zip(*map(_labels, paths), strict=True))
-    half = 900
+    half = 600
     years = _probe(features[:half], age[:half], features[half:])
     error = np.abs(years - age[half:]).mean()
     blind = np.abs(np.median(age[:half]) - age[half:]).mean()
