@@ -22,7 +22,7 @@ from experiments.train import build_model
 
 def test_release(tmp_path: pathlib.Path) -> None:
     images = [{"age": index % 80, "gender": index % 2} for index in range(120)]
-    data_dir = prepare(tmp_path / "data", {"train": images[:80], "validation": images, "test": images[:9]})
+    data_dir = prepare(tmp_path / "data", {"train": images[:80], "validation": images, "test": images[:110]})
     config = default_config()
     config.batch_norm, config.calibration.flip, config.model.age_head = True, True, "distribution"
     config.data.update(image_size=48, batch_size=8)
@@ -37,7 +37,7 @@ def test_release(tmp_path: pathlib.Path) -> None:
     write_record(run, {**record, "config": to_json(config.to_dict()), "command": command})
 
     out = tmp_path / "small"
-    report = release(run, out, str(data_dir), age_head="median", prior_share=0.5, split="validation")
+    report = release(run, out, str(data_dir), age_head="median", prior_share=0.5)
 
     # The model: folded, in half precision, with the other age head.
     released = load_model(out)
@@ -60,8 +60,8 @@ def test_release(tmp_path: pathlib.Path) -> None:
     # What lies beside it.
     assert {path.name for path in out.iterdir()} == {"best.keras", "calibration.json", "recipe.json", "README.md"}
     calibration = json.loads((out / "calibration.json").read_text())
-    assert calibration["flip"] is True and calibration["count"] == 120
-    assert report.count == 120 and (run / "released" / "report.html").is_file()
+    assert calibration["flip"] is True and calibration["count"] == 120 + 110  # both splits, after the report on one
+    assert report.count == 110 and (run / "released" / "report.html").is_file()
     recipe = json.loads((out / "recipe.json").read_text())
     assert recipe["config"]["model"]["age_head"] == "distribution"
     assert recipe["released_with"] == {"age_head": "median", "prior_share": 0.5}
@@ -72,7 +72,8 @@ def test_release(tmp_path: pathlib.Path) -> None:
         "\npython -m experiments.release --workdir=runs/small --out=models/small --age_head=median --prior_share=0.5\n"
         in card
     )
-    for text in ("48 x 48 pixels", "0.0156 times as wide", "train 80, validation 120, test 9", str(report)):
+    assert "## Results on the test split" in card and "calibration.json was then fitted on both splits." in card
+    for text in ("48 x 48 pixels", "0.0156 times as wide", "train 80, validation 120, test 110", str(report)):
         assert text in card
 
 

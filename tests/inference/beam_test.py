@@ -210,6 +210,8 @@ def test_invalid_tables_are_refused_before_scoring(
         scoring.ScoreImages(keras.Model())  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="`batch_size` must be 1 or more"):
         scoring.ScoreImages(batch_size=0)
+    with pytest.raises(ValueError, match="Unexpected pipeline runner: NoRunner"):
+        scoring.score_images(images, tmp_path, model=run, options=["--runner=NoRunner"])
 
 
 # --- the command, in processes of its own

@@ -19,7 +19,7 @@ import pytest
 from PIL import Image
 from running_server import COUPLE, encode, load_released, run_server
 
-from agegender.server import runner, uploads
+from agegender.server import refusals, runner, uploads
 from agegender.server.refusals import Refusal
 
 OCTETS = {"content-type": "application/octet-stream"}
@@ -228,8 +228,14 @@ def test_memory_of_all_bodies_is_bounded_and_given_back(server: str, monkeypatch
 def test_body_may_take_twenty_seconds_and_a_second_for_20_kb(
     monkeypatch: pytest.MonkeyPatch, seconds: float, refused: bool
 ) -> None:
-    now = 0.0
+    now, limits = 0.0, []
     monkeypatch.setattr(uploads, "time", types.SimpleNamespace(monotonic=lambda: now))
+
+    def limit(seconds: float) -> asyncio.Timeout:
+        limits.append(seconds)
+        return asyncio.timeout(seconds)
+
+    monkeypatch.setattr(uploads, "asyncio", types.SimpleNamespace(timeout=limit))
 
     async def send() -> AsyncIterator[bytes]:
         nonlocal now
@@ -250,6 +256,36 @@ def test_body_may_take_twenty_seconds_and_a_second_for_20_kb(
         assert error.value.status == 408
     else:
         assert asyncio.run(read()) == 40_004
+    assert limits[:2] == [10, 10] and limits[2] == pytest.approx(0 if refused else 0.1, abs=1e-3)  # ten for each chunk
+
+
+def test_rest_of_a_refused_body_is_thrown_away_for_two_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
+    limits, sent = [], []
+
+    def limit(seconds: float) -> asyncio.Timeout:
+        limits.append(seconds)
+        return asyncio.timeout(0.01)
+
+    monkeypatch.setattr(refusals, "asyncio", types.SimpleNamespace(timeout=limit))
+
+    async def receive() -> dict:
+        await asyncio.sleep(0.001)
+        return {"more_body": True}
+
+    async def send(message: dict) -> None:
+        sent.append(message)
+
+    asyncio.run(refusals.RefusalResponse(Refusal(413, "Too large.", unread=True))({}, receive, send))
+    assert limits == [2] and [message.get("more_body", False) for message in sent] == [False, True, False]
+
+
+def test_header_must_arrive_in_ten_seconds() -> None:
+    waited: list[float] = []
+    connection = types.SimpleNamespace(
+        loop=types.SimpleNamespace(call_later=lambda seconds, _: waited.append(seconds)), _check_progress=None
+    )
+    runner._Connection._check_later(connection)
+    assert waited == [10]
 
 
 def test_too_many_files_are_refused(server: str) -> None:

@@ -2,7 +2,11 @@ import os
 import subprocess
 import sys
 
+import keras
 import pytest
+import tensorflow as tf
+
+from agegender.training.determinism import enable_determinism
 
 ENABLE = """
 import sys, keras
@@ -21,6 +25,20 @@ else:
     else:
         sys.exit("not switched on")
 """
+
+
+def test_determinism_is_set_up_for_each_backend(monkeypatch: pytest.MonkeyPatch) -> None:
+    enabled: list[int] = []
+    monkeypatch.setattr(tf.config.experimental, "enable_op_determinism", lambda: enabled.append(1))
+    enable_determinism()
+    assert enabled == [1]
+    monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
+    monkeypatch.setenv("XLA_FLAGS", "--a=b")
+    enable_determinism()
+    assert os.environ["XLA_FLAGS"] == "--a=b --xla_gpu_exclude_nondeterministic_ops=true" and enabled == [1]
+    monkeypatch.setattr(keras.backend, "backend", lambda: "torch")
+    with pytest.raises(ValueError, match="Received: the backend 'torch'"):
+        enable_determinism()
 
 
 @pytest.mark.slow

@@ -508,6 +508,21 @@ def test_invalid_arguments_are_named_before_writing(tmp_path: pathlib.Path, opti
     assert not (tmp_path / "run").exists()
 
 
+def test_several_devices_need_divisible_batches_and_no_cache(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train_module = sys.modules["agegender.training.train"]
+    monkeypatch.setattr(train_module, "device_count", lambda: 6)
+    monkeypatch.setattr(train_module, "process_count", lambda: 2)  # each has the rows of its three devices
+    train_module._check_batch_size(make_faces(8).map(lambda x, y: (tf.ensure_shape(x[:6], (6, SIZE, SIZE, 3)), y)))
+    eight = make_faces(8).map(lambda x, y: (tf.ensure_shape(x, (8, SIZE, SIZE, 3)), y))
+    with pytest.raises(ValueError, match=r"divisible by the number of devices, 6\. Received: a batch size of 16"):
+        train_module._check_batch_size(eight)
+    with pytest.raises(ValueError, match=r"works on one device\. Received: cache_trunk=1, 6 devices"):
+        ag.train(make_model(), eight, workdir=tmp_path / "run", epochs=2, cache_trunk=1)
+    assert not (tmp_path / "run").exists()
+
+
 def test_infinite_dataset_needs_steps_per_epoch(tmp_path: pathlib.Path) -> None:
     with pytest.raises(ValueError, match="`steps_per_epoch`"):
         ag.train(make_model(), make_faces(8).repeat(), workdir=tmp_path, epochs=1)
