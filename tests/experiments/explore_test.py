@@ -1,9 +1,12 @@
 """The script that draws the prepared data set."""
 
+import io
 import pathlib
+from typing import Any
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 from tiny_utkface import prepare
 
@@ -38,8 +41,13 @@ def test_faces_stand_below_their_labels() -> None:
     assert second.images[0].get_array().max() == 200 and len(empty) == 6 and not empty[0].images
 
 
-def test_explore_draws_matching_faces(tmp_path: pathlib.Path) -> None:
-    rows = [{"age": 20 + n, "gender": n % 2, "group": "g", "age_conflict": n < 3} for n in range(12)]
+def test_explore_draws_matching_faces(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows: list[dict[str, Any]] = [
+        {"age": 20 + n, "gender": n % 2, "race": n % 5, "group": "g", "age_conflict": n < 3} for n in range(12)
+    ]
+    for row in rows:  # as bright as old
+        Image.new("L", (24, 24), 5 * row["age"]).save(file := io.BytesIO(), "JPEG")
+        row["image"] = file.getvalue()
     prepare(tmp_path / "data", {"train": rows, "test": rows[:4]})
     out, data_dir = tmp_path / "look", str(tmp_path / "data")
     _, train, test, matched = explore(out, data_dir=data_dir, genders=["female"], faces=7).splitlines()
@@ -49,4 +57,17 @@ def test_explore_draws_matching_faces(tmp_path: pathlib.Path) -> None:
     assert {path.name for path in out.iterdir()} == {"ages.png", "splits.png", "faces.png"}
     with Image.open(out / "faces.png") as image:
         assert image.size == (1200, 200)
+    drawn: list[list[tuple[int, int]]] = []
+
+    def draw(images: list[np.ndarray], labels: dict[str, np.ndarray], rows: list[int]) -> Figure:
+        np.testing.assert_allclose([image.mean() / 5 for image in images], labels["age"][rows], atol=0.3)
+        drawn.append([(int(labels["age"][row]), int(labels["race"][row])) for row in rows])
+        return Figure()
+
+    monkeypatch.setattr("experiments.explore.draw_faces", draw)
+    for options in ({}, {"seed": 0}, {"seed": 1}, {"races": ["Black"]}, {"faces": 99, "ages": (21, 30)}):
+        explore(out, data_dir=data_dir, **{"faces": 5, **options})
+    first, again, other, black, whole = drawn
+    assert first == again != other and len(first) == 5 and {race for _, race in black} == {1}
+    assert sorted(age for age, _ in whole) == sorted([*range(21, 31), 21, 22, 23])
     assert explore(out, data_dir=data_dir, ages=(90, 99)).splitlines()[-1].startswith("0 images match, 0 drawn")

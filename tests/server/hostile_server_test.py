@@ -54,6 +54,7 @@ def server_keeps_answering(server: str, capfd: pytest.CaptureFixture[str]) -> It
         ("LOCALHOST.", 200),
         ("[::1]:7860", 200),
         ("192.0.2.7", 200),
+        (socket.gethostname().upper(), 200),
         ("faces.example.org", 200),
         ("a.b.example.net", 200),
         ("example.net", 421),

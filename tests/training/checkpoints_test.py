@@ -1,10 +1,12 @@
 """Checkpoint files, the lock of a workdir, signals and run.json, without training."""
 
 import datetime
+import importlib.metadata
 import itertools
 import json
 import os
 import pathlib
+import platform
 import random
 import resource
 import shutil
@@ -344,6 +346,12 @@ def test_describe_run(tmp_path: pathlib.Path) -> None:
     (tmp_path / "run.json").write_text('{"started": "then"}')
     shutil.rmtree(tmp_path / "checkpoints")
     assert run_record.describe_run(tmp_path) == "started     then\nfinished    not yet; epochs done: 0"
+
+
+def test_versions_are_those_of_the_installed_packages() -> None:
+    packages = ("keras", "tensorflow", "jax", "tensorflow-datasets", "keras-vggface", "numpy")
+    expected = {name: importlib.metadata.version(name) for name in packages}
+    assert run_record.list_versions() == {"python": platform.python_version(), **expected}
 
 
 def test_git_state_of_a_clone(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
