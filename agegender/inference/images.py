@@ -2,8 +2,8 @@
 
 import base64
 import errno
+import fnmatch
 import functools
-import glob
 import itertools
 import os
 import pathlib
@@ -222,7 +222,8 @@ def list_images(pattern: str | os.PathLike) -> "list[pathlib.Path | ImageError]"
         pattern: as for `find_images`.
 
     Returns:
-        Paths and, for each file of a folder that is not an image, an `ImageError`; sorted by path.
+        Paths and, for each file of a folder that is not an image and each folder that cannot be read, an `ImageError`;
+        sorted by path.
 
     Raises:
         ImageError: if there is no image.
@@ -237,33 +238,43 @@ def list_images(pattern: str | os.PathLike) -> "list[pathlib.Path | ImageError]"
             if not any(isinstance(each, pathlib.Path) for each in found):
                 raise ImageError(text, "contains no images")
             return found
-        files, reason = _find_files(text)
+        found, reason = _find_files(text)
     except ImageError:
         raise
     except (OSError, ValueError) as error:  # a name that is too long or has a NUL in it, a folder that may not be read
         raise ImageError(text, f"cannot be read: {getattr(error, 'strerror', None) or error}") from None
-    if not files:
+    if not found:
         raise ImageError(text, reason)
-    return list(files)
+    return found
 
 
 def _list_folder(top: str) -> "list[pathlib.Path | ImageError]":
     found: dict[str, pathlib.Path | ImageError] = {}
-    folders = [top]
+    for folder, entries in _walk(top):
+        if isinstance(entries, OSError):
+            found[folder] = _unreadable_folder(folder, entries)
+        else:
+            found |= {entry.path: _check_entry(entry) for entry in entries if not entry.is_dir(follow_symlinks=False)}
+    return [found[path] for path in sorted(found, key=pathlib.Path)]
+
+
+def _walk(top: str) -> "Iterator[tuple[str, list[os.DirEntry] | OSError]]":
+    """Yields each folder with its entries, or what is wrong with it; neither hidden ones nor links to folders."""
+    folders = [top]  # not os.walk, a recursion that ends a thousand folders deep
     while folders:
         folder = folders.pop()
         try:
-            with os.scandir(folder) as entries:
-                for entry in entries:
-                    if entry.name.startswith("."):
-                        continue
-                    if entry.is_dir(follow_symlinks=False):
-                        folders.append(entry.path)
-                    else:
-                        found[entry.path] = _check_entry(entry)
+            with os.scandir(folder) as scanned:
+                entries = [entry for entry in scanned if not entry.name.startswith(".")]
         except OSError as error:
-            found[folder] = ImageError(_shorten(str(pathlib.Path(folder))), f"cannot be read: {error.strerror}")
-    return [found[path] for path in sorted(found, key=pathlib.Path)]
+            yield folder, error
+            continue
+        folders += [entry.path for entry in entries if entry.is_dir(follow_symlinks=False)]
+        yield folder, entries
+
+
+def _unreadable_folder(folder: str, error: OSError) -> ImageError:
+    return ImageError(_shorten(str(pathlib.Path(folder))), f"cannot be read: {error.strerror}")
 
 
 def _check_entry(entry: os.DirEntry) -> "pathlib.Path | ImageError":
@@ -283,12 +294,12 @@ def _check_entry(entry: os.DirEntry) -> "pathlib.Path | ImageError":
     return path if is_image(first) else ImageError(str(path), describe_formats())
 
 
-def _find_files(text: str) -> tuple[list[pathlib.Path], str]:
+def _find_files(text: str) -> "tuple[list[pathlib.Path | ImageError], str]":
     """The files of a name or glob, sorted, and what is wrong if there are none."""
     path = pathlib.Path(text)
     if is_glob(text):
-        found = [pathlib.Path(each) for each in set(_matches(path.parts)) if os.path.isfile(each)]
-        return sorted(found), "matches no file"
+        found = dict(_expand_glob("", path.parts))
+        return [found[each] for each in sorted(found, key=pathlib.Path)], "matches no file"
     if path.is_file():
         return [path], ""
     return [], "is neither a file nor a folder" if path.exists() else _URL if _SCHEME in text else _MISSING
@@ -305,17 +316,29 @@ def describe_formats() -> str:
     return f"is not an image, or has an unsupported format (supported: {names}, and HEIC with agegender[heic])"
 
 
-def _matches(parts: tuple[str, ...]) -> Iterator[str]:
-    """As `glob.glob`, which follows links below `**`: two that lead back to their folder keep it busy for good."""
-    if "**" not in parts:
-        yield from glob.glob(os.path.join(*parts))
+def _expand_glob(path: str, parts: Sequence[str]) -> "Iterator[tuple[str, pathlib.Path | ImageError]]":
+    """As `glob.glob`, which leaves out what it cannot read, and follows links below `**` that lead back to it."""
+    try:
+        if not parts:
+            if not os.path.isdir(path):
+                yield path, pathlib.Path(path)
+        elif parts[0] == "**":
+            for folder, entries in _walk(path or os.curdir):
+                if isinstance(entries, OSError):
+                    yield folder, _unreadable_folder(folder, entries)
+                else:
+                    yield from _expand_glob(folder, tuple(itertools.dropwhile("**".__eq__, parts)) or ("*",))
+        elif _GLOB.isdisjoint(parts[0]):
+            os.lstat(inner := os.path.join(path, parts[0]))
+            yield from _expand_glob(inner, parts[1:])
+        else:
+            for name in fnmatch.filter(os.listdir(path or os.curdir), parts[0]):
+                if parts[0].startswith(".") or not name.startswith("."):
+                    yield from _expand_glob(os.path.join(path, name), parts[1:])
+    except (FileNotFoundError, NotADirectoryError):  # it does not match
         return
-    place = parts.index("**")
-    rest = tuple(itertools.dropwhile("**".__eq__, parts[place:])) or ("*",)
-    for root in glob.glob(os.path.join(*parts[:place])) if place else (os.curdir,):
-        for folder, inner, _ in os.walk(root):
-            inner[:] = (name for name in inner if not name.startswith("."))
-            yield from _matches((glob.escape(folder), *rest))
+    except OSError as error:
+        yield path, _unreadable_folder(path, error)
 
 
 def is_glob(pattern: str | os.PathLike) -> bool:

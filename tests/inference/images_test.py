@@ -1,10 +1,12 @@
 import array
 import base64
+import errno
 import io
 import os
 import pathlib
 import pickle
 import struct
+import subprocess
 import zlib
 from collections.abc import Callable
 from typing import Any, Literal
@@ -317,7 +319,8 @@ def test_broken_entry_leaves_the_rest_of_a_folder(tmp_path: pathlib.Path, monkey
         )
 
 
-def test_folders_nested_too_deep_are_named(tmp_path: pathlib.Path) -> None:
+@pytest.mark.parametrize("pattern", ["", "**", "**/*.png"])
+def test_folders_nested_too_deep_are_named(tmp_path: pathlib.Path, pattern: str) -> None:
     (tmp_path / "a.png").write_bytes(encoded("PNG"))
     folder = os.open(tmp_path, os.O_RDONLY)
     for _ in range(30):  # 6,000 characters
@@ -326,9 +329,41 @@ def test_folders_nested_too_deep_are_named(tmp_path: pathlib.Path) -> None:
         os.close(folder)
         folder = inner
     os.close(folder)
-    image, error = list_images(tmp_path)
+    image, error = list_images(tmp_path / pattern)
     assert image == tmp_path / "a.png" and isinstance(error, ImageError)
     assert "cannot be read: File name too long" in error.reason and len(error.source) < 400
+
+
+def test_glob_reaches_a_thousand_folders_deep(tmp_path: pathlib.Path) -> None:
+    image = tmp_path / "/".join("f" * 1_200) / "a.png"
+    subprocess.run(["mkdir", "-p", str(image.parent)], check=True)  # Python's own is a recursion
+    image.write_bytes(encoded("PNG"))
+    try:
+        assert list_images(tmp_path / "**" / "*.png") == list_images(tmp_path) == [image]
+    finally:
+        subprocess.run(["rm", "-r", str(tmp_path / "f")], check=True)  # pytest cannot
+
+
+def test_glob_names_a_folder_that_cannot_be_read(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("closed/a.png", "open/a.png"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).write_bytes(encoded("PNG"))
+    list_names, scan = os.listdir, os.scandir
+
+    def refuse(function: Callable) -> Callable:
+        def read(path: str) -> Any:
+            if str(path).endswith("closed"):
+                raise PermissionError(errno.EACCES, "Permission denied", path)
+            return function(path)
+
+        return read
+
+    monkeypatch.setattr(os, "listdir", refuse(list_names))  # the user of the tests may read everything
+    monkeypatch.setattr(os, "scandir", refuse(scan))
+    for pattern in ("*/*.png", "**/*.png"):
+        error, image = list_images(tmp_path / pattern)
+        assert image == tmp_path / "open" / "a.png"
+        assert str(error) == f"{tmp_path / 'closed'}: cannot be read: Permission denied"
 
 
 def test_heic_is_read_with_its_extra_and_named_without(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
