@@ -1,5 +1,6 @@
 """Sources made to harm the builder: bombs, links, broken headers. It skips or refuses each, and keeps the good."""
 
+import gzip
 import io
 import os
 import pathlib
@@ -114,6 +115,24 @@ def make_long_header(kind: bytes) -> bytes:
     header.type, header.size = kind, 300_000_000
     good = make_tar(NAME, b"x", mode="w")
     return good[:1536] + header.tobuf() + good[1536:]
+
+
+def make_huge_member() -> bytes:
+    """Makes a tar.gz whose second member claims 3 GB."""
+    header = tarfile.TarInfo("x")
+    header.size = 3_000_000_000
+    return gzip.compress(make_tar(NAME, b"x", mode="w")[:1536] + header.tobuf() + bytes(10_000))
+
+
+def make_overlapping_zip(count: int) -> bytes:
+    """Makes a zip whose members, of 50 MB each, are all the same bytes."""
+    packed = make_zip(NAME, bytes(50_000_000))
+    with zipfile.ZipFile(io.BytesIO(packed)) as archive:
+        start = archive.start_dir
+    last = packed.rindex(b"PK\1\2")
+    entries = packed[last : packed.rindex(b"PK\5\6")] * count
+    end = struct.pack("<4s4H2LH", b"PK\5\6", 0, 0, count, count, len(entries), start, 0)
+    return packed[:start] + entries + end
 
 
 def damage_middle(packed: bytes) -> bytes:
@@ -236,6 +255,18 @@ REFUSED: dict[str, tuple[Callable[[pathlib.Path], None], str]] = {
     "tar-with-a-comment-of-300-mb": (
         archive("UTKFace.tar", lambda: make_long_header(tarfile.XHDTYPE)),
         "a header claims 300,000,256 bytes",
+    ),
+    "tar-gz-with-a-member-of-three-gigabytes": (
+        archive("UTKFace.tar.gz", make_huge_member),
+        "it unpacks to more than 20",
+    ),
+    "tar-gz-with-zeros-behind": (
+        archive("UTKFace.tar.gz", lambda: gzip.compress(make_tar(NAME, b"x", mode="w") + bytes(210_000_000), 1)),
+        "it unpacks to more than 20",
+    ),
+    "zip-whose-members-overlap": (
+        archive("UTKFace.zip", lambda: make_overlapping_zip(1000)),
+        "it unpacks to more than 20",
     ),
     "zip-whose-table-is-elsewhere": (archive("UTKFace.zip", lambda: shift_directory(make_zip(NAME, b"x"))), DAMAGED),
     "archive-of-nothing": (archive("UTKFace.zip", lambda: b"PK\5\6" + bytes(18)), "there is no file in it"),

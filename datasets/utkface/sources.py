@@ -25,6 +25,7 @@ HOMEPAGE: Final = "https://susanqq.github.io/UTKFace/"
 _MAX_PATH: Final = 100  # characters of the path of a folder that is not read
 _MAX_LISTED: Final = 10  # names in an error
 _MAX_BYTES: Final = 100_000_000  # of a file
+_MAX_RATIO, _MIN_UNPACKED = 10, 200_000_000  # JPEG files hardly compress: an archive may unpack to ten times its size
 _STEP: Final = 4096  # compressed bytes read at a time: as LZMA they may contain 30 MB of zeros
 _ZIP_END: Final = 22 + 65_535  # bytes: the last record of a zip, with the longest comment
 _TOO_LARGE: Final = f"larger than {_MAX_BYTES // 1_000_000} MB"
@@ -206,7 +207,8 @@ def _archive_files(path: Path) -> Iterator[File]:
 
 
 def _tar_files(path: Path) -> Iterator[File]:
-    with path.open("rb") as file, _BoundedTar.open(fileobj=file) as archive:
+    options: dict[str, Any] = {"max_unpacked": _max_unpacked(path)}
+    with path.open("rb") as file, _BoundedTar.open(fileobj=file, **options) as archive:
         while (member := archive.next()) is not None:
             archive.members.clear()  # type: ignore[attr-defined]  # or tarfile keeps a kilobyte for each
             if not member.isdir():
@@ -214,16 +216,25 @@ def _tar_files(path: Path) -> Iterator[File]:
         _check_end(archive)
 
 
-class _BoundedTar(tarfile.TarFile):
-    """A tar whose headers are not trusted: one may claim a name of gigabytes, which tarfile would read at once."""
+def _max_unpacked(path: Path) -> int:
+    return _MAX_RATIO * path.stat().st_size + _MIN_UNPACKED
 
-    def __init__(self, name: Any, mode: Any, fileobj: Any, **options: Any) -> None:
-        super().__init__(name, mode, _BoundedFile(fileobj), **options)
+
+class _BoundedTar(tarfile.TarFile):
+    """A tar whose headers are not trusted.
+
+    One may claim a name of gigabytes, which tarfile would read at once, or a member of gigabytes, which it would unpack
+    to skip it.
+    """
+
+    def __init__(self, name: Any, mode: Any, fileobj: Any, *, max_unpacked: int, **options: Any) -> None:
+        super().__init__(name, mode, _BoundedFile(fileobj, max_unpacked), **options)
 
 
 class _BoundedFile:
-    def __init__(self, file: Any) -> None:
+    def __init__(self, file: Any, max_unpacked: int) -> None:
         self._file = file
+        self._max_unpacked = max_unpacked
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._file, name)
@@ -232,7 +243,16 @@ class _BoundedFile:
         if not 0 <= size <= _MAX_BYTES + tarfile.BLOCKSIZE:
             raise tarfile.ReadError(f"a header claims {size:,} bytes")
         content: bytes = self._file.read(size)
+        self._check_place(self._file.tell())
         return content
+
+    def seek(self, place: int) -> int:
+        self._check_place(place)
+        return int(self._file.seek(place))
+
+    def _check_place(self, place: int) -> None:
+        if place > self._max_unpacked:
+            raise tarfile.ReadError(f"it unpacks to more than {self._max_unpacked:,} bytes")
 
 
 def _check_end(archive: tarfile.TarFile) -> None:
@@ -260,6 +280,10 @@ def _read_tar_member(archive: tarfile.TarFile, member: tarfile.TarInfo, path: Pa
 def _zip_files(path: Path) -> Iterator[File]:
     with zipfile.ZipFile(path) as archive:
         _check_count(path, len(archive.infolist()))
+        if sum(member.file_size for member in archive.infolist()) > _max_unpacked(
+            path
+        ):  # zipfile reads no more of each
+            raise zipfile.BadZipFile(f"it unpacks to more than {_max_unpacked(path):,} bytes")
         for member in archive.infolist():
             if member.header_offset < 0:
                 raise zipfile.BadZipFile("its beginning is missing")
