@@ -17,8 +17,9 @@ from PIL import Image, ImageFile
 
 from agegender.inference.image_costs import MeteredFile, check_costs, check_text, find_orientation, hide_exif
 
-# A telephone of 2026 makes 48 or 50 million. Decoded, and copied for the detector, this many take 0.4 GB; a file of a
-# few kilobytes may claim billions, so its header is checked before anything is decoded.
+# A telephone of 2026 makes 48 or 50 million. Decoded and converted, this many take 0.4 to 0.6 GB, and 1 GB as WebP, of
+# which the decoder holds two copies; a file of a few kilobytes may claim billions, so its header is checked before
+# anything is decoded.
 MAX_PIXELS: Final = 64_000_000
 SUFFIXES: Final = (
     *(".avif", ".bmp", ".gif", ".j2k", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg"),
@@ -34,6 +35,7 @@ _MISSING: Final = "there is no such file or folder"
 _URL: Final = "is a URL: give a file or its bytes"
 _SCHEME: Final = "://"
 _REAL: Final = "uif"  # kinds of numbers
+_MAX_BAND: Final = 4_000_000  # pixels that are converted at a time
 _LONGEST: Final = 300  # letters of what Pillow says
 _GLOB: Final = frozenset("*?[")
 _TURNS: Final = {
@@ -452,6 +454,17 @@ def _upright(image: Image.Image, content: bytes) -> Image.Image:
 def _rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I") or image.mode == "F":
         image = _eight_bits(np.asarray(image))
+    if image.mode == "RGB" and "transparency" not in image.info:
+        return image.convert("RGB")
+    whole = Image.new("RGB", image.size)
+    rows = max(1, _MAX_BAND // image.width)
+    for top in range(0, image.height, rows):  # in bands, or an image with transparency would be in memory four times
+        box = (0, top, image.width, min(top + rows, image.height))
+        whole.paste(_opaque_rgb(image.crop(box)), box)
+    return whole
+
+
+def _opaque_rgb(image: Image.Image) -> Image.Image:
     if image.mode in ("RGBA", "LA", "PA", "RGBa") or "transparency" in image.info:
         image = image if image.mode == "RGBA" else image.convert("RGBA")
         background = Image.new("RGBA", image.size, "white")

@@ -528,6 +528,20 @@ def test_a_large_jpeg_is_reduced_while_it_is_decoded() -> None:
         assert read_reduced(image, 119_999)[0].size == (200, 150)
 
 
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "LA", "P", "L", "1", "CMYK", "YCbCr", "I;16"])
+def test_large_images_are_converted_in_bands(monkeypatch: pytest.MonkeyPatch, mode: str) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (23, 17, 4), "uint8")
+    rgba = Image.fromarray(pixels)
+    image = rgba.convert("L").convert(mode) if mode == "I;16" else rgba.convert("RGB").convert(mode)
+    if mode in ("RGBA", "LA"):
+        image = rgba.convert(mode)
+    if mode in ("P", "RGB"):
+        image.info["transparency"] = 3 if mode == "P" else tuple(image.getpixel((1, 5)))  # type: ignore[arg-type]
+    whole = np.asarray(read_image(image))
+    monkeypatch.setattr(images, "_MAX_BAND", 40)  # two rows
+    np.testing.assert_array_equal(np.asarray(read_image(image)), whole)
+
+
 def test_glob_is_sorted_and_skips_hidden_folders(tmp_path: pathlib.Path) -> None:
     names = ["b.png", "a.png", "deep/c.png", "deep/er/a.png", ".git/d.png", "deep/.trash/e.png"]
     for name in names:
