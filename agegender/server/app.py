@@ -227,6 +227,7 @@ def describe_model(predictor: Predictor) -> dict[str, Any]:
 async def _wait_for_answers(futures: "Sequence[asyncio.Future[Answer]]", request: Request) -> list[Answer | Exception]:
     """The answers in order; if the client goes, its images are dropped."""
     answers = asyncio.gather(*futures, return_exceptions=True)
+    answers.add_done_callback(lambda done: done.exception())  # else asyncio prints that it was cancelled
     gone = asyncio.create_task(_wait_for_disconnect(request))
     try:
         await asyncio.wait((answers, gone), return_when=asyncio.FIRST_COMPLETED)

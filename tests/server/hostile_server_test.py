@@ -6,6 +6,7 @@ Hostile images themselves are in hostile_images_test.py.
 import asyncio
 import contextlib
 import io
+import logging
 import socket
 import struct
 import time
@@ -33,8 +34,11 @@ def server() -> Iterator[str]:
 
 
 @pytest.fixture(autouse=True)
-def server_keeps_answering(server: str, capfd: pytest.CaptureFixture[str]) -> Iterator[None]:
+def server_keeps_answering(
+    server: str, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> Iterator[None]:
     yield
+    assert [record.getMessage() for record in caplog.get_records("call") if record.levelno >= logging.WARNING] == []
     answer = httpx.post(f"{server}/v1/predict?aligned=1", content=GOOD, headers=OCTETS, timeout=60)
     assert len(answer.json()["faces"]) == 1
     assert "agegender_waiting_images 0.0" in httpx.get(f"{server}/metrics").text
