@@ -100,21 +100,14 @@ def test_calibration_is_measured_beside_the_model() -> None:
     )
 
 
-@pytest.mark.parametrize(
-    ("images", "targets", "words"),
-    [
-        (IMAGES / 255, TARGETS, "divided by 255"),
-        (IMAGES.astype("float32"), TARGETS, "dtype=float32"),
+def test_batch_that_breaks_the_contract_is_named() -> None:
+    for images, targets, words in (
         (IMAGES.repeat(2, 1), TARGETS, r"shape=\[4, 2, 1, 3\]"),
-        (IMAGES, TARGETS | {"age": TARGETS["age"] + 2014}, "2039"),
-        (IMAGES, TARGETS | {"age": TARGETS["age"] * np.nan}, "nan"),
-        (IMAGES, TARGETS | {"gender": TARGETS["gender"] + 1}, "2"),
+        (IMAGES, TARGETS | {"age": TARGETS["age"] + 2014}, "age=2039"),
         (IMAGES, {"age": TARGETS["age"]}, r"\['age', 'gender'\]"),
-    ],
-)
-def test_batch_that_breaks_the_contract_is_named(images: np.ndarray, targets: dict, words: str) -> None:
-    with pytest.raises(ValueError, match=f"Batch 2 of `dataset`.*{words}"):
-        ag.evaluate(build_reader(), [*split(4), (images, targets)])
+    ):
+        with pytest.raises(ValueError, match=f"Batch 2 of `dataset`.*{words}"):
+            ag.evaluate(build_reader(), [*split(4), (images, targets)])
 
 
 def test_empty_dataset_is_refused() -> None:

@@ -100,16 +100,11 @@ def data_dir(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     ("option", "value"),
     [
         ("data.batch_size", 0),
-        ("data.ages", (60, 20)),
         ("trunk.architecture", "vgg17"),
-        ("trunk.trainable", "last"),
         ("model.heads", ("age", "race")),
-        ("model.age_head", "oracle"),
         ("augmentation.erasing", 7.0),
         ("optimizer.learning_rate", float("nan")),
-        ("train.loss_weights", {"age": -1.0, "gender": 1.0}),
         ("train.image_sizes", ((-1, 32),)),
-        ("train.cache_trunk", -1),
     ],
 )
 def test_invalid_option_is_named_before_writing(

@@ -456,6 +456,7 @@ def test_lists_columns_and_arrays_of_paths(tmp_path: pathlib.Path) -> None:
     assert is_one(values.tolist()) and not is_one([values.tolist()])
     assert [np.shape(each) for each in each_image([values.tolist()] * 2)] == [(4, 5, 3)] * 2
     for several in (
+        paths,
         np.array(paths),
         np.array(paths, object),
         pandas.Series(paths),
