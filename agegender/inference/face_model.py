@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import pathlib
+import re
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -21,6 +22,10 @@ from agegender.schema import AGE, BEST_MODEL, GENDER, HEADS, MAX_AGE, MIN_AGE
 _METADATA: Final = "agegender"  # key of the metadata in a file that `export_model` wrote
 _RAW_GENDER: Final = "gender_uncalibrated"
 _MAX_VIEWS: Final = 32  # that a thread computes at once: more take memory, but hardly less time
+_MAX_SIDE: Final = 4096  # pixels of a model's images
+# The type of a node in an ONNX file: field 4, whose length may be written with more bytes than it needs. Onnxruntime
+# does not bound a loop without end, and no model of this library has a loop.
+_LOOP: Final = re.compile(rb"\x22(?:\x04|\x84\x80*\x00)Loop")
 DTYPES: Final = ("float32", "int8", "auto")
 
 
@@ -72,11 +77,14 @@ class OnnxFaceModel:
             raise FileNotFoundError(f"There is no model at {self.path}. `export_model(..., format='onnx')` writes one.")
         self._model = OnnxModel(self.path)
         try:
+            if _LOOP.search(self.path.read_bytes()):  # onnxruntime runs some loops while it loads
+                raise ValueError("it has a loop")
             session = self._model.session
             metadata = json.loads(session.get_modelmeta().custom_metadata_map[_METADATA])
             self.heads: Sequence[str] = [head for head in HEADS if head in metadata["heads"]]
             height, width = metadata["image_size"]
             self.image_size = (int(height), int(width))
+            _check_input(session.get_inputs(), self.image_size)
             self.dtype: str = metadata.get("dtype", "float32")
             self.flip: bool | None = True if metadata["flip"] else None
             fields = metadata["calibration"]
@@ -85,7 +93,7 @@ class OnnxFaceModel:
             if not self.heads or not set(self.heads) <= set(self._outputs):
                 raise ValueError("it has neither an age nor a gender output")
         except Exception as error:  # onnxruntime's errors have no common type
-            reason = f"the metadata lacks {error}" if isinstance(error, KeyError) else str(error).splitlines()[0][:200]
+            reason = f"the metadata lacks {error}" if isinstance(error, KeyError) else _first_line(error)
             raise ValueError(f"{self.path} is damaged, or not an ONNX file of `export_model`: {reason}") from None
 
     def predict(self, images: NDArray[np.uint8], *, flip: bool) -> dict[str, NDArray[np.float32]]:
@@ -102,15 +110,38 @@ class OnnxFaceModel:
     def _predict_views(self, views: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
         count = max(1, min(os.cpu_count() or 1, len(views)))
         parts = np.array_split(views, max(count, -(-len(views) // _MAX_VIEWS)))
-        if len(parts) == 1:
-            outputs = [self._model.run(parts[0])]
-        else:
-            with ThreadPoolExecutor(count) as threads:  # new each time: threads do not survive a fork
-                outputs = list(threads.map(self._model.run, parts))
+        try:
+            if len(parts) == 1:
+                outputs = [self._model.run(parts[0])]
+            else:
+                with ThreadPoolExecutor(count) as threads:  # new each time: threads do not survive a fork
+                    outputs = list(threads.map(self._model.run, parts))
+        except Exception as error:  # onnxruntime's errors have no common type
+            raise RuntimeError(f"{self.path} cannot be run: {_first_line(error)}") from None
         columns = [np.concatenate(each).ravel() for each in zip(*outputs, strict=True)]
         values = dict(zip(self._outputs, columns, strict=True))
         values[GENDER] = values.get(_RAW_GENDER, values.get(GENDER, np.empty(0)))
+        for head in self.heads:
+            if values[head].shape != (len(views),) or not np.all(np.isfinite(values[head])):
+                raise ValueError(
+                    f"{self.path} must answer with one finite {head} for each image. "
+                    f"Received: {values[head].size} for {len(views)} images, such as {values[head][:3]}"
+                )
         return {head: values[head] for head in self.heads}
+
+
+def _check_input(inputs: Sequence[Any], image_size: tuple[int, int]) -> None:
+    found = [(each.type, each.shape) for each in inputs]
+    expected = ("tensor(uint8)", [*image_size, 3])
+    if [(kind, shape[1:]) for kind, shape in found] != [expected] or not all(1 <= n <= _MAX_SIDE for n in image_size):
+        raise ValueError(
+            f"its one input must be uint8 images of 1 to {_MAX_SIDE} pixels a side, as its metadata say: "
+            f"{image_size}. Received: {found}"
+        )
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:300]
 
 
 def load_face_model(model: Any, dtype: str | None = None) -> tuple[FaceModel, Calibration | None]:

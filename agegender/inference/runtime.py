@@ -38,7 +38,7 @@ class OnnxModel:
         if self._session is None:  # two threads may both load it, and one result is dropped: a lock would not be forked
             options = onnxruntime.SessionOptions()
             options.intra_op_num_threads = options.inter_op_num_threads = 1
-            options.log_severity_level = 3  # errors only
+            options.log_severity_level = 4  # the exception says the same
             self._session = onnxruntime.InferenceSession(str(self.path), options, providers=["CPUExecutionProvider"])
         return self._session
 

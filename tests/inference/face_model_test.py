@@ -183,6 +183,14 @@ def run_python(code: str, folder: pathlib.Path) -> subprocess.CompletedProcess[s
     return subprocess.run([sys.executable, "-c", code], cwd=folder, env=environ, capture_output=True, text=True)
 
 
+def add_endless_loop(graph: onnx.GraphProto) -> None:
+    values = {"turn": onnx.TensorProto.INT64, "go": onnx.TensorProto.BOOL, "on": onnx.TensorProto.BOOL}
+    turn, go, on = (onnx.helper.make_tensor_value_info(name, kind, []) for name, kind in values.items())
+    body = onnx.helper.make_graph([onnx.helper.make_node("Identity", ["go"], ["on"])], "body", [turn, go], [on])
+    graph.node.append(onnx.helper.make_node("Loop", ["", "always"], [], body=body))
+    graph.initializer.append(onnx.numpy_helper.from_array(np.array(True), "always"))
+
+
 def damage(path: pathlib.Path, what: str) -> None:
     content = path.read_bytes()
     if what == "cut":
@@ -193,14 +201,23 @@ def damage(path: pathlib.Path, what: str) -> None:
         model = onnx.load(path)
         metadata = json.loads(model.metadata_props[0].value)
         changes: dict[str, Any] = {"no metadata": {}, "no size": {**metadata, "image_size": None},
-                                   "other heads": {**metadata, "heads": ["race"]}}  # fmt: skip
+                                   "other heads": {**metadata, "heads": ["race"]},
+                                   "other size": {**metadata, "image_size": [48, 48]},
+                                   "loop": metadata, "floats": metadata}  # fmt: skip
+        if what == "loop":
+            add_endless_loop(model.graph)
+        if what == "floats":
+            model.graph.node[0].CopyFrom(onnx.helper.make_node("Identity", ["image"], model.graph.node[0].output))
+            model.graph.input[0].type.tensor_type.elem_type = onnx.TensorProto.FLOAT
         del model.metadata_props[:]
         if changes[what]:
             onnx.helper.set_model_props(model, {"agegender": json.dumps(changes[what])})
         onnx.save(model, path)
 
 
-@pytest.mark.parametrize("what", ["cut", "text", "no metadata", "no size", "other heads"])
+@pytest.mark.parametrize(
+    "what", ["cut", "text", "no metadata", "no size", "other heads", "other size", "loop", "floats"]
+)
 def test_a_damaged_or_foreign_onnx_file_is_refused(exported: pathlib.Path, tmp_path: pathlib.Path, what: str) -> None:
     path = tmp_path / "damaged.onnx"
     path.write_bytes(exported.read_bytes())
@@ -210,6 +227,41 @@ def test_a_damaged_or_foreign_onnx_file_is_refused(exported: pathlib.Path, tmp_p
     assert "\n" not in str(error.value)
     with pytest.raises(FileNotFoundError, match="There is no model at"):
         OnnxFaceModel(tmp_path / "gone.onnx")
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "words"),
+    [
+        ("nan", ValueError, r"one finite age for each image\. Received: 1 for 1 images, such as \[nan\]"),
+        ("terabytes", RuntimeError, r"model\.onnx cannot be run: .*Failed to allocate memory"),
+        ("two answers", ValueError, r"one finite age for each image\. Received: 2 for 1 images"),
+    ],
+)
+def test_an_onnx_file_that_answers_nonsense_is_named(
+    tmp_path: pathlib.Path, change: str, error: type[Exception], words: str
+) -> None:
+    values = np.float32(np.nan) if change == "nan" else np.float32(1)
+    count = {"nan": 1, "terabytes": 10**12, "two answers": 2}[change]
+    node, tensor = onnx.helper.make_node, onnx.numpy_helper.from_array
+    graph = onnx.helper.make_graph(
+        [
+            node("Cast", ["image"], ["floats"], to=onnx.TensorProto.FLOAT),
+            node("ReduceMean", ["floats", "axes"], ["mean"], keepdims=0),
+            node("Mul", ["mean", "factor"], ["one"]),
+            node("Expand", ["one", "shape"], ["age"]),
+        ],
+        "model",
+        [onnx.helper.make_tensor_value_info("image", onnx.TensorProto.UINT8, ["batch", 24, 24, 3])],
+        [onnx.helper.make_tensor_value_info("age", onnx.TensorProto.FLOAT, ["answers"])],
+        [tensor(np.array([1, 2, 3]), "axes"), tensor(values, "factor"), tensor(np.array([count]), "shape")],
+    )
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=8)
+    metadata = {"heads": ["age"], "image_size": [24, 24], "flip": False, "calibration": None}
+    onnx.helper.set_model_props(model, {"agegender": json.dumps(metadata)})
+    onnx.save(model, tmp_path / "model.onnx")
+    with pytest.raises(error, match=words) as raised:
+        ag.Predictor(tmp_path / "model.onnx", aligned=True)(FACES[0])
+    assert len(str(raised.value).splitlines()) == 1
 
 
 def test_a_predictor_is_pickled(varied: keras.Model, exported: pathlib.Path) -> None:
