@@ -207,13 +207,18 @@ def test_erasing_by_hand() -> None:
     np.testing.assert_array_equal(erase(gray(200, 4, 10), cut, 1.0), expected)
 
 
-def test_augment_warps_then_adjusts_then_erases() -> None:
+def test_augment_warps_then_blurs_then_adjusts_then_erases() -> None:
     settings = Settings(horizontal_flip=True, brightness=0.5, contrast=0.5, erasing=0.25)
     noise = make_noise(flip=0, brightness=0, contrast=0, erase=0.2, left=0, top=0, red=1.0, green=0.2, blue=0)
     images = make_images(1, 20, 40).astype("float32")
     expected = 127.5 + (images[:, :, ::-1] * 0.5 - 127.5) * 0.5
     expected[:, :9, :9] = [255, 51, 0]
     np.testing.assert_allclose(augmentation.augment(images, noise, settings), expected, rtol=1e-5)
+    every, noise = Settings(10, 0.2, 0.2, 0.2, 0.2, True, 0.5, 0.5, 1.0, 0.5, 0.5, 0.05), draw_noise(4)
+    changed = augmentation.warp(make_images(), augmentation.compose_transforms(noise, every, 24, 24))
+    for change in (augmentation.blur_images, augmentation.adjust_color, augmentation.erase_rectangles):
+        changed = change(changed, noise, every)
+    np.testing.assert_allclose(augmentation.augment(make_images(), noise, every), changed, rtol=1e-5)
 
 
 def test_every_draw_has_its_own_column() -> None:

@@ -28,7 +28,7 @@ def test_default_heads(tiny_trunk: keras.Model) -> None:
     assert find_units(model, "age") == find_units(model, "gender") == [512, 256, 128]
     assert find_rates(model, "age") == [0.3, 0.2, 0.2] and find_rates(model, "gender") == [0.5, 0.5, 0.5]
     outputs = model(IMAGES)
-    assert list(outputs) == ["age", "gender"]
+    assert model.name == "agegender" and list(outputs) == ["age", "gender"]
     np.testing.assert_allclose(outputs["age"], [[AGE_MEAN]] * 2)  # untrained
     np.testing.assert_allclose(outputs["gender"], [[0.5]] * 2)
 
