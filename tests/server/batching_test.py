@@ -69,6 +69,22 @@ def test_waiting_images_share_a_batch() -> None:
     assert lengths == [2, 8, 3, 8, 4, 8, 5, 8] and len(model.batches) <= 2 + 3
 
 
+@pytest.mark.parametrize(("count", "sizes"), [(2, [1, 1]), (9, [5, 4]), (40, [16, 16, 8])])
+def test_idle_threads_share_the_waiting_images(count: int, sizes: list[int]) -> None:
+    model = Model()
+
+    async def use(batcher: Batcher) -> None:
+        model.gate.clear()
+        futures = batcher.submit([b"1"] * count, Options())
+        while len(model.batches) < 2:
+            await asyncio.sleep(0.005)
+        model.gate.set()
+        await asyncio.gather(*futures)
+
+    run(model, use)
+    assert [len(lengths) for lengths, _ in model.batches] == sizes
+
+
 def test_batches_have_at_most_16_images_of_equal_options() -> None:
     model = Model()
 
