@@ -91,6 +91,14 @@ def test_intervals_agree_with_a_plain_bootstrap(labels_of) -> None:
     assert measure_photographs(labels, answers) == report
 
 
+@pytest.mark.parametrize("count", [9, 10])
+def test_ten_photographs_have_an_interval(labels_of, count: int) -> None:
+    labels = read_labels(labels_of("file,age\n" + "".join(f"{n},{30 if n < count else 50}\n" for n in range(15))))
+    report = measure_photographs(labels, [Photograph([face(33 + n % 5)]) for n in range(15)])
+    assert report.intervals["bias"] is not None and report.bands["30-39"]["count"] == count
+    assert (report.bands["30-39"]["intervals"]["bias"] is None) == (count == 9)
+
+
 def test_one_label_or_one_head_is_enough(labels_of) -> None:
     labels = read_labels(labels_of("file,gender,age\na,Female,30\n"))
     assert set(measure_photographs(labels, [Photograph([face(None, 0.9)])]).metrics) == {"found", "gender_accuracy"}

@@ -153,6 +153,19 @@ def test_seed_and_repetitions_act_on_every_interval() -> None:
     assert ag.measure(make_predictions()) == reports[0]
 
 
+@pytest.mark.parametrize("count", [9, 10])
+def test_ten_images_have_intervals(count: int) -> None:
+    table = {key: column[:count] for key, column in make_predictions().items()}
+    report = ag.measure(table | {"age_low": table["age"] - 1 + 2 * (np.arange(count) % 2)})
+    for interval in (
+        report.intervals["mae"],
+        report.curve[2]["interval"],
+        report.calibration["after"]["log_loss"]["interval"],
+        report.coverage["all"]["interval"],
+    ):
+        assert (interval is None) == (count == 9)
+
+
 def test_what_is_read_back_measures_exactly_the_same(written: pathlib.Path) -> None:
     again = ag.measure(ag.read_predictions(written / "predictions.csv"), nominal_coverage=0.9, temperature=1.5)
     assert json.loads(json.dumps(again.to_dict())) == json.loads((written / "report.json").read_text())

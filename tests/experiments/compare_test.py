@@ -66,9 +66,13 @@ def test_groups_are_measured_after_the_tables_are_aligned() -> None:
 
 
 def test_fewer_than_ten_images_have_no_interval() -> None:
-    tables = {name: {key: column[:9] for key, column in make_first().items()} for name in "ab"}
-    tables["b"]["predicted_age"] = tables["a"]["predicted_age"] + np.arange(9)
-    assert compare(tables)["all"]["b"]["differences"]["bias"] == {"value": pytest.approx(4), "interval": None}
+    for count in (9, 10):
+        tables = {name: {key: column[:count] for key, column in make_first().items()} for name in "ab"}
+        tables["b"]["predicted_age"] = tables["a"]["predicted_age"] + np.arange(count)
+        difference = compare(tables)["all"]["b"]["differences"]["bias"]
+        assert difference["value"] == pytest.approx((count - 1) / 2) and (difference["interval"] is None) == (
+            count == 9
+        )
 
 
 def test_one_model_is_not_compared() -> None:

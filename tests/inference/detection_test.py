@@ -116,7 +116,7 @@ def test_tiles_have_no_effect(couple: np.ndarray, tile: int, monkeypatch: pytest
 def test_a_crowd_is_found_and_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     image = crowd(5, 8, 60)
     faces = FaceDetector()(image)
-    assert len(faces) == 80
+    assert len(faces) == 80 and detection.MAX_FACES == 1_000  # as documented
     monkeypatch.setattr(detection, "MAX_FACES", 30)
     best = FaceDetector()(image)
     assert len(best) == 30 and best == sorted(best, key=lambda face: face.box)

@@ -2,6 +2,7 @@ import dataclasses
 import io
 import itertools
 import pathlib
+import types
 from collections.abc import Iterator
 
 import keras
@@ -401,9 +402,12 @@ def test_a_face_of_fewer_pixels_than_its_crop_is_enlarged(times: float, enlarged
     assert _enlarges(Detection((0, 0, 9, 9), landmarks, 1.0), 2.0) == enlarged
 
 
-def test_photographs_that_wait_too_long_are_answered(predictor: ag.Predictor, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("agegender.inference.predictor._MAX_WAIT", 0.0)
-    read = []
-    images = (read.append(seed) or image(seed) for seed in range(64))
-    next(ag.Predictor(predictor.model, aligned=True).stream(images))  # by batches of 64 otherwise
-    assert len(read) < 20
+def test_photographs_are_answered_after_a_second(predictor: ag.Predictor, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, answered = itertools.count(0, 0.3), []  # seconds
+    monkeypatch.setattr("agegender.inference.predictor.time", types.SimpleNamespace(monotonic=lambda: next(clock)))
+    answer = ag.Predictor._answer
+    monkeypatch.setattr(
+        ag.Predictor, "_answer", lambda self, waiting: (answered.append(len(waiting)), answer(self, waiting))[1]
+    )
+    assert len(list(ag.Predictor(predictor.model, aligned=True).stream(map(image, range(10))))) == 10
+    assert answered == [4, 4, 2]  # by batches of 64 otherwise
