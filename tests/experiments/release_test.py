@@ -15,8 +15,9 @@ from tiny_utkface import prepare
 import agegender as ag
 from agegender.models.saving import load_model
 from agegender.training.run_record import to_json, write_record
+from experiments import released_onnx
 from experiments.config import default_config
-from experiments.release import estimate_age_prior, release, remove_age_prior
+from experiments.release import estimate_age_prior, release, remove_age_prior, save_half_precision
 from experiments.train import build_model
 
 
@@ -75,6 +76,29 @@ def test_release(tmp_path: pathlib.Path) -> None:
     assert "## Results on the test split" in card and "calibration.json was then fitted on both splits." in card
     for text in ("48 x 48 pixels", "0.0156 times as wide", "train 80, validation 120, test 110", str(report)):
         assert text in card
+
+
+def test_onnx_file_reads_the_weights_in_the_keras_file(tmp_path: pathlib.Path) -> None:
+    convolutions = [keras.layers.Conv2D(40, 3, strides=2), keras.layers.Conv2D(40, 3, strides=2)]
+    layers = [keras.Input((24, 24, 3)), *convolutions, keras.layers.GlobalAveragePooling2D()]
+    model, random = ag.build_model(keras.Sequential(layers), age_head="median"), np.random.default_rng(1)
+    for weight in model.trainable_weights:
+        weight.assign(weight + random.normal(0, 0.05, weight.shape))
+    save_half_precision(model, tmp_path / "best.keras")
+    released_onnx.main(tmp_path)
+    assert (tmp_path / "model.onnx").stat().st_size < 0.3 * (tmp_path / "best.keras").stat().st_size
+    images = random.integers(0, 256, (9, 24, 24, 3)).astype("uint8")
+    for flip in (False, True):
+        by_onnx, by_keras = (
+            [photograph[0] for photograph in ag.Predictor(tmp_path / name, aligned=True, flip=flip)(images)]
+            for name in ("model.onnx", "best.keras")
+        )
+        ages = [face.age for face in by_keras]
+        assert [face.age for face in by_onnx] == pytest.approx(ages, abs=1e-3) and np.ptp(ages) > 0.1
+    path = tmp_path / "best.keras"
+    path.write_bytes(path.read_bytes()[::-1][:10])
+    with pytest.raises(ValueError, match="damaged"):
+        ag.Predictor(tmp_path / "model.onnx")
 
 
 def test_age_prior_by_hand() -> None:
