@@ -2,11 +2,11 @@
 
     saved_model      TensorFlow and its servers; the default signature takes the bytes of JPEG or PNG files
     onnx             ONNX Runtime and others; float32
-    onnx_int8        ONNX Runtime; convolutions and poolings in 8 bits, heads in float32
+    onnx_int8        ONNX Runtime; convolutions but the last in 8 bits, heads in float32
     litert_float16   LiteRT (formerly TensorFlow Lite); weights in half precision
-    litert_int8      LiteRT; convolutions and poolings in 8 bits, heads in float32
+    litert_int8      LiteRT; convolutions but the last in 8 bits, heads in float32
 
-The heads stay in float32, because 8 bits cost half a year of age there and save next to no time.
+The last convolution and the heads stay in float32, because 8 bits cost years of age there and save next to no time.
 """
 
 import contextlib
@@ -16,6 +16,7 @@ import io
 import json
 import os
 import pathlib
+import re
 import tempfile
 import warnings
 import zipfile
@@ -172,6 +173,7 @@ def _write_onnx(model: keras.Model, folder: pathlib.Path, metadata: Mapping, _: 
 def _write_onnx_int8(
     model: keras.Model, folder: pathlib.Path, metadata: Mapping, images: Sequence[np.ndarray]
 ) -> pathlib.Path:
+    import onnx
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
@@ -184,11 +186,22 @@ def _write_onnx_int8(
 
     source, prepared, path = _write_onnx(model, folder, metadata, None), folder / "prepared.onnx", folder / "int8.onnx"
     quant_pre_process(source, prepared, skip_symbolic_shape=True)
+    nodes = [node for node in onnx.load(prepared).graph.node if node.op_type in ("Conv", "MaxPool")]
+    first = _count_8_bit([node.op_type == "Conv" for node in nodes])
     quantize_static(
         prepared, path, Reader(), quant_format=QuantFormat.QDQ, op_types_to_quantize=["Conv", "MaxPool"],
-        per_channel=True, activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8,
+        nodes_to_exclude=[node.name for node in nodes[first:]], per_channel=True,
+        activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8,
     )  # fmt: skip
     return path
+
+
+def _count_8_bit(convolutions: Sequence[bool]) -> int:
+    """How many of the convolutions and poolings, in order, are computed in 8 bits: those before the last convolution.
+
+    The heads read its channels, and 8 bits with one range for all of them lose those whose range is small.
+    """
+    return len(convolutions) - 1 - convolutions[::-1].index(True)
 
 
 def _write_litert_float16(model: keras.Model, folder: pathlib.Path, metadata: Mapping, _: Any) -> pathlib.Path:
@@ -203,14 +216,22 @@ def _write_litert_int8(
     model: keras.Model, folder: pathlib.Path, metadata: Mapping, images: Sequence[np.ndarray]
 ) -> pathlib.Path:
     from ai_edge_quantizer import qtyping, quantizer
+    from ai_edge_quantizer.utils import tfl_flatbuffer_utils as flatbuffers
 
     source, path = folder / "float.tflite", folder / "model.tflite"
     _convert_to_litert(model, source)
     # Not TensorFlow's own converter: it quantizes the heads too.
     maker = quantizer.Quantizer(str(source))
-    for operation in (qtyping.TFLOperationName.CONV_2D, qtyping.TFLOperationName.MAX_POOL_2D):
+    convolution, pooling = qtyping.TFLOperationName.CONV_2D, qtyping.TFLOperationName.MAX_POOL_2D
+    read = flatbuffers.read_model(source)
+    kinds = [flatbuffers.TFL_OP_CODE_TO_NAME.get(code.builtinCode) for code in read.operatorCodes]
+    (graph,) = read.subgraphs
+    nodes = [node for node in graph.operators if kinds[node.opcodeIndex] in (convolution, pooling)]
+    first = _count_8_bit([kinds[node.opcodeIndex] == convolution for node in nodes])
+    names = [re.escape(flatbuffers.get_op_scope(node, graph.tensors)) for node in nodes[:first]]
+    for operation in (convolution, pooling):
         maker.add_static_config(
-            regex=".*", operation_name=operation, activation_num_bits=8, weight_num_bits=8,
+            regex=f"^({'|'.join(names)})$", operation_name=operation, activation_num_bits=8, weight_num_bits=8,
             weight_granularity=qtyping.QuantGranularity.CHANNELWISE,
         )  # fmt: skip
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):  # progress bars

@@ -179,6 +179,22 @@ def test_int8_resizes_its_images_and_measures_ranges_on_all(tmp_path: pathlib.Pa
     assert_close(open_onnx(path)(draw_faces(40)), expected, "onnx_int8")
 
 
+@pytest.mark.parametrize("format", ["onnx_int8", "litert_int8"])
+def test_int8_leaves_the_channels_that_the_heads_read(format: str, tmp_path: pathlib.Path) -> None:
+    """8 bits with one range for all would erase the others beside a channel a thousand times as large."""
+    model = make_model()
+    last = [layer for layer in iterate_layers(model) if isinstance(layer, keras.layers.Conv2D)][-1]
+    kernel, bias = last.get_weights()
+    last.set_weights([kernel * np.where(np.arange(len(bias)) == 0, 1000, 1), bias])
+    readers = [layer for layer in model.layers if layer.name in ("gender_dense_1", "age_dense_1")]
+    assert len(readers) == 2
+    for dense in readers:
+        kernel, bias = dense.get_weights()
+        dense.set_weights([kernel * (np.arange(len(kernel)) > 0)[:, None], bias])  # the other channels decide
+    expected = compute_expected(model, draw_faces(40), None, flip=False)
+    assert_close(OPEN[format](write(model, tmp_path / "model", format))(draw_faces(40)), expected, format)
+
+
 def test_saved_model_decodes_files(
     exported: dict[str, pathlib.Path], model: keras.Model, tmp_path: pathlib.Path
 ) -> None:
