@@ -1,6 +1,6 @@
 """The released model: best.keras for Keras, model.onnx for onnxruntime with the same weights, calibration and card.
 
-model-int8.onnx, if it is there, is the same model with convolutions in 8 bits.
+model-int8.onnx, if it is there, is the same model with all convolutions but the last in 8 bits.
 """
 
 import os

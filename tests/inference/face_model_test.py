@@ -165,6 +165,14 @@ def test_the_released_model_has_intervals_and_a_card(couple: np.ndarray) -> None
         assert words in card
 
 
+def test_the_released_model_in_int8_answers_nearly_the_same() -> None:
+    faces = [ag.draw_face(2 * i, i % 2, i % 5, seed=i, size=64) for i in range(40)]
+    ages = np.array(
+        [[each[0].age for each in ag.Predictor(aligned=True, dtype=dtype)(faces)] for dtype in ("float32", "int8")]
+    )
+    assert np.ptp(ages[0]) > 50 and 0 < np.median(np.abs(ages[0] - ages[1])) < 1.5
+
+
 def test_the_environment_names_another_model(
     varied: keras.Model, exported: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
