@@ -134,13 +134,6 @@ def test_odd_endings_are_parsed(name, expected):
     assert labels.parse_name(name) == expected
 
 
-RANGES = {
-    "age": "the age is not in 0 to 116",
-    "gender": "the gender is not in 0 to 1",
-    "race": "the race is not in 0 to 4",
-}
-
-
 @pytest.mark.parametrize(
     ("name", "reason"),
     [

@@ -22,24 +22,25 @@ from agegender.training.checkpoints import CheckpointPolicy
 from agegender.training.processes import current_shard, is_chief, join_processes
 
 SIZE = 16
+BATCH = 8  # of all processes
 
 
 class Batches(keras.utils.PyDataset):
     """This process's rows of four random batches."""
 
-    def __init__(self, seed: int, batch_size: int) -> None:
+    def __init__(self, seed: int) -> None:
         super().__init__()
         index, count = current_shard()
-        self._seed, self._batch_size = seed, batch_size
-        self._rows = slice(index * batch_size // count, (index + 1) * batch_size // count)
+        self._seed = seed
+        self._rows = slice(index * BATCH // count, (index + 1) * BATCH // count)
 
     def __len__(self) -> int:
         return 4
 
     def __getitem__(self, index: int) -> Any:
         draw = np.random.default_rng([self._seed, index])
-        images = draw.integers(0, 256, (self._batch_size, SIZE, SIZE, 3), "uint8")
-        ages, genders = draw.uniform(1, 90, (self._batch_size, 1)), draw.integers(0, 2, (self._batch_size, 1))
+        images = draw.integers(0, 256, (BATCH, SIZE, SIZE, 3), "uint8")
+        ages, genders = draw.uniform(1, 90, (BATCH, 1)), draw.integers(0, 2, (BATCH, 1))
         targets = {"age": ages.astype("float32"), "gender": genders.astype("float32")}
         return images[self._rows], {head: values[self._rows] for head, values in targets.items()}
 
@@ -74,15 +75,15 @@ def enter_scope(options: dict[str, Any]) -> contextlib.AbstractContextManager[An
     return tf.distribute.MirroredStrategy().scope()
 
 
-def make_data(seed: int, batch_size: int) -> Any:
-    batches = Batches(seed, batch_size)
+def make_data(seed: int) -> Any:
+    batches = Batches(seed)
     if keras.backend.backend() == "jax":
         return batches
     import tensorflow as tf
 
     every = [batches[index] for index in range(len(batches))]
     images, targets = keras.tree.map_structure(lambda *parts: np.concatenate(parts), *every)
-    return tf.data.Dataset.from_tensor_slices((images, targets)).batch(batch_size, drop_remainder=True)
+    return tf.data.Dataset.from_tensor_slices((images, targets)).batch(BATCH, drop_remainder=True)
 
 
 def run(options: dict[str, Any]) -> Record:
@@ -92,11 +93,11 @@ def run(options: dict[str, Any]) -> Record:
         features = keras.layers.Conv2D(4, 3, strides=2, activation="relu")(image / 255)
         trunk = keras.Model(image, keras.layers.GlobalAveragePooling2D()(features))
         model = ag.build_model(add_batch_norm(trunk), units=(8,), age_dropout=(0.2,), gender_dropout=(0.2,))
-        record, batch_size = Record(options.get("ends", {})), options.get("batch_size", 8)
+        record = Record(options.get("ends", {}))
         ag.train(
             model,
-            make_data(1, batch_size),
-            make_data(2, batch_size),
+            make_data(1),
+            make_data(2),
             workdir=options["workdir"],
             epochs=2,
             augmentation=ag.Augmentation(seed=1),

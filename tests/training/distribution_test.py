@@ -124,12 +124,6 @@ def test_mirrored_devices_train_with_the_semantics_of_keras(tmp_path: pathlib.Pa
     assert received["losses"][-1] < received["losses"][0]
 
 
-@pytest.mark.slow
-def test_batch_size_must_be_divisible_by_the_devices(tmp_path: pathlib.Path) -> None:
-    errors = finish(start(tmp_path / "run", backend="tensorflow", devices=2, batch_size=15), 1)
-    assert "divisible by the number of devices, 2" in errors
-
-
 @pytest.mark.parametrize(
     "arguments",
     [
