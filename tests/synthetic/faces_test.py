@@ -166,6 +166,17 @@ def test_command_writes_the_same_files(tmp_path, capsys):
         assert (tmp_path / "shell" / path.name).read_bytes() == path.read_bytes()
 
 
+def test_defaults_of_the_command_and_the_function(tmp_path, monkeypatch):
+    received = []
+    monkeypatch.setattr(
+        "agegender.synthetic.faces.write_faces", lambda *values, **options: received.append((values, options)) or []
+    )
+    main([f"--out={tmp_path}"])
+    assert received == [((tmp_path, 100), {"size": 200, "seed": 0})]
+    (first,), (same,) = write_faces(tmp_path / "1", 1), write_faces(tmp_path / "2", 1, size=200, seed=0)
+    assert (first.name, first.read_bytes()) == (same.name, same.read_bytes())
+
+
 def test_command_explains_a_bad_count(tmp_path, capsys):
     with pytest.raises(SystemExit) as stopped:
         main([f"--out={tmp_path}", "--count=0"])
