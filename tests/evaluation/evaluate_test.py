@@ -151,6 +151,19 @@ def test_run_is_evaluated_on_a_split(
     assert capsys.readouterr().err == ""
 
 
+def test_released_model_is_evaluated_by_default(data: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    report = ag.evaluate_run(data_dir=data, out=tmp_path)
+    assert report.count == 10 and report.coverage["nominal"] == 0.95
+    assert "The released model on test" in (tmp_path / "report.html").read_text()
+    ages = [photograph[0].age for photograph in ag.Predictor(aligned=True)(read_images(data))]
+    assert sorted(report.predictions["predicted_age"]) == pytest.approx(sorted(ages), abs=0.01)
+
+
+def read_images(data: pathlib.Path) -> np.ndarray:
+    ((images, _),) = ag.load_utkface("test", batch_size=10, image_size=64, data_dir=data)
+    return images.numpy()
+
+
 @pytest.mark.parametrize("flip", [False, True])
 def test_calibration_is_measured_with_the_flip_that_it_was_fitted_with(
     run: pathlib.Path, data: pathlib.Path, tmp_path: pathlib.Path, flip: bool

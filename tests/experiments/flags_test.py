@@ -6,11 +6,12 @@ import runpy
 from typing import Any
 
 import pytest
+import tensorflow as tf
 from absl import flags
 
 import agegender as ag
 from agegender.training.checkpoints import CheckpointPolicy
-from experiments import train
+from experiments import command, train
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*found in sys.modules:RuntimeWarning")  # of runpy
 
@@ -69,6 +70,29 @@ def run_script(monkeypatch: pytest.MonkeyPatch, script: str, target: str, argume
         flags.FLAGS.unparse_flags()
     (only,) = called
     return only
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "words"),
+    [
+        (ValueError("two\nlines"), 1, "two lines"),
+        (FileExistsError("finished"), 2, "finished"),
+        (KeyboardInterrupt(), 130, "interrupted"),
+        (tf.errors.DataLossError(None, None, "damaged\nshard"), 1, "DataLossError: damaged"),
+    ],
+)
+def test_error_ends_a_script_in_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], error: BaseException, code: int, words: str
+) -> None:
+    def fail(arguments: list[str]) -> None:
+        assert arguments == ["train.py", "more"]
+        raise error
+
+    monkeypatch.setattr("sys.argv", ["train.py", "more"])
+    with pytest.raises(SystemExit) as stopped:
+        command.run(fail, {FileExistsError: 2, KeyboardInterrupt: 130}, uses_keras=False)
+    flags.FLAGS.unparse_flags()
+    assert stopped.value.code == code and capsys.readouterr().err == f"train: {words}\n"
 
 
 def test_flags_reach_the_calibration(monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path) -> None:
