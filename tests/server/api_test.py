@@ -173,6 +173,7 @@ def test_metrics_count_requests_images_and_faces(server: str) -> None:
         'agegender_images_total{outcome="unusable"}': 1.0,
         "agegender_faces_total": 2.0,
         'agegender_request_seconds_count{path="/v1/predict"}': 2.0,
+        'agegender_request_seconds_bucket{le="30.0",path="/v1/predict"}': 2.0,
         'agegender_batch_size_bucket{le="1.0"}': 2.0,
         'agegender_batch_size_bucket{le="16.0"}': 2.0,
     }

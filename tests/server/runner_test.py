@@ -117,6 +117,7 @@ def test_options_reach_the_application(monkeypatch: pytest.MonkeyPatch, tmp_path
     (app,), (config,) = apps, configs
     assert ask_app(app, "faces.example", "/faces/v1/model") == 200 and ask_app(app, "other.example", "/") == 421
     assert (config.workers, config.limit_concurrency, config.timeout_graceful_shutdown) == (workers, 1000, 10)
+    assert config.timeout_worker_healthcheck == 120  # seconds to load a model in
     assert "AGEGENDER_SERVER_OPTIONS" not in os.environ and "PROMETHEUS_MULTIPROC_DIR" not in os.environ
 
 
