@@ -1,10 +1,13 @@
 """The flags of each script reach what does the work, and their defaults are those of its functions."""
 
 import contextlib
+import logging
 import pathlib
 import runpy
+from collections.abc import Iterator
 from typing import Any
 
+import absl.logging
 import pytest
 import tensorflow as tf
 from absl import flags
@@ -20,6 +23,25 @@ class Called(Exception):
     pass
 
 
+def forget_flags() -> None:
+    for name in set(FLAGS) - DEFINED:
+        delattr(FLAGS, name)
+    FLAGS.unparse_flags()
+
+
+@pytest.fixture(autouse=True)
+def restore_absl() -> Iterator[None]:
+    """A script defines flags, and absl then logs to stderr."""
+    level, verbosity = logging.root.level, absl.logging.get_verbosity()
+    yield
+    forget_flags()
+    absl.logging.set_verbosity(verbosity)
+    logging.root.removeHandler(absl.logging.get_absl_handler())
+    logging.root.setLevel(level)
+
+
+FLAGS = flags.FLAGS
+DEFINED = set(FLAGS)  # before any script defines its own
 EVALUATE = "agegender.evaluation.evaluate.evaluate_run"
 SCORE = "agegender.inference.beam.score_images"
 DEFAULT_SCORE = {"model": None, "batch_size": 64, "aligned": False, "flip": None}
@@ -57,17 +79,12 @@ def run_script(monkeypatch: pytest.MonkeyPatch, script: str, target: str, argume
         called.append((list(values), named))
         raise Called
 
-    before = set(flags.FLAGS)
     monkeypatch.setattr(target, stop)
     monkeypatch.setattr("sys.argv", [f"{script}.py", *arguments.split()])
     monkeypatch.setattr("experiments.command.load_backend", lambda: None)
-    try:
-        with contextlib.suppress(Called):
-            runpy.run_module(f"experiments.{script}", run_name="__main__")
-    finally:
-        for name in set(flags.FLAGS) - before:
-            delattr(flags.FLAGS, name)
-        flags.FLAGS.unparse_flags()
+    forget_flags()
+    with contextlib.suppress(Called):
+        runpy.run_module(f"experiments.{script}", run_name="__main__")
     (only,) = called
     return only
 
@@ -91,7 +108,6 @@ def test_error_ends_a_script_in_one_line(
     monkeypatch.setattr("sys.argv", ["train.py", "more"])
     with pytest.raises(SystemExit) as stopped:
         command.run(fail, {FileExistsError: 2, KeyboardInterrupt: 130}, uses_keras=False)
-    flags.FLAGS.unparse_flags()
     assert stopped.value.code == code and capsys.readouterr().err == f"train: {words}\n"
 
 

@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import types
 from collections.abc import Iterator
 
 import httpx
@@ -83,12 +84,12 @@ def test_page_is_announced_and_opened(
 ) -> None:
     opened: list[str] = []
     monkeypatch.setattr("webbrowser.open", opened.append)
-    monkeypatch.setattr("uvicorn.Server.run", lambda server, sockets: None)
-    monkeypatch.setattr(runner, "Predictor", lambda model: load_released())
+    listener = types.SimpleNamespace(getsockname=lambda: (host, 80, 0, 0)[: 4 if ":" in host else 2])
     for open_page in (False, True):
-        serve(host=host, port=0, open_page=open_page)
-    first, second = re.findall(r"The page is at (\S+), the API at \S+/v1/predict ", capsys.readouterr().out)
-    assert re.fullmatch(re.escape(f"http://{named}:") + r"\d+/", first) and opened == [second]
+        runner._announce(listener, open_page)
+    page = f"http://{named}:80/"
+    assert capsys.readouterr().out.count(f"The page is at {page}, the API at {page}v1/predict ") == 2
+    assert opened == [page]
 
 
 def ask_app(app: Starlette, host: str, path: str) -> int:
@@ -102,7 +103,7 @@ def ask_app(app: Starlette, host: str, path: str) -> int:
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_options_reach_the_application(monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path, workers: int) -> None:
-    loaded, apps, configs = [], [], []
+    loaded, apps, configs, opened = [], [], [], []
 
     def run(server: uvicorn.Server | Multiprocess, sockets: list | None = None) -> None:
         configs.append(server.config)
@@ -111,10 +112,12 @@ def test_options_reach_the_application(monkeypatch: pytest.MonkeyPatch, tmp_path
     monkeypatch.setattr("uvicorn.Server.run", run)
     monkeypatch.setattr(runner.Multiprocess, "run", run)
     monkeypatch.setattr(runner, "Predictor", lambda model: (loaded.append(str(model)), load_released())[1])
-    options = {"allowed_hosts": ["faces.example"], "root_path": "/faces"}
+    monkeypatch.setattr("webbrowser.open", opened.append)
+    options = {"allowed_hosts": ["faces.example"], "root_path": "/faces", "open_page": True}
     serve(tmp_path / "m.onnx", port=0, workers=workers, **options)
     assert loaded == [str(tmp_path / "m.onnx")] * workers  # of two, the first is a trial
-    (app,), (config,) = apps, configs
+    (app,), (config,), (page,) = apps, configs, opened
+    assert re.fullmatch(r"http://127\.0\.0\.1:\d+/", page)
     assert ask_app(app, "faces.example", "/faces/v1/model") == 200 and ask_app(app, "other.example", "/") == 421
     assert (config.workers, config.limit_concurrency, config.timeout_graceful_shutdown) == (workers, 1000, 10)
     assert config.timeout_worker_healthcheck == 120  # seconds to load a model in
