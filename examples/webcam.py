@@ -40,6 +40,8 @@ def main(source: str = "0", out: str | None = None) -> None:
         if writer is None:
             rate, size = video.get(cv2.CAP_PROP_FPS) or 25, drawn.shape[1::-1]
             writer = cv2.VideoWriter(out, cv2.VideoWriter.fourcc(*"mp4v"), rate, size)
+            if not writer.isOpened():
+                sys.exit(f"OpenCV cannot write {out}")
         writer.write(drawn)
     if writer is not None:
         writer.release()

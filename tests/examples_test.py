@@ -205,6 +205,8 @@ def test_webcam_draws_each_frame_of_a_video_file(tmp_path: pathlib.Path) -> None
     assert off < 15 < 30 < unchanged  # compressed twice
     with pytest.raises(SystemExit, match=r"OpenCV cannot open .*gone\.mp4"):
         webcam.main(str(tmp_path / "gone.mp4"))
+    with pytest.raises(SystemExit, match=r"OpenCV cannot write .*gone/drawn\.mp4"):
+        webcam.main(str(tmp_path / "film.avi"), str(tmp_path / "gone" / "drawn.mp4"))
 
 
 def test_webcam_drops_frames_that_came_while_one_was_drawn() -> None:
