@@ -1,5 +1,6 @@
 import array
 import base64
+import contextlib
 import errno
 import io
 import os
@@ -7,6 +8,7 @@ import pathlib
 import pickle
 import struct
 import subprocess
+import types
 import zlib
 from collections.abc import Callable
 from typing import Any, Literal
@@ -497,6 +499,19 @@ def test_rare_kinds_are_read_if_they_are_small() -> None:
     assert set(pixels.ravel()) == {round(100 * 255 / 200)}
     with pytest.raises(ImageError, match="of a rare kind that takes long to decode"):
         read_image(b"P5 2000 1001 200\n" + bytes(2_002_000))
+
+
+@pytest.mark.parametrize(
+    ("width", "height", "pixels", "is_read"),
+    [
+        *((8, 8, 1_000_000, True), (7, 9, 1_000_000, False), (2048, 2048, 1_000_000, True)),
+        *((2048, 2049, 1_000_000, False), (2048, 2049, 2048 * 2049, True), (0, 0, 1_000_000, True)),
+    ],
+)
+def test_tiles_have_64_pixels_to_four_million(width: int, height: int, pixels: int, is_read: bool) -> None:
+    image = types.SimpleNamespace(tag_v2={322: width, 323: height} if width else {})
+    with contextlib.nullcontext() if is_read else pytest.raises(ValueError, match="its tiles have"):
+        image_costs._check_tiles(image, pixels)
 
 
 @pytest.mark.parametrize("order", ["little", "big"])
