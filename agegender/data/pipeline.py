@@ -104,6 +104,9 @@ def load_utkface(
         ValueError: if an argument is out of range, no image matches the filters, there are fewer images than one
             training batch, a shard is damaged, or the data set lacks a feature because an older builder prepared it.
         FileNotFoundError: if the data set is not prepared in `data_dir`.
+        tf.errors.InvalidArgumentError: from iterating, if an image cannot be decoded. Inside
+            `with agegender.data.prepared.name_undecodable_image(data_dir, split):` it is a ValueError that names the
+            image and its shard.
 
     Example:
 

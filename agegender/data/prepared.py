@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import pathlib
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
@@ -66,6 +67,11 @@ def find_prepared(data_dir: str | os.PathLike | None) -> "tfds.core.DatasetBuild
             builder = tfds.core.read_only_builder.builder_from_files(DATASET, data_dir=folder)
         _check_info(builder.info)
     except tfds.core.DatasetNotFoundError as error:
+        if nearby := _find_nearby(folder):
+            raise FileNotFoundError(
+                f"No prepared data set '{DATASET}' directly in this folder, but there is one near it: pass "
+                f"data_dir={nearby!r}. Received: data_dir={folder!r}"
+            ) from None
         raise FileNotFoundError(
             f"No prepared data set '{DATASET}'. Build it once, in the folder datasets/ of the project: "
             f"`tfds build utkface --manual_dir=FOLDER_OF_THE_ARCHIVE --data_dir={folder or '...'}`. "
@@ -80,6 +86,17 @@ def find_prepared(data_dir: str | os.PathLike | None) -> "tfds.core.DatasetBuild
             f"without --file_format, or with `tfds build utkface --file_format=tfrecord --manual_dir=...`"
         )
     return builder
+
+
+def _find_nearby(folder: str | None) -> str | None:
+    """Finds the data set for a folder that is one or two levels too deep or too high."""
+    path = pathlib.Path(os.path.abspath(folder or "."))
+    if not os.path.isdir(path):
+        return None
+    for place in (path.parent, path.parent.parent) if DATASET in path.parts[-2:] else path.glob("*/"):
+        if any((place / DATASET).glob("*/*/dataset_info.json")):
+            return str(place)
+    return None
 
 
 def _check_info(info: "tfds.core.DatasetInfo") -> None:

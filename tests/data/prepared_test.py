@@ -204,6 +204,17 @@ def test_undecodable_image_is_named_with_its_shard(tmp_path: pathlib.Path) -> No
         raise tf.errors.InvalidArgumentError(None, None, "another")
 
 
+@pytest.mark.parametrize("folder", ["data/utkface", "data/utkface/aligned_cropped", "."])
+def test_data_dir_that_is_one_folder_off_says_what_to_pass(
+    data: pathlib.Path, monkeypatch: pytest.MonkeyPatch, folder: str
+) -> None:
+    with pytest.raises(FileNotFoundError, match=rf"there is one near it: pass data_dir='{data}'"):
+        find_prepared(data.parent / folder)
+    monkeypatch.chdir(data.parent / "data/utkface")
+    with pytest.raises(FileNotFoundError, match=rf"there is one near it: pass data_dir='{data}'"):
+        find_prepared(".")
+
+
 @pytest.mark.parametrize("split", ["train[:", "train[200%:]", "train[:-99]", "train[a:b]", "train[::2]", "",
     "train+", "train+" * 3000, "../train", "train\0", "train[0:99999999999999999999]", "all[:5]+nosuch", None, 5,
     ["train"]])  # fmt: skip
