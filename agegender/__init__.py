@@ -71,7 +71,7 @@ _MODULES = {
 }
 _NEED_TRAIN = (
     *("Augmentation", "build_model", "export_model", "fastest_dtype", "joint_loss", "load_utkface", "make_optimizer"),
-    *("train", "vggface_trunk"),
+    *("train", "vggface_trunk", "write_report"),
 )
 
 __all__ = [

@@ -7,6 +7,7 @@ on the test split, which shows faces, to WORKDIR/released. The report is of a ca
 published calibration is then fitted on validation and test together: twice the images make it more reliable.
 """
 
+import dataclasses
 import io
 import json
 import pathlib
@@ -153,9 +154,14 @@ def estimate_age_prior(ages: NDArray[Any]) -> NDArray[np.float64]:
 
 
 def _read_train_ages(config: ConfigDict, data_dir: str | None) -> NDArray[Any]:
+    """The ages of the images that the run was trained on, which `config.data` may filter."""
+    from agegender.data.filters import LabelFilter
     from agegender.data.prepared import find_prepared, read_labels
 
-    return read_labels(find_prepared(data_dir), config.train_split, [AGE])[AGE]
+    label_filter = LabelFilter(**{field.name: config.data[field.name] for field in dataclasses.fields(LabelFilter)})
+    keys = {key for keys in label_filter.features().values() for key in keys}
+    labels = read_labels(find_prepared(data_dir), config.train_split, [AGE, *keys])
+    return labels[AGE][label_filter.matches(labels)]
 
 
 def save_half_precision(model: "keras.Model", path: pathlib.Path) -> None:

@@ -17,7 +17,13 @@ from agegender.models.saving import load_model
 from agegender.training.run_record import to_json, write_record
 from experiments import released_onnx
 from experiments.config import default_config
-from experiments.release import estimate_age_prior, release, remove_age_prior, save_half_precision
+from experiments.release import (
+    _read_train_ages,
+    estimate_age_prior,
+    release,
+    remove_age_prior,
+    save_half_precision,
+)
 from experiments.train import build_model
 
 
@@ -99,6 +105,17 @@ def test_onnx_file_reads_the_weights_in_the_keras_file(tmp_path: pathlib.Path) -
     path.write_bytes(path.read_bytes()[::-1][:10])
     with pytest.raises(ValueError, match="damaged"):
         ag.Predictor(tmp_path / "model.onnx")
+
+
+def test_age_prior_is_of_the_images_that_were_trained_on(tmp_path: pathlib.Path) -> None:
+    images = [{"age": age, "gender": age % 2} for age in range(80)]
+    data_dir = prepare(tmp_path, {"train": images, "validation": images})
+    config = default_config()
+    assert sorted(_read_train_ages(config, str(data_dir))) == list(range(80))
+    with config.ignore_type():
+        config.data.update(ages=(21, 60), genders=["female"])
+    config.train_split = "validation"
+    assert sorted(_read_train_ages(config, str(data_dir))) == list(range(21, 60, 2))
 
 
 def test_age_prior_by_hand() -> None:
