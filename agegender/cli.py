@@ -398,7 +398,7 @@ def _parser() -> argparse.ArgumentParser:
     args.add_argument(
         "--dtype",
         choices=("float32", "int8", "auto"),
-        help="int8 is several times as fast on chips with VNNI; auto: the fastest here (as the model was saved)",
+        help="int8 is twice as fast on chips with VNNI, less exact; auto: the fastest here (as the model was saved)",
     )
     args.set_defaults(form="words")
 

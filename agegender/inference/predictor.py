@@ -45,8 +45,8 @@ class Predictor:
         min_face: side in pixels of the smallest face to look for, 20 or more.
         bgr: whether arrays have their channels in the order blue, green, red, as OpenCV's frames do.
         dtype: None computes as the model was saved or exported, so that all machines agree. "float32" and "int8" say
-            it, and "auto" takes the fastest on this machine: ages then differ a little between machines. "int8" is the
-            file `model-int8.onnx` in the folder of the model.
+            it, and "auto" takes the fastest on this machine: ages then differ between machines, one in a hundred by
+            more than a year. "int8" is the file `model-int8.onnx` in the folder of the model.
 
     Attributes:
         model: the Keras model, or the model read from an ONNX file.
