@@ -70,7 +70,7 @@ METADATA_CHANGES: dict[str, tuple[Change, str]] = {
     "info-a-web-page": (write(INFO, "<html>404</html>"), DAMAGED),
     "info-missing": (lambda folder: (folder / INFO).unlink(), DAMAGED),
     "version-not-a-number": (replace(INFO, '"9.9.9"', '"a.b.c"'), DAMAGED),
-    "no-splits": (update_info(splits=[]), "it has no splits"),
+    "no-splits": (update_info(splits=[]), f"{DAMAGED}ValueError: it has no splits. Build it again, with --overwrite"),
     "count-not-a-number": (replace(INFO, '"30"', '"many"'), DAMAGED),
     "count-negative": (replace(INFO, '"30"', '"-5"'), "`split` must have at least one image"),
     "count-too-high": (replace(INFO, '"30"', '"31"'), f"the file {SHARD} has 30 of 31 expected images"),
