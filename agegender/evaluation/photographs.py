@@ -187,9 +187,9 @@ def parse_age(words: str) -> tuple[float, float]:
     elif found := re.fullmatch(rf"{number} ?[-\u2013] ?{number}", words.strip()):
         low, high = float(found[1]), float(found[2])
     else:
-        raise ValueError(f"An age must be a number such as 34, or a band such as 30-39 or 70+. Received: {words!r}")
+        raise ValueError(f"An age must be a number such as 34, or a band such as 30-39 or 70+. Received: {words!r:.50}")
     if not MIN_AGE <= low <= high <= MAX_AGE:
-        raise ValueError(f"An age must be in {MIN_AGE}..{MAX_AGE} years, the lower end first. Received: {words!r}")
+        raise ValueError(f"An age must be in {MIN_AGE}..{MAX_AGE} years, the lower end first. Received: {words!r:.50}")
     return low, high
 
 

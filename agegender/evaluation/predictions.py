@@ -31,6 +31,7 @@ _RANGES: Final = {
 }
 _CODES: Final = {GENDER: GENDERS, RACE: RACES}
 
+_MAX_BYTES: Final = 500_000_000  # of a CSV file: millions of lines
 Table = Mapping[str, NDArray[Any]]  # a column [images] for each name of COLUMNS that is known
 
 
@@ -107,9 +108,13 @@ def read_csv(path: str | os.PathLike) -> dict[str, list[str]]:
         path: a file in UTF-8, or in UTF-16 with a byte order mark; values are separated by commas, semicolons or tabs.
 
     Raises:
-        ValueError: for another encoding, a name that occurs twice, and lines with more or fewer values than the first.
+        ValueError: for another encoding, a name that occurs twice, lines with more or fewer values than the first, and
+            more than 500 MB.
     """
-    content = pathlib.Path(path).read_bytes()
+    with pathlib.Path(path).open("rb") as file:
+        content = file.read(_MAX_BYTES + 1)
+    if len(content) > _MAX_BYTES:  # a device may have no end
+        raise ValueError(f"{path} must have at most {_MAX_BYTES // 1_000_000} MB")
     try:
         text = content.decode(
             "utf-16" if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig"

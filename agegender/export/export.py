@@ -20,7 +20,7 @@ import re
 import tempfile
 import warnings
 import zipfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import keras
@@ -58,7 +58,7 @@ def export_model(
     *,
     format: str,
     flip: bool | None = None,
-    images: Sequence[Any] | np.ndarray | None = None,
+    images: Iterable[Any] | None = None,
 ) -> pathlib.Path:
     """Writes a model and its calibration as one file or folder that needs neither this library nor Keras.
 
@@ -105,8 +105,8 @@ def export_model(
     >>> export_model("runs/1", "age_gender.onnx", format="onnx").name
     'age_gender.onnx'
     """
-    path = pathlib.Path(path)
-    _check_arguments(path, format, images)
+    path, images = pathlib.Path(path), images if images is None else list(images)
+    _check_arguments(path, format, images, flip)
     model, calibration = _load(model)
     flip = (calibration is not None and calibration.flip) if flip is None else flip
     serving = build_serving_model(model, calibration, flip=flip, raw_gender=format.startswith("onnx"))
@@ -302,15 +302,17 @@ def _find_age_head(model: keras.Model) -> str | None:
     return None if layer is None else kinds.get(type(layer), "regression")
 
 
-def _resize_to_model(images: Sequence[Any] | np.ndarray | None, model: keras.Model) -> list[np.ndarray]:
+def _resize_to_model(images: Sequence[Any] | None, model: keras.Model) -> list[np.ndarray]:
     height, width = model.input_shape[1:3]
     decoded = map(read_image, () if images is None else images)
     return [np.asarray(fit_image(image, width, height)) for image in decoded]
 
 
-def _check_arguments(path: pathlib.Path, format: str, images: Sequence[Any] | np.ndarray | None) -> None:
+def _check_arguments(path: pathlib.Path, format: str, images: Sequence[Any] | None, flip: bool | None) -> None:
     if format not in FORMATS:
         raise ValueError(f"`format` must be one of {FORMATS}. Received: format={format!r}")
+    if not isinstance(flip, bool | np.bool_ | None):
+        raise ValueError(f"`flip` must be True, False or None. Received: flip={flip!r}")
     if os.path.lexists(path):
         raise FileExistsError(f"{path} exists. Nothing is overwritten: give another path or remove it.")
     count = 0 if images is None else len(images)

@@ -281,7 +281,7 @@ def _check_options(batch_size: object, flip: object, aligned: object) -> None:
     if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
         raise ValueError(f"`batch_size` must be a whole number, 1 or more. Received: batch_size={batch_size!r}")
     for name, value in (("flip", flip), ("aligned", aligned)):
-        if value not in (True, False, None):
+        if isinstance(value, np.ndarray) or value not in (True, False, None):
             raise ValueError(f"`{name}` must be True, False or None. Received: {name}={value!r}")
 
 

@@ -32,7 +32,7 @@ def read_record(workdir: str | os.PathLike) -> dict[str, Any]:
     path = path / RECORD if path.is_dir() else path
     try:
         return _check_record(json.loads(path.read_text())) if path.is_file() else {}
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is damaged or not the record of a run: {error}. Restore it or move it away") from None
 
 

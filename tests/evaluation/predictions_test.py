@@ -8,6 +8,7 @@ import pytest
 from prediction_tables import make_table
 
 import agegender as ag
+from agegender.evaluation import predictions
 from agegender.evaluation.predictions import align, check_table, join, write_predictions
 
 AGES = np.array([20.0, 30.0])
@@ -79,6 +80,12 @@ def test_encodings_and_separators_of_spreadsheets_are_read(
     assert {key: column.tolist() for key, column in table.items()} == {
         **{"file_name": ["Jürgen.jpg"], "gender": [1], "p_female": [0.25]}
     }
+
+
+def test_table_without_end_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(predictions, "_MAX_BYTES", 2_000_000)
+    with pytest.raises(ValueError, match="/dev/zero must have at most 2 MB"):
+        ag.read_predictions("/dev/zero")
 
 
 @pytest.mark.parametrize(

@@ -349,6 +349,10 @@ def test_refusals_name_the_argument_and_write_nothing(
     for format, images in (("litert_int8", None), ("onnx_int8", draw_faces(99)), ("onnx", draw_faces())):
         with pytest.raises(ValueError, match=r"`images` .*at least 100 aligned faces.*Received"):
             export.export_model(run, path, format=format, images=images)
+    with pytest.raises(ValueError, match=r"at least 100 aligned faces.* and 3 images"):
+        export.export_model(run, path, format="onnx_int8", images=(image for image in draw_faces(3)))
+    with pytest.raises(ValueError, match=r"`flip` must be True, False or None\. Received: flip='maybe'"):
+        export.export_model(run, path, format="onnx", flip="maybe")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"values in 0\.\.255"):
         export.export_model(run, path, format="onnx_int8", images=[*draw_faces(99), -draw_faces(1)[0].astype("f")])
     with pytest.raises(FileNotFoundError, match="no trained model"):

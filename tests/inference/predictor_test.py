@@ -110,6 +110,7 @@ def test_a_stream_takes_what_a_call_takes(predictor: ag.Predictor, tmp_path: pat
     [
         ({"batch_size": 0}, "`batch_size` must be a whole number, 1 or more. Received: batch_size=0"),
         ({"batch_size": "64"}, "`batch_size` must be a whole number, 1 or more. Received: batch_size='64'"),
+        ({"flip": np.array([True, False])}, "`flip` must be True, False or None. Received: flip=array"),
         ({"aligned": "no"}, "`aligned` must be True, False or None. Received: aligned='no'"),
         ({"bgr": 3}, "`bgr` must be True or False. Received: bgr=3"),
         ({"flip": 2}, "`flip` must be .*Received: flip=2"),

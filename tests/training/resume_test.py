@@ -466,7 +466,7 @@ def test_incomplete_record_resumes(tmp_path: pathlib.Path) -> None:
 @pytest.mark.parametrize(
     "content",
     [
-        *("", '{"config": {', "[1, 2]", "7", "null"),
+        *("", '{"config": {', "[1, 2]", "7", "null", "[" * 100_000),
         *('{"seconds": [1]}', '{"seconds": {"epochs": null}}', '{"seconds": {"epochs": 3}}', '{"versions": ["keras"]}'),
         *('{"code": {"commit": "0123"}}', '{"command": [1]}', '{"resumed": [{"step": 3}]}', '{"data_dir": 5}'),
     ],
