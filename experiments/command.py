@@ -50,6 +50,7 @@ def run(
             ValueError,
             OSError,
             ImportError,
+            SyntaxError,
         ) as error:  # all but the first: of the config
             fail(error)
             raise

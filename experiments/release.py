@@ -94,8 +94,11 @@ def release(
     import keras
 
     from agegender.models.batch_norm import fold_batch_norm
+    from agegender.training.run_record import read_record
 
-    run = json.loads((workdir / "run.json").read_text())
+    run = read_record(workdir)
+    if not run.get("config"):
+        raise ValueError(f"`workdir` must be the folder of a run of experiments.train. Received: {workdir}")
     config = ConfigDict(run["config"])
     card_facts = {"size": config.data.image_size, "heads": " and ".join(config.model.heads)}
     card_facts |= {"architecture": config.trunk.architecture, "width": config.trunk.width}

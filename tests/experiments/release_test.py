@@ -118,6 +118,15 @@ def test_age_prior_is_of_the_images_that_were_trained_on(tmp_path: pathlib.Path)
     assert sorted(_read_train_ages(config, str(data_dir))) == list(range(21, 60, 2))
 
 
+def test_folder_without_a_run_is_refused(tmp_path: pathlib.Path) -> None:
+    for content in (None, "{}", '{"config": null}', "{"):
+        if content is not None:
+            (tmp_path / "run.json").write_text(content)
+        with pytest.raises(ValueError, match=r"folder of a run|not the record of a run"):
+            release(tmp_path, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_age_prior_by_hand() -> None:
     # A tenth is even: 0.1 / 117 = 0.000855. The rest is a normal curve of 3 years: 0.9 / (3 sqrt(2 pi)) at its top.
     prior = estimate_age_prior(np.array([50, 50]))

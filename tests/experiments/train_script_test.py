@@ -209,6 +209,7 @@ def test_script_resumes_after_sigterm(prepared: pathlib.Path, tmp_path: pathlib.
         (("train", FLAGS[0]), "--workdir must have a value"),
         (("train", FLAGS[0], "--workdir="), "must name a folder"),
         (("train", "--config=experiments/configs/none.py", "--workdir=x"), "none.py"),
+        (("train", "--config=README.md", "--workdir=x"), "(README.md, line "),
         (("train", FLAGS[0], "--config.train.epoch=3", "--workdir=x"), "Did you mean 'epochs'?"),
         (("train", FLAGS[0], "--config.train.epochs=x", "--workdir=x"), "config.train.epochs"),
         (("train", FLAGS[0], "--workdir=x", "--keep=0"), "keep"),
