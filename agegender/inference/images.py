@@ -384,7 +384,7 @@ def _open(content: bytes, max_pixels: int, reduce_above: int | None) -> tuple[Im
         _check_pixels(width, height, max_pixels)
         check_costs(image, file)
         if image.format in ("JPEG", "MPO") and reduce_above is not None and width * height > reduce_above:
-            image.draft(None, ((width + 1) // 2, (height + 1) // 2))
+            image.draft(None, (max(1, width // 2), max(1, height // 2)))  # rounded up, an odd side would not be halved
         decoded = _upright_rgb(image, max_pixels, content)
         turned = (decoded.width > decoded.height) != (width > height)
         return decoded, (height, width) if turned else (width, height)

@@ -441,7 +441,8 @@ def test_rows_and_ragged_lists_are_one_image() -> None:
     for rows in (list(pixels), [list(row) for row in pixels], tuple(pixels)):
         assert is_one(rows)
         np.testing.assert_array_equal(np.asarray(read_image(rows)), pixels)
-    assert is_one(memoryview(b"bytes of a file"))
+    assert is_one(memoryview(b"bytes of a file")) and is_one(pixels) and is_one(pixels[..., 0])
+    assert not is_one(pixels[None])
     for refused in ([[1, 2], [3]], [[[1, 2, 3]], [[1, 2]]], array.array("B", b"12"), range(9)):
         assert is_one(refused)
         with pytest.raises(ImageError):
@@ -532,6 +533,10 @@ def test_a_large_jpeg_is_reduced_while_it_is_decoded() -> None:
     reduced, size = read_reduced(content, 100_000)
     assert (reduced.size, size) == ((200, 151), (400, 301))
     assert read_reduced(content, 200_000)[0].size == (400, 301)
+    noise = encode(Image.effect_noise((400, 301), 80), "JPEG")
+    with Image.open(io.BytesIO(noise)) as drafted:
+        drafted.draft(None, (200, 150))
+        np.testing.assert_array_equal(read_reduced(noise, 100_000)[0], drafted.convert("RGB"))
     turned = Image.Exif()
     turned[0x0112] = 6
     reduced, size = read_reduced(encoded("JPEG", (400, 301), exif=turned), 100_000)
