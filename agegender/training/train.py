@@ -10,6 +10,7 @@ checkpoints/   until the run is finished: its state, to resume from
 """
 
 import contextlib
+import numbers
 import os
 import pathlib
 import shutil
@@ -22,7 +23,7 @@ import keras
 
 from agegender.models.contract import ContractError
 from agegender.models.losses import complete_loss_weights
-from agegender.models.saving import check_weights
+from agegender.models.saving import check_model
 from agegender.schema import EMBEDDING
 from agegender.training import trunk_cache
 from agegender.training.checkpoints import CheckpointPolicy
@@ -53,7 +54,7 @@ def train(
     epochs: int,
     steps_per_epoch: int | None = None,
     augmentation: keras.layers.Layer | None = None,
-    optimizer: keras.optimizers.Optimizer | None = None,
+    optimizer: keras.optimizers.Optimizer | str | None = None,
     loss_weights: Mapping[str, float] | None = None,
     image_sizes: Sequence[tuple[int, int]] = (),
     cache_trunk: int = 0,
@@ -81,7 +82,7 @@ def train(
         epochs: number of epochs, 1 or more.
         steps_per_epoch: batches per epoch; by default one pass over the data.
         augmentation: layer applied to the images in training only, such as `Augmentation(seed=1)`.
-        optimizer: by default `make_optimizer` for the length of the run.
+        optimizer: a Keras optimizer or its name; by default `make_optimizer` for the length of the run.
         loss_weights: weight of each head's loss, such as `{"age": 1.0, "gender": 3.0}`; 1 by default.
         image_sizes: train at smaller sizes first: `[(8, 32), (4, 48)]` trains eight epochs at 32 px, four at 48 px and
             the rest at the size of the model. Images are resized after the augmentation. Small images are cheap and
@@ -117,11 +118,13 @@ def train(
     >>> sorted(history.history)
     ['age_loss', 'age_mae', 'gender_accuracy', 'gender_loss', 'loss']
     """
+    if not os.fspath(workdir):
+        raise ValueError("`workdir` must name a folder; '.' is the current one. Received: workdir=''")
     started, workdir = time.monotonic(), pathlib.Path(workdir)
     verbosity = (1 if sys.stdout.isatty() else 2) if verbose == "auto" else int(verbose)
 
     # Check the arguments before anything is written.
-    check_weights(model)
+    check_model(model)
     check_type(data, "data")
     if validation is not None:
         check_type(validation, "validation")
@@ -129,7 +132,7 @@ def train(
     stages = list_stages(image_sizes, epochs, model.input_shape[1], cache_trunk)
     embedding_width = _find_embedding_width(data)
     _check_cache_trunk(cache_trunk, epochs, embedding_width)
-    optimizer = optimizer or make_optimizer(steps=epochs * steps_per_epoch)
+    optimizer = keras.optimizers.get(optimizer or make_optimizer(steps=epochs * steps_per_epoch))
     callbacks = list(callbacks)
     _check_optimizer(optimizer, callbacks)
     if process_count() == 1:  # otherwise process 0 checks and broadcasts the result
@@ -232,17 +235,23 @@ def _config_of(made: keras.optimizers.Optimizer | keras.layers.Layer) -> dict[st
 
 
 def _resolve_steps_per_epoch(data: Any, steps_per_epoch: int | None, epochs: int) -> int:
-    if epochs < 1:
-        raise ValueError(f"`epochs` must be 1 or more. Received: epochs={epochs}")
+    if not _is_positive_int(epochs):
+        raise ValueError(f"`epochs` must be a whole number, 1 or more. Received: epochs={epochs!r}")
     if steps_per_epoch is None:
         steps_per_epoch = getattr(data, "steps_per_epoch", None) or find_length(data)
     if steps_per_epoch is None:
         raise ValueError(
             f"`steps_per_epoch` must be given for data of unknown length. Received: a {type(data).__name__} as `data`"
         )
-    if steps_per_epoch < 1:
-        raise ValueError(f"`steps_per_epoch` must be 1 or more. Received: steps_per_epoch={steps_per_epoch}")
-    return steps_per_epoch
+    if not _is_positive_int(steps_per_epoch):
+        raise ValueError(
+            f"`steps_per_epoch` must be a whole number, 1 or more. Received: steps_per_epoch={steps_per_epoch!r}"
+        )
+    return int(steps_per_epoch)
+
+
+def _is_positive_int(value: object) -> bool:
+    return isinstance(value, numbers.Integral) and not isinstance(value, bool) and int(value) >= 1
 
 
 def _find_embedding_width(data: Any) -> int:

@@ -365,6 +365,36 @@ def test_first_batch_is_checked_before_anything_is_written(tmp_path: pathlib.Pat
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"workdir": ""}, "`workdir` must name a folder"),
+        ({"model": None}, "must be one from `build_model`"),
+        ({"model": "runs/1"}, "must be one from `build_model`"),
+    ],
+)
+def test_wrong_model_or_workdir_is_refused_before_anything_is_written(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, arguments: dict[str, Any], message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    options = {"model": make_model(), "data": Batches(FACES), "workdir": "run", "epochs": 1, "verbose": 0}
+    with pytest.raises(ValueError, match=message):
+        ag.train(**{**options, **arguments})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_optimizer_may_be_a_name(eager: None, tmp_path: pathlib.Path) -> None:
+    model = make_model()
+    start, trained = model.get_weights(), []
+    for number, optimizer in enumerate(("sgd", keras.optimizers.SGD())):
+        model.set_weights(start)
+        options = {"workdir": tmp_path / str(number), "epochs": 1, "steps_per_epoch": 1, "verbose": 0}
+        ag.train(model, Batches(FACES), optimizer=optimizer, **options)
+        trained.append(model.get_weights())
+    assert all(map(np.array_equal, *trained))
+    assert not all(map(np.array_equal, trained[0], start))
+
+
 def test_model_of_zeros_is_refused_before_anything_is_written(tmp_path: pathlib.Path) -> None:
     model = make_model()
     for weight in model.weights:
@@ -490,8 +520,11 @@ def test_generator_trains_from_its_first_batch(tmp_path: pathlib.Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"epochs": 0}, "`epochs` must be 1 or more. Received: epochs=0"),
-        ({"steps_per_epoch": 0}, "`steps_per_epoch` must be 1 or more"),
+        ({"epochs": 0}, "`epochs` must be a whole number, 1 or more. Received: epochs=0"),
+        ({"epochs": 1.5}, "`epochs` must be a whole number, 1 or more. Received: epochs=1.5"),
+        ({"steps_per_epoch": 0}, "`steps_per_epoch` must be a whole number, 1 or more"),
+        ({"steps_per_epoch": 40 / 16}, "1 or more. Received: steps_per_epoch=2.5"),
+        ({"optimizer": "nosuch"}, "nosuch"),
         ({"loss_weights": {"age": -1.0}}, "`loss_weights` must map heads"),
         ({"image_sizes": [(1, 12)]}, "`image_sizes` must be pairs of epochs, together less than the 1 of the run"),
         ({"image_sizes": [(1, 48)], "epochs": 2}, "pixels in 1..24. Received: image_sizes=[(1, 48)]"),
