@@ -25,7 +25,7 @@ class Model:
 
     def __call__(self, files: Sequence[bytes], options: Options) -> list[Photograph | ImageError]:
         self.batches.append(([len(data) for data in files], options))
-        self.gate.wait(10)
+        self.gate.wait(60)
         if b"breaks" in files:
             raise RuntimeError
         return [
@@ -37,7 +37,7 @@ def run(model: Model, use: Callable[[Batcher], Awaitable[None]]) -> None:
     async def go() -> None:
         async with Batcher(model, Metrics()) as batcher:
             assert batcher.is_alive
-            await asyncio.wait_for(use(batcher), 20)
+            await asyncio.wait_for(use(batcher), 120)
         assert not batcher.is_alive
 
     asyncio.run(go())
