@@ -35,7 +35,7 @@ class Learner(keras.Model):
     """The model that `fit` is called on.
 
     Targets may be a dict or a tuple in the order of the heads. For a batch that breaks the data contract, the loss is
-    NaN, at which training stops.
+    NaN, at which training stops, and the gradients are 0.
     """
 
     def compute_loss(
@@ -43,14 +43,22 @@ class Learner(keras.Model):
     ) -> Any:
         """As in Keras."""
         targets, weights = _name_targets(y, y_pred), _name_weights(sample_weight, y_pred)
-        loss = super().compute_loss(x, targets, y_pred, weights, training)
         heads = {head: targets[head] for head in _list_heads(y_pred)}
-        return ops.where(is_valid(x, heads, weights), loss, float("nan"))
+        valid = is_valid(x, heads, weights)
+        # NaN in the batch would make the gradients NaN, whatever the last line returns.
+        targets |= {head: _keep_if(valid, values) for head, values in heads.items()}
+        weights = keras.tree.map_structure(lambda each: None if each is None else _keep_if(valid, each), weights)
+        loss = super().compute_loss(x, targets, y_pred, weights, training)
+        return ops.where(valid, loss, float("nan"))
 
     def compute_metrics(self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None) -> Any:
         """As in Keras."""
         weights = _name_weights(sample_weight, y_pred)
         return super().compute_metrics(x, _name_targets(y, y_pred), y_pred, weights)
+
+
+def _keep_if(valid: Any, values: Any) -> Any:
+    return ops.where(valid, values, ops.zeros_like(values))
 
 
 def _name_weights(sample_weight: Any, outputs: Mapping[str, Any]) -> Any:

@@ -311,6 +311,19 @@ def test_bad_batch_is_named_and_the_run_keeps_its_record(tmp_path: pathlib.Path)
     assert json.loads((tmp_path / "run.json").read_text())["config"] == {"epochs": 3}
 
 
+@pytest.mark.parametrize("bad", ["age", "gender", "sample_weight"])
+def test_bad_batch_leaves_the_weights_finite(tmp_path: pathlib.Path, bad: str) -> None:
+    images, targets = next(iter(make_faces(8)))
+    values = {**targets, "sample_weight": tf.ones([8, 1])}
+    values[bad] = tf.where(tf.range(8)[:, None] == 3, float("nan"), values[bad])
+    weights = values.pop("sample_weight")[:, 0]
+    data = tf.data.Dataset.from_tensor_slices((images, values, weights)).batch(8)
+    model = make_model()
+    with pytest.raises(ContractError, match="nan"):
+        ag.train(model, data, workdir=tmp_path, epochs=1, verbose=0)
+    assert all(np.all(np.isfinite(weight)) for weight in model.get_weights())
+
+
 def test_bad_validation_batch_is_named(tmp_path: pathlib.Path) -> None:
     validation = replace_target(make_faces(16), 1, "gender", 2.0)
     with pytest.raises(ContractError, match=r"^Batch 2 of `validation` breaks .* Received: gender=2 in row 0"):
