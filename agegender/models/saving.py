@@ -43,6 +43,11 @@ def load_model(path: str | os.PathLike) -> keras.Model:
         file = file / BEST_MODEL
     if not file.is_file():
         raise FileNotFoundError(f"There is no trained model at {file}. `train` writes one; give its workdir or file.")
+    if file.suffix == ".onnx":
+        raise ValueError(
+            f"{file} must be the .keras file that it was exported from. `Predictor` and `agegender evaluate --labels` "
+            "take ONNX files"
+        )
     if not zipfile.is_zipfile(file):
         raise ValueError(f"{file} is not a .keras file, or it is cut short: every .keras file is a zip archive.")
     try:

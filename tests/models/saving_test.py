@@ -181,6 +181,12 @@ def test_a_tampered_model_is_refused(parts: Parts, tmp_path: pathlib.Path, unhar
     assert_refused(path, words)
 
 
+def test_onnx_file_is_sent_to_what_takes_it(tmp_path: pathlib.Path, unharmed: None) -> None:
+    path = tmp_path / "model.onnx"
+    path.write_bytes(b"\x08\x07")
+    assert_refused(path, "must be the .keras file that it was exported from")
+
+
 def test_other_bytes_are_refused(parts: Parts, tmp_path: pathlib.Path, unharmed: None) -> None:
     path, good = tmp_path / "best.keras", pack(parts)
     for content in (b"", b"<!DOCTYPE html>", pickle.dumps(print), parts[WEIGHTS], good[: len(good) // 2]):
