@@ -1,4 +1,5 @@
 import csv
+import functools
 import io
 import json
 import os
@@ -401,7 +402,10 @@ def test_answers_come_early_and_survive_an_interruption(album: pathlib.Path) -> 
     for number in range(1, 2000):  # their answers do not fit into the pipe, so that the command cannot end first
         (big / f"{number}.jpg").symlink_to("0.jpg")
     command = [sys.executable, "-m", "agegender", "predict", "--json", "big"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=album, text=True) as process:
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    # What a shell starts in the background, these tests perhaps, ignores Ctrl-C, and so do its children.
+    heed = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    with subprocess.Popen(command, **pipes, cwd=album, preexec_fn=heed) as process:
         first = process.stdout.readline()
         process.send_signal(signal.SIGINT)
         answers, err = json.loads(first + process.stdout.read()), process.stderr.read()
