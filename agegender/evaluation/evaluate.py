@@ -105,10 +105,10 @@ def evaluate_run(
 
     if data_dir is None and run is not None:
         data_dir = read_data_dir(run)
-    if out is not None:  # before the slow part
-        pathlib.Path(out).mkdir(parents=True, exist_ok=True)
     path = find_released() if run is None else run
     model, calibration = load_model(path), load_calibration(path)
+    if out is not None:  # before the slow part, and not where there is no model
+        pathlib.Path(out).mkdir(parents=True, exist_ok=True)
     flip = (calibration is not None and calibration.flip) if flip is None else flip
     if calibration and calibration.flip != flip:
         logging.warning("The calibration is not measured: it was fitted with flip=%s", calibration.flip)

@@ -151,6 +151,12 @@ def test_run_is_evaluated_on_a_split(
     assert capsys.readouterr().err == ""
 
 
+def test_missing_model_leaves_no_folder(tmp_path: pathlib.Path) -> None:
+    with pytest.raises(FileNotFoundError, match="There is no trained model"):
+        ag.evaluate_run(tmp_path / "none", out=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_released_model_is_evaluated_by_default(data: pathlib.Path, tmp_path: pathlib.Path) -> None:
     report = ag.evaluate_run(data_dir=data, out=tmp_path)
     assert report.count == 10 and report.coverage["nominal"] == 0.95
