@@ -87,7 +87,7 @@ def compare_photographs(deepface: Any, args: argparse.Namespace) -> None:
 
 
 def write_models(folder: pathlib.Path) -> None:
-    """Writes VGG16 at 200 px with random weights and two heads, as best.keras and in int8."""
+    """Writes VGG16 at 200 px with random weights and two heads, as the files of `MODELS`."""
     import agegender as ag
 
     folder.mkdir(parents=True, exist_ok=True)

@@ -113,7 +113,8 @@ def check_model(model: Any) -> keras.Model:
     """Returns the model if it maps images to ages and genders.
 
     Raises:
-        ValueError: if it does not, if a layer needs too much memory, or as `check_weights`.
+        ValueError: if it does not, if a layer needs too much memory, if weights are not finite, or if all convolutions
+            are zero.
     """
     input_shape, outputs = getattr(model, "input_shape", None), getattr(model, "output", None)
     shapes = {head: tuple(output.shape) for head, output in outputs.items()} if isinstance(outputs, dict) else {}
@@ -137,11 +138,11 @@ def check_model(model: Any) -> keras.Model:
                     f"The output of each layer must have at most {_MAX_ACTIVATION:,} values per image. "
                     f"Received: {layer.name!r} with {tuple(output.shape)}"
                 )
-    check_weights(model)
+    _check_weights(model)
     return model
 
 
-def check_weights(model: keras.Model) -> None:
+def _check_weights(model: keras.Model) -> None:
     """Raises ValueError if weights are not finite, or all convolutions are zero, which no training changes."""
     kernels = []
     for weight in model.weights:

@@ -279,12 +279,11 @@ def _read_tar_member(archive: tarfile.TarFile, member: tarfile.TarInfo, path: Pa
 
 def _zip_files(path: Path) -> Iterator[File]:
     with zipfile.ZipFile(path) as archive:
-        _check_count(path, len(archive.infolist()))
-        if sum(member.file_size for member in archive.infolist()) > _max_unpacked(
-            path
-        ):  # zipfile reads no more of each
-            raise zipfile.BadZipFile(f"it unpacks to more than {_max_unpacked(path):,} bytes")
-        for member in archive.infolist():
+        members, limit = archive.infolist(), _max_unpacked(path)
+        _check_count(path, len(members))
+        if sum(member.file_size for member in members) > limit:  # zipfile reads no more of each
+            raise zipfile.BadZipFile(f"it unpacks to more than {limit:,} bytes")
+        for member in members:
             if member.header_offset < 0:
                 raise zipfile.BadZipFile("its beginning is missing")
             name = member.filename.replace("\\", "/")  # some programs of Windows write the one for the other
