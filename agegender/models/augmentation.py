@@ -1,8 +1,9 @@
 """Random augmentation as one Keras layer: a single warp per image, compiled with XLA, a function of (seed, step).
 
-`compose_transforms` joins rotation, shift, shear, zoom and flip into one matrix per image, `warp` resamples the pixels
-once, `blur_images`, `adjust_color` and `erase_rectangles` change their values. These functions are pure; their random
-numbers are the columns of one uniform draw, named in `DRAWS`. `Augmentation` makes the draw and counts the steps.
+`compose_transforms` joins rotation, shift, shear, zoom and flip into one matrix per image, `turn_heads` bends what it
+shows around a head, `warp` resamples the pixels once, `blur_images`, `adjust_color` and `erase_rectangles` change
+their values. These functions are pure; their random numbers are the columns of one uniform draw, named in `DRAWS`.
+`Augmentation` makes the draw and counts the steps.
 
 Keras has a layer for each of these changes, but its geometry has no XLA kernel on TensorFlow, so a model with one
 loses XLA, and five layers in a row read and write each image five times.
@@ -23,12 +24,13 @@ DRAWS: Final = (
     *("rotation", "width_shift", "height_shift", "shear", "width_zoom", "height_zoom", "flip"),
     *("brightness", "contrast"),
     *("erase", "area", "aspect", "left", "top", "red", "green", "blue"),
-    *("saturation", "red_gain", "green_gain", "blue_gain", "blur"),
+    *("saturation", "red_gain", "green_gain", "blue_gain", "blur", "yaw"),
 )
 ERASED_AREA: Final = (0.02, 0.2)  # share of the image; the paper's 0.4 can hide a whole face
 ERASED_ASPECT: Final = (0.3, 1 / 0.3)  # height / width, as in the paper
 MID_GRAY: Final = 127.5
 WHITE: Final = 255.0
+HEAD_RADIUS: Final = 0.44  # of the width of an aligned image, from the middle of the face to its silhouette
 MAX_SEED: Final = 2**31 - 3  # on TensorFlow Keras takes both numbers of a seed modulo 2**31 - 2
 
 # The closed interval of each number; `Augmentation` describes them.
@@ -44,6 +46,7 @@ LIMITS: Final = {
     "saturation": (0, 1),
     "color": (0, 1),
     "blur": (0, 0.1),
+    "yaw": (0, 60),
     "seed": (0, MAX_SEED),
 }
 
@@ -63,6 +66,7 @@ class Settings(NamedTuple):
     saturation: float = 0.0
     color: float = 0.0
     blur: float = 0.0
+    yaw: float = 0.0
 
 
 def _split_noise(noise: Tensor) -> dict[str, Tensor]:
@@ -120,12 +124,35 @@ def _make_gather(images: Tensor) -> Callable[[Tensor], Tensor]:
     return gather
 
 
-def warp(images: Tensor, transforms: Tensor) -> Tensor:
+def turn_heads(x: Tensor, yaws: Tensor, width: int) -> Tensor:
+    """Turns heads to a side: returns where in the old images the places in the new ones are.
+
+    A head counts as an upright cylinder in the middle of the image. The middle of the face stays where it is, as in
+    images that are aligned by the landmarks. Behind the head nothing moves; of the side that comes into view, the
+    edge is repeated.
+
+    Args:
+        x: float32 `[batch, height, width]`, pixels from the left.
+        yaws: float32 `[batch]`, radians, above 0 to the right of the image.
+        width: pixels.
+
+    Returns:
+        float32 `[batch, height, width]`, pixels from the left.
+    """
+    width, yaws = ops.cast(width, "float32"), yaws[:, None, None]
+    center, radius = (width - 1) / 2, HEAD_RADIUS * width
+    across = (x - center) / radius + ops.sin(yaws)  # from -1 to 1 on the head
+    angle = ops.clip(ops.arcsin(ops.clip(across, -1.0, 1.0)) - yaws, -math.pi / 2, math.pi / 2)
+    return center + radius * ops.where(ops.abs(across) > 1, across, ops.sin(angle))
+
+
+def warp(images: Tensor, transforms: Tensor, yaws: Tensor | None = None) -> Tensor:
     """Resamples images bilinearly; outside, the edge is repeated (`fill_mode="nearest"`).
 
     Args:
         images: uint8 or float `[batch, height, width, channels]`.
         transforms: float32 `[batch, 2, 3]` from `compose_transforms`.
+        yaws: float32 `[batch]`, radians by which heads are turned before that, see `turn_heads`.
 
     Returns:
         float32 `[batch, height, width, channels]`, in the units of `images`.
@@ -141,11 +168,11 @@ def warp(images: Tensor, transforms: Tensor) -> Tensor:
     _, height, width, _ = ops.shape(images)
     m = ops.reshape(transforms, (-1, 2, 3, 1, 1))
     x, y = ops.arange(width, dtype="float32"), ops.arange(height, dtype="float32")[:, None]
+    x, y = (m[:, row, 0] * x + m[:, row, 1] * y + m[:, row, 2] for row in range(2))
+    if yaws is not None:
+        x = turn_heads(x, yaws, width)
     # Clipping the coordinates repeats the edge.
-    x, y = (
-        ops.clip(m[:, row, 0] * x + m[:, row, 1] * y + m[:, row, 2], 0.0, ops.cast(size - 1, "float32"))
-        for row, size in enumerate((width, height))
-    )
+    x, y = (ops.clip(places, 0.0, ops.cast(size - 1, "float32")) for places, size in ((x, width), (y, height)))
     left, top = ops.cast(x, "int32"), ops.cast(y, "int32")
     right, bottom = ops.minimum(left + 1, width - 1), ops.minimum(top + 1, height - 1)
 
@@ -253,7 +280,10 @@ def augment(images: Tensor, noise: Tensor, settings: Settings) -> Tensor:
         float32 `[batch, height, width, 3]`, 0..255.
     """
     _, height, width, _ = ops.shape(images)
-    images = warp(images, compose_transforms(noise, settings, height, width))
+    yaws = None
+    if settings.yaw:
+        yaws = _scale_noise(_split_noise(noise)["yaw"], -settings.yaw, settings.yaw) * (math.pi / 180)
+    images = warp(images, compose_transforms(noise, settings, height, width), yaws)
     images = blur_images(images, noise, settings) if settings.blur else images
     images = adjust_color(images, noise, settings)
     return erase_rectangles(images, noise, settings) if settings.erasing else images
@@ -312,6 +342,7 @@ class Augmentation(keras.layers.Layer):
             [0, 1].
         color: each channel is multiplied by its own factor in [1 - color, 1 + color]; in [0, 1].
         blur: maximum standard deviation of a Gaussian blur as a share of the width, in [0, 0.1].
+        yaw: maximum angle in degrees by which heads are turned to the left or right, in [0, 60]; see `turn_heads`.
         seed: int in [0, 2**31 - 3].
         **kwargs: `name` and `trainable`, as for every Keras layer.
 
@@ -341,12 +372,13 @@ class Augmentation(keras.layers.Layer):
         saturation: float = 0.0,
         color: float = 0.0,
         blur: float = 0.0,
+        yaw: float = 0.0,
         seed: int = 0,
         **kwargs: Any,
     ) -> None:
         settings = Settings(
             *(rotation, width_shift, height_shift, shear, zoom, horizontal_flip),
-            *(brightness, contrast, erasing, saturation, color, blur),
+            *(brightness, contrast, erasing, saturation, color, blur, yaw),
         )
         _check_arguments({**settings._asdict(), "seed": seed})
         super().__init__(dtype="float32", **kwargs)

@@ -17,7 +17,7 @@ from agegender.models import augmentation
 from agegender.models.augmentation import DRAWS, Augmentation, Settings
 
 IDENTITY = [[1, 0, 0], [0, 1, 0]]
-STRONG = Settings(10, 0.2, 0.2, 0.2, 0.2, True, 0.1, 0.1, 0.5)
+STRONG = Settings(10, 0.2, 0.2, 0.2, 0.2, True, 0.1, 0.1, 0.5, yaw=40)
 
 
 def make_images(batch: int = 4, height: int = 24, width: int = 24) -> np.ndarray:
@@ -133,6 +133,39 @@ def test_geometry_equals_scipy(parameters: tuple) -> None:
     np.testing.assert_allclose(warp(smooth[None], transforms)[0], expected, atol=0.02)
 
 
+@pytest.mark.parametrize("yaw", [-50, -20, 35])
+def test_a_point_on_a_turned_head_is_where_a_cylinder_has_it(yaw: float) -> None:
+    """A point at an angle to the line of sight is at the sine of that angle, and turns with the head."""
+    width, turn = 101, np.radians(yaw)
+    radius = 0.44 * width
+    angles = np.radians(np.linspace(-80, 80, 33))
+    angles = angles[np.abs(angles + turn) < np.pi / 2]  # those that stay in view
+    new_places = 50 + radius * (np.sin(angles + turn) - np.sin(turn))
+    old_places = augmentation.turn_heads(np.float32(new_places)[None, None], np.float32([turn]), width)
+    np.testing.assert_allclose(old_places[0, 0], 50 + radius * np.sin(angles), atol=1e-3)
+
+
+def test_a_turned_head_has_a_silhouette() -> None:
+    # The head reaches from 5.6 to 94.4 pixels. Turned by 30 degrees, the middle of the face lies half a radius, 22.2
+    # pixels, right of the axis: the head now reaches from -16.7 to 72.2, and what is right of it is from behind it.
+    x = np.array([72.0, 73.0, 100.0, -12.0], "float32")[None, None]
+    places = ops.convert_to_numpy(augmentation.turn_heads(x, np.radians(np.float32([30])), 101))
+    inside, behind, edge, new_side = places[0, 0]
+    assert inside < 50 + 0.44 * 101 * np.sin(np.radians(60)) and inside > 80
+    np.testing.assert_allclose([behind, edge], [73 + 22.22, 100 + 22.22], atol=1e-3)
+    assert new_side == pytest.approx(50 - 0.44 * 101, abs=1e-3)
+
+
+def test_images_are_turned_before_the_other_changes() -> None:
+    images, settings = make_images(2), Settings(yaw=40, horizontal_flip=True)
+    noise = make_noise(2, yaw=0.75, flip=0.0)  # 20 degrees to the right, then mirrored
+    turned = augmentation.warp(images, np.float32([IDENTITY] * 2), np.radians(np.float32([20, 20])))
+    assert (ops.convert_to_numpy(turned) != images).any()
+    augmented = augmentation.augment(images, noise, settings)
+    np.testing.assert_allclose(augmented, ops.convert_to_numpy(turned)[:, :, ::-1], atol=1e-2)
+    np.testing.assert_allclose(augmentation.augment(images, make_noise(2), Settings(yaw=40)), images, atol=1e-2)
+
+
 # --- color and erasing
 
 
@@ -214,8 +247,9 @@ def test_augment_warps_then_blurs_then_adjusts_then_erases() -> None:
     expected = 127.5 + (images[:, :, ::-1] * 0.5 - 127.5) * 0.5
     expected[:, :9, :9] = [255, 51, 0]
     np.testing.assert_allclose(augmentation.augment(images, noise, settings), expected, rtol=1e-5)
-    every, noise = Settings(10, 0.2, 0.2, 0.2, 0.2, True, 0.5, 0.5, 1.0, 0.5, 0.5, 0.05), draw_noise(4)
-    changed = augmentation.warp(make_images(), augmentation.compose_transforms(noise, every, 24, 24))
+    every, noise = Settings(10, 0.2, 0.2, 0.2, 0.2, True, 0.5, 0.5, 1.0, 0.5, 0.5, 0.05, 30), draw_noise(4)
+    yaws = np.radians(60 * noise[:, DRAWS.index("yaw")] - 30)
+    changed = augmentation.warp(make_images(), augmentation.compose_transforms(noise, every, 24, 24), yaws)
     for change in (augmentation.blur_images, augmentation.adjust_color, augmentation.erase_rectangles):
         changed = change(changed, noise, every)
     np.testing.assert_allclose(augmentation.augment(make_images(), noise, every), changed, rtol=1e-5)
@@ -226,7 +260,7 @@ def test_every_draw_has_its_own_column() -> None:
     assert list(DRAWS) == [
         *("rotation", "width_shift", "height_shift", "shear", "width_zoom", "height_zoom", "flip"),
         *("brightness", "contrast", "erase", "area", "aspect", "left", "top", "red", "green", "blue"),
-        *("saturation", "red_gain", "green_gain", "blue_gain", "blur"),
+        *("saturation", "red_gain", "green_gain", "blue_gain", "blur", "yaw"),
     ]
 
 
@@ -244,7 +278,7 @@ def test_layer_only_casts_outside_training() -> None:
 def test_each_option_alone_changes_images(option: str) -> None:
     off: dict[str, Any] = Settings()._asdict()
     value = True if option == "horizontal_flip" else 0.5
-    strong = {"rotation": 10.0, "shear": 10.0, "blur": 0.1}.get(option, value)
+    strong = {"rotation": 10.0, "shear": 10.0, "yaw": 10.0, "blur": 0.1}.get(option, value)
     assert (run(Augmentation(**{**off, option: strong}), make_images(8)) != make_images(8)).any()
     np.testing.assert_array_equal(run(Augmentation(**off), make_images()), make_images())
     default = Augmentation()
@@ -304,7 +338,7 @@ def test_fit_counts_one_step_per_batch(jit: bool) -> None:
 @pytest.mark.filterwarnings("ignore:__array__ implementation")  # Keras 3.15 under NumPy 2
 def test_a_saved_model_keeps_its_augmentation(tmp_path: pathlib.Path) -> None:
     arguments = {
-        **Settings(1, 0.11, 0.12, 2, 0.13, False, 0.14, 0.15, 0.16, 0.17, 0.18, 0.019)._asdict(),
+        **Settings(1, 0.11, 0.12, 2, 0.13, False, 0.14, 0.15, 0.16, 0.17, 0.18, 0.019, 20)._asdict(),
         **{"seed": 17, "name": "random", "trainable": False},
     }
     layer = Augmentation(**arguments)
@@ -342,7 +376,7 @@ sys.modules["tensorflow"] = None  # an import of it fails
 import jax, keras, numpy as np
 from agegender.models.augmentation import Augmentation, Settings, augment
 images, noise = (np.load(sys.argv[1] + name) for name in ("/images.npy", "/noise.npy"))
-settings = Settings(10, 0.2, 0.2, 0.2, 0.2, True, 0.1, 0.1, 0.5)
+settings = Settings(10, 0.2, 0.2, 0.2, 0.2, True, 0.1, 0.1, 0.5, yaw=40)
 np.save(sys.argv[1] + "/outputs.npy", jax.jit(augment, static_argnums=2)(images, noise, settings))
 layer = Augmentation(seed=1)
 head = [keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(1)]
@@ -379,6 +413,7 @@ def test_jax_gives_the_same_images_without_tensorflow(tmp_path: pathlib.Path) ->
         ({"saturation": 1.1}, "`saturation` must be in [0, 1]. Received: saturation=1.1"),
         ({"color": 1.1}, "`color` must be in [0, 1]. Received: color=1.1"),
         ({"blur": 0.11}, "`blur` must be in [0, 0.1]. Received: blur=0.11"),
+        ({"yaw": 61}, "`yaw` must be in [0, 60]. Received: yaw=61"),
         ({"erasing": True}, "`erasing` must be in [0, 1]. Received: erasing=True"),
         ({"horizontal_flip": 0.5}, "`horizontal_flip` must be True or False. Received: horizontal_flip=0.5"),
         ({"seed": -1}, "`seed` must be in [0, 2147483645]. Received: seed=-1"),
