@@ -215,20 +215,11 @@ def measure_photographs(labels: PhotographLabels, answers: Iterable[Any]) -> Pho
     if not faces.any():
         raise ValueError(f"No face was found. Received: {count:,} photographs, {len(unreadable):,} of them unreadable")
     table = {FILE: np.array(labels.files), "faces": faces, "predicted_age": ages, "p_female": p_female}
-    values: dict[str, NDArray[np.float64]] = {"found": (faces > 0).astype("float64")}
     if labels.genders is not None:
         table[GENDER] = labels.genders.astype(int)
-        right = (p_female >= 0.5) == (labels.genders == 1)
-        values["gender_accuracy"] = np.where(np.isnan(p_female), np.nan, right)
-    if labels.low is not None and labels.high is not None and labels.bands is not None:
+    if labels.bands is not None:
         table[AGE_BAND] = labels.bands
-        bias = np.minimum(ages - (labels.low - _BELOW), 0) + np.maximum(ages - (labels.high + _ABOVE), 0)
-        values |= {
-            "inside": np.where(np.isnan(ages), np.nan, bias == 0),
-            "distance": np.abs(bias),
-            "bias": bias,
-            "mean_age": ages,
-        }
+    values = {"found": (faces > 0).astype("float64"), **score_photographs(labels, ages, p_female)}
     weights = metrics.resample(np.arange(count))
     whole = _measure_rows(values, weights, np.ones(count, bool))
     bands = {}
@@ -238,6 +229,30 @@ def measure_photographs(labels: PhotographLabels, answers: Iterable[Any]) -> Pho
     return PhotographReport(
         count, unreadable, int(np.sum(faces > 1)), whole["metrics"], whole["intervals"], bands, table
     )
+
+
+def score_photographs(
+    labels: PhotographLabels, ages: NDArray[np.float64], p_female: NDArray[np.float64]
+) -> dict[str, NDArray[np.float64]]:
+    """Compares predictions with labels, photograph by photograph.
+
+    Args:
+        labels: of the photographs.
+        ages: predicted, in years, [photographs]; NaN without a face.
+        p_female: predicted probability of female, [photographs]; NaN without a face.
+
+    Returns:
+        "gender_accuracy" (0 or 1), "inside" (0 or 1), "distance", "bias" and "mean_age" (years), each [photographs], as
+        far as there are labels; NaN without a face.
+    """
+    scores: dict[str, NDArray[np.float64]] = {}
+    if labels.genders is not None:
+        scores["gender_accuracy"] = np.where(np.isnan(p_female), np.nan, (p_female >= 0.5) == (labels.genders == 1))
+    if labels.low is not None and labels.high is not None:
+        bias = np.minimum(ages - (labels.low - _BELOW), 0) + np.maximum(ages - (labels.high + _ABOVE), 0)
+        inside = np.where(np.isnan(ages), np.nan, bias == 0)
+        scores |= {"inside": inside, "distance": np.abs(bias), "bias": bias, "mean_age": ages}
+    return scores
 
 
 def _measure_rows(
