@@ -14,6 +14,7 @@ A distribution head (`build_model(..., age_head="distribution")`) adds a cross-e
 """
 
 import math
+import numbers
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
@@ -199,12 +200,14 @@ def complete_loss_weights(heads: Sequence[str], loss_weights: Mapping[str, float
     Raises:
         ValueError: as `compile_losses`.
     """
-    given = dict(loss_weights or {})
-    weights = {head: given.get(head, 1.0) for head in heads}
-    valid = given.keys() <= weights.keys() and all(0 <= weight < math.inf for weight in weights.values())
+    weights: dict[str, float] = dict.fromkeys(heads, 1.0)
+    valid = isinstance(loss_weights or {}, Mapping) and set(loss_weights or ()) <= set(heads)
+    if valid:
+        weights |= loss_weights or {}
+        valid = all(isinstance(weight, numbers.Real) and 0 <= weight < math.inf for weight in weights.values())
     if not valid or not any(weights.values()):
         raise ValueError(
             f"`loss_weights` must map heads of the model, {list(heads)}, to finite numbers of 0 or more, one of them "
-            f"above 0. Received: loss_weights={given}"
+            f"above 0. Received: loss_weights={loss_weights!r}"
         )
     return weights

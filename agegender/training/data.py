@@ -19,7 +19,8 @@ _Check = Callable[[Any, int], tuple[Any, ...]]  # takes a batch and its number, 
 
 def check_type(data: Any, name: str) -> None:
     """Raises ValueError for data that are no dataset, or an empty one."""
-    if data is None or isinstance(data, list | tuple | dict | str | bytes | np.ndarray):
+    is_iterable = isinstance(data, keras.utils.PyDataset) or hasattr(data, "__iter__")
+    if not is_iterable or isinstance(data, list | tuple | dict | str | bytes | np.ndarray):
         raise ValueError(
             f"`{name}` must be a `tf.data.Dataset`, a `keras.utils.PyDataset` or a generator of batches, such as "
             "`tf.data.Dataset.from_tensor_slices((images, targets)).batch(32)`. "

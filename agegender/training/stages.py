@@ -1,6 +1,7 @@
 """The stages of a run: ranges of epochs, each at one image size."""
 
 import itertools
+import operator
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -21,12 +22,15 @@ def list_stages(
     >>> list_stages([(8, 32)], 10, 64)
     [Stage(first_epoch=0, end_epoch=8, image_size=32), Stage(first_epoch=8, end_epoch=10, image_size=64)]
     """
-    pairs = [tuple(pair) for pair in image_sizes]
+    try:
+        pairs = [(operator.index(count), operator.index(size)) for count, size in image_sizes]
+    except (TypeError, ValueError):
+        pairs = [(0, 0)]
     small_epochs = sum(count for count, _ in pairs)
     if any(count < 1 or not 1 <= size <= full_size for count, size in pairs) or small_epochs >= epochs:
         raise ValueError(
             f"`image_sizes` must be pairs of epochs, together less than the {epochs} of the run, and pixels in "
-            f"1..{full_size}. Received: image_sizes={pairs}"
+            f"1..{full_size}, such as [(8, {full_size // 2})]. Received: image_sizes={image_sizes!r}"
         )
     if pairs and cache_trunk:
         raise ValueError(

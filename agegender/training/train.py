@@ -121,9 +121,20 @@ def train(
     if not os.fspath(workdir):
         raise ValueError("`workdir` must name a folder; '.' is the current one. Received: workdir=''")
     started, workdir = time.monotonic(), pathlib.Path(workdir)
-    verbosity = (1 if sys.stdout.isatty() else 2) if verbose == "auto" else int(verbose)
 
     # Check the arguments before anything is written.
+    _check_option("verbose", verbose, verbose in ("auto", 0, 1, 2), "'auto', 0, 1 or 2")
+    verbosity = (1 if sys.stdout.isatty() else 2) if verbose == "auto" else int(verbose)
+    is_layer = augmentation is None or isinstance(augmentation, keras.layers.Layer)
+    _check_option("augmentation", augmentation, is_layer, "a Keras layer or None")
+    is_policy = checkpoints is None or isinstance(checkpoints, CheckpointPolicy)
+    _check_option("checkpoints", checkpoints, is_policy, "a `CheckpointPolicy` or None")
+    has_config = isinstance(run_info or {}, Mapping) and isinstance((run_info or {}).get("config", {}), Mapping)
+    _check_option("run_info", run_info, has_config, 'a mapping, and its "config", if there is one, too')
+    if isinstance(callbacks, Iterable):
+        callbacks = list(callbacks)
+    are_callbacks = isinstance(callbacks, list) and all(isinstance(c, keras.callbacks.Callback) for c in callbacks)
+    _check_option("callbacks", callbacks, are_callbacks, "a list of Keras callbacks")
     check_model(model)
     check_type(data, "data")
     if validation is not None:
@@ -133,7 +144,6 @@ def train(
     embedding_width = _find_embedding_width(data)
     _check_cache_trunk(cache_trunk, epochs, embedding_width)
     optimizer = keras.optimizers.get(optimizer or make_optimizer(steps=epochs * steps_per_epoch))
-    callbacks = list(callbacks)
     _check_optimizer(optimizer, callbacks)
     if process_count() == 1:  # otherwise process 0 checks and broadcasts the result
         check_workdir(workdir)
@@ -248,6 +258,11 @@ def _resolve_steps_per_epoch(data: Any, steps_per_epoch: int | None, epochs: int
             f"`steps_per_epoch` must be a whole number, 1 or more. Received: steps_per_epoch={steps_per_epoch!r}"
         )
     return int(steps_per_epoch)
+
+
+def _check_option(name: str, value: object, is_right: bool, expected: str) -> None:
+    if not is_right:
+        raise ValueError(f"`{name}` must be {expected}. Received: {name}={value!r}")
 
 
 def _is_positive_int(value: object) -> bool:

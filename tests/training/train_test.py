@@ -540,17 +540,33 @@ def test_generator_trains_from_its_first_batch(tmp_path: pathlib.Path) -> None:
         ({"optimizer": "nosuch"}, "nosuch"),
         ({"loss_weights": {"age": -1.0}}, "`loss_weights` must map heads"),
         ({"image_sizes": [(1, 12)]}, "`image_sizes` must be pairs of epochs, together less than the 1 of the run"),
-        ({"image_sizes": [(1, 48)], "epochs": 2}, "pixels in 1..24. Received: image_sizes=[(1, 48)]"),
+        (
+            {"image_sizes": [(1, 48)], "epochs": 2},
+            "pixels in 1..24, such as [(8, 12)]. Received: image_sizes=[(1, 48)]",
+        ),
         ({"image_sizes": [(1, 4)], "epochs": 2}, "`image_sizes` must be large enough for the trunk"),
         ({"image_sizes": [(1, 12)], "epochs": 2, "cache_trunk": 1}, "`cache_trunk` needs one image size"),
         ({"callbacks": [keras.callbacks.ReduceLROnPlateau()]}, "ReduceLROnPlateau sets the learning rate"),
         ({"callbacks": [keras.callbacks.LearningRateScheduler(float)]}, "LearningRateScheduler sets the learning rate"),
         ({"optimizer": keras.optimizers.SGD(0.1, use_ema=True)}, "must not average the weights"),
+        ({"verbose": "loud"}, "`verbose` must be 'auto', 0, 1 or 2. Received: verbose='loud'"),
+        ({"augmentation": 0.1}, "`augmentation` must be a Keras layer or None. Received: augmentation=0.1"),
+        ({"checkpoints": 3}, "`checkpoints` must be a `CheckpointPolicy` or None. Received: checkpoints=3"),
+        ({"run_info": {"config": 3}}, '`run_info` must be a mapping, and its "config", if there is one, too. Received'),
+        ({"run_info": 3}, "`run_info` must be a mapping"),
+        ({"callbacks": 5}, "`callbacks` must be a list of Keras callbacks. Received: callbacks=5"),
+        ({"callbacks": [print]}, "`callbacks` must be a list of Keras callbacks"),
+        ({"loss_weights": [1, 1]}, "`loss_weights` must map heads of the model, ['age', 'gender'], to finite numbers"),
+        ({"loss_weights": {"age": "1"}}, "one of them above 0. Received: loss_weights={'age': '1'}"),
+        ({"image_sizes": (10, 48)}, "such as [(8, 12)]. Received: image_sizes=(10, 48)"),
+        ({"image_sizes": [(1, "a")]}, "such as [(8, 12)]. Received: image_sizes=[(1, 'a')]"),
+        ({"data": make_faces}, "`data` must be a `tf.data.Dataset`, a `keras.utils.PyDataset` or a generator"),
+        ({"data": 5}, "Received: data of type int"),
     ],
 )
 def test_invalid_arguments_are_named_before_writing(tmp_path: pathlib.Path, options: dict, message: str) -> None:
     with pytest.raises(ValueError, match=re.escape(message)):
-        ag.train(make_model(), make_faces(8), workdir=tmp_path / "run", **{"epochs": 1, **options})
+        ag.train(make_model(), **{"data": make_faces(8), "workdir": tmp_path / "run", "epochs": 1, **options})
     assert not (tmp_path / "run").exists()
 
 
