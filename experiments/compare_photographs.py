@@ -1,4 +1,4 @@
-r"""Compares the predictions of several models for the same photographs with the first.
+r"""Compares the predictions of several models for the same photographs with those of the first.
 
     agegender evaluate --labels=photographs/labels.csv --model=runs/1 --out=1
     agegender evaluate --labels=photographs/labels.csv --model=runs/2 --out=2
@@ -53,10 +53,10 @@ def compare(paths: list[str]) -> str:
 def main(_: list[str]) -> None:
     paths = flags.FLAGS.predictions
     if len(paths) < 2:
-        raise ValueError(f"--predictions must be given two times or more. Received: {paths}")
+        raise ValueError(f"--predictions must be given at least twice. Received: {paths}")
     print(compare(paths))
 
 
 if __name__ == "__main__":
-    flags.DEFINE_multi_string("predictions", [], "The predictions.csv of a model, two times or more.")
+    flags.DEFINE_multi_string("predictions", [], "The predictions.csv of a model; at least twice.")
     command.run(main)

@@ -127,9 +127,9 @@ def _make_gather(images: Tensor) -> Callable[[Tensor], Tensor]:
 def turn_heads(x: Tensor, yaws: Tensor, width: int) -> Tensor:
     """Turns heads to a side: returns where in the old images the places in the new ones are.
 
-    A head counts as an upright cylinder in the middle of the image. The middle of the face stays where it is, as in
-    images that are aligned by the landmarks. Behind the head nothing moves; of the side that comes into view, the
-    edge is repeated.
+    The head is modelled as an upright cylinder in the middle of the old image. The middle of the face stays in place,
+    as in images aligned by landmarks, so the axis of the head and the background shift sideways. Where a side comes
+    into view that the old image does not show, the edge of the head is repeated.
 
     Args:
         x: float32 `[batch, height, width]`, pixels from the left.
@@ -152,7 +152,7 @@ def warp(images: Tensor, transforms: Tensor, yaws: Tensor | None = None) -> Tens
     Args:
         images: uint8 or float `[batch, height, width, channels]`.
         transforms: float32 `[batch, 2, 3]` from `compose_transforms`.
-        yaws: float32 `[batch]`, radians by which heads are turned before that, see `turn_heads`.
+        yaws: float32 `[batch]`, radians by which heads are turned before the transform, see `turn_heads`.
 
     Returns:
         float32 `[batch, height, width, channels]`, in the units of `images`.
