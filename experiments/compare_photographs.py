@@ -28,7 +28,8 @@ def read_scores(path: str) -> tuple[list[str], dict[str, NDArray[np.float64]]]:
 
 def compare(paths: list[str]) -> str:
     """Returns the measures of each predictions.csv, with the differences to the first, as a Markdown table."""
-    from agegender.evaluation import metrics
+    from agegender.evaluation.metrics import resample
+    from agegender.evaluation.photographs import mean_interval
 
     (files, first), *others = [read_scores(path) for path in paths]
     for path, (other_files, scores) in zip(paths[1:], others, strict=True):
@@ -36,16 +37,14 @@ def compare(paths: list[str]) -> str:
             raise ValueError(f"All must have the same photographs and labels. Received: {paths[0]} and {path}")
     lines = ["| | " + " | ".join(first) + " |", "|---|" + "---|" * len(first)]
     lines.append(f"| {paths[0]} | " + " | ".join(f"{np.nanmean(column):.3f}" for column in first.values()) + " |")
-    weights = metrics.resample(np.arange(len(files))).astype("float64")
+    weights = resample(np.arange(len(files)))
     for path, (_, scores) in zip(paths[1:], others, strict=True):
         cells = []
         for key, column in scores.items():
-            known = ~np.isnan(column - first[key])
-            difference = (column - first[key])[known]
-            with np.errstate(invalid="ignore"):  # NaN for a sample without any of these photographs
-                ends = metrics.interval(weights[:, known] @ difference / weights[:, known].sum(1))
+            difference = column - first[key]
+            ends = mean_interval(difference, weights)
             between = f" ({ends[0]:+.3f} to {ends[1]:+.3f})" if ends else ""
-            cells.append(f"{np.nanmean(column):.3f}, {difference.mean():+.3f}{between}")
+            cells.append(f"{np.nanmean(column):.3f}, {np.nanmean(difference):+.3f}{between}")
         lines.append(f"| {path} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 

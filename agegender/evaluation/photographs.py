@@ -255,6 +255,19 @@ def score_photographs(
     return scores
 
 
+def mean_interval(values: NDArray[np.float64], weights: NDArray[Any]) -> Interval:
+    """The 95 % bootstrap interval of the mean of the values [photographs] that are not NaN.
+
+    Args:
+        values: [photographs].
+        weights: how often each sample contains each photograph, [samples, photographs], from `metrics.resample`.
+    """
+    known = ~np.isnan(values)
+    of_known = weights[:, known].astype("float64")
+    with np.errstate(invalid="ignore"):  # NaN for a sample without any of these photographs
+        return metrics.interval(of_known @ values[known] / of_known.sum(1))
+
+
 def _measure_rows(
     values: dict[str, NDArray[np.float64]], weights: NDArray[Any], rows: NDArray[np.bool_]
 ) -> dict[str, Any]:
@@ -268,9 +281,7 @@ def _measure_rows(
         means[key] = float(column[known].mean())
         intervals[key] = None
         if known.sum() >= MIN_INTERVAL_IMAGES:
-            of_known = weights[:, known].astype("float64")
-            with np.errstate(invalid="ignore"):  # NaN for a sample without any of these photographs
-                intervals[key] = metrics.interval(of_known @ column[known] / of_known.sum(1))
+            intervals[key] = mean_interval(np.where(rows, column, np.nan), weights)
     return {"count": int(rows.sum()), "metrics": means, "intervals": intervals}
 
 

@@ -200,12 +200,11 @@ def complete_loss_weights(heads: Sequence[str], loss_weights: Mapping[str, float
     Raises:
         ValueError: as `compile_losses`.
     """
-    weights: dict[str, float] = dict.fromkeys(heads, 1.0)
-    valid = isinstance(loss_weights or {}, Mapping) and set(loss_weights or ()) <= set(heads)
-    if valid:
-        weights |= loss_weights or {}
-        valid = all(isinstance(weight, numbers.Real) and 0 <= weight < math.inf for weight in weights.values())
-    if not valid or not any(weights.values()):
+    given = loss_weights or {}
+    are_of_heads = isinstance(given, Mapping) and set(given) <= set(heads)
+    weights = dict.fromkeys(heads, 1.0) | (dict(given) if are_of_heads else {})
+    are_numbers = all(isinstance(weight, numbers.Real) and 0 <= weight < math.inf for weight in weights.values())
+    if not are_of_heads or not are_numbers or not any(weights.values()):
         raise ValueError(
             f"`loss_weights` must map heads of the model, {list(heads)}, to finite numbers of 0 or more, one of them "
             f"above 0. Received: loss_weights={loss_weights!r}"

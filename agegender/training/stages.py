@@ -25,7 +25,7 @@ def list_stages(
     try:
         pairs = [(operator.index(count), operator.index(size)) for count, size in image_sizes]
     except (TypeError, ValueError):
-        pairs = [(0, 0)]
+        pairs = [(0, 0)]  # refused below
     small_epochs = sum(count for count, _ in pairs)
     if any(count < 1 or not 1 <= size <= full_size for count, size in pairs) or small_epochs >= epochs:
         raise ValueError(

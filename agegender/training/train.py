@@ -125,11 +125,12 @@ def train(
     # Check the arguments before anything is written.
     _check_option("verbose", verbose, verbose in ("auto", 0, 1, 2), "'auto', 0, 1 or 2")
     verbosity = (1 if sys.stdout.isatty() else 2) if verbose == "auto" else int(verbose)
-    is_layer = augmentation is None or isinstance(augmentation, keras.layers.Layer)
+    is_layer = isinstance(augmentation, keras.layers.Layer | None)
     _check_option("augmentation", augmentation, is_layer, "a Keras layer or None")
-    is_policy = checkpoints is None or isinstance(checkpoints, CheckpointPolicy)
+    is_policy = isinstance(checkpoints, CheckpointPolicy | None)
     _check_option("checkpoints", checkpoints, is_policy, "a `CheckpointPolicy` or None")
-    has_config = isinstance(run_info or {}, Mapping) and isinstance((run_info or {}).get("config", {}), Mapping)
+    run_info = run_info or {}
+    has_config = isinstance(run_info, Mapping) and isinstance(run_info.get("config", {}), Mapping)
     _check_option("run_info", run_info, has_config, 'a mapping, and its "config", if there is one, too')
     if isinstance(callbacks, Iterable):
         callbacks = list(callbacks)
@@ -191,10 +192,10 @@ def train(
                 "dtype_policy": keras.config.dtype_policy().name,
                 "outputs": {head: output.shape[-1] for head, output in full_model.output.items()},
                 "parameters": model.count_params(),
-                "config": (run_info or {}).get("config", {}),
+                "config": run_info.get("config", {}),
             }
         ),
-        run_info=run_info or {},
+        run_info=run_info,
         checkpoints=checkpoints or CheckpointPolicy(),
     )
     inputs: contextlib.AbstractContextManager[tuple[Any, Any]] = contextlib.nullcontext((data, validation))
@@ -245,18 +246,15 @@ def _config_of(made: keras.optimizers.Optimizer | keras.layers.Layer) -> dict[st
 
 
 def _resolve_steps_per_epoch(data: Any, steps_per_epoch: int | None, epochs: int) -> int:
-    if not _is_positive_int(epochs):
-        raise ValueError(f"`epochs` must be a whole number, 1 or more. Received: epochs={epochs!r}")
+    _check_option("epochs", epochs, _is_positive_int(epochs), "a whole number, 1 or more")
     if steps_per_epoch is None:
         steps_per_epoch = getattr(data, "steps_per_epoch", None) or find_length(data)
     if steps_per_epoch is None:
         raise ValueError(
             f"`steps_per_epoch` must be given for data of unknown length. Received: a {type(data).__name__} as `data`"
         )
-    if not _is_positive_int(steps_per_epoch):
-        raise ValueError(
-            f"`steps_per_epoch` must be a whole number, 1 or more. Received: steps_per_epoch={steps_per_epoch!r}"
-        )
+    is_count = _is_positive_int(steps_per_epoch)
+    _check_option("steps_per_epoch", steps_per_epoch, is_count, "a whole number, 1 or more")
     return int(steps_per_epoch)
 
 
