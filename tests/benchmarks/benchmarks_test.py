@@ -94,6 +94,15 @@ def test_gpu_benchmark_needs_jax_and_a_gpu(environment: dict[str, str], error: s
     assert done.returncode != 0 and error in done.stderr
 
 
+@pytest.mark.slow
+def test_gpu_benchmark_runs_without_a_data_set() -> None:
+    command = [sys.executable, "-m", "benchmarks.gpu", "--nosteps_fed", "--any_device", "--rounds=1", "--repeats=1"]
+    command += ["--batch_size=2", "--image_size=48", "--matrix=64", "--steps_per_fit=1"]
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "KERAS_BACKEND": "jax"}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert "FLOP/s, step / matrix product: " in done.stdout and "step, fed" not in done.stdout, done.stderr[-2000:]
+
+
 def make_thumbnail(seed: int) -> np.ndarray:
     return np.random.default_rng(seed).uniform(0, 255, (16, 16)).astype(np.float32)
 
