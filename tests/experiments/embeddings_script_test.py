@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from absl import flags
-from tiny_utkface import prepare
+from tiny_utkface import make_image, prepare
 
+from agegender import schema
 from agegender.data.embeddings import read_embeddings
 from agegender.synthetic.faces import draw_face
 from experiments import embeddings
@@ -30,7 +31,7 @@ def test_a_person_at_two_sizes_is_nearer_than_another_person(recogniser) -> None
 
 def test_the_last_data_set_counts(tmp_path: pathlib.Path, recogniser, monkeypatch: pytest.MonkeyPatch) -> None:
     first = prepare(tmp_path / "1", {"train": [{"age": 20}, {"age": 30}], "test": [{"age": 40}]})
-    second = prepare(tmp_path / "2", {"train": [{"age": 20, "gender": 1}]})
+    second = prepare(tmp_path / "2", {"train": [{"age": 20, schema.IMAGE: make_image(7)}]})
     values = type("Flags", (), {"data_dir": [str(first), str(second)], "out": str(tmp_path / "e.npz")})
     monkeypatch.setattr(flags, "FLAGS", values)
     embeddings.main([])
@@ -38,6 +39,6 @@ def test_the_last_data_set_counts(tmp_path: pathlib.Path, recogniser, monkeypatc
         names, numbers = file["file_name"].tolist(), file["embedding"]
     both = [dict(embeddings.embed_dataset(str(folder), 200, recogniser)) for folder in (first, second)]
     expected = both[0] | both[1]
-    assert names == list(expected)
+    assert names == list(expected) and len(names) == 3  # one is in both
     np.testing.assert_array_equal(numbers, list(expected.values()))
     assert read_embeddings(tmp_path / "e.npz")(tf.constant(names)).shape == (len(names), 128)
