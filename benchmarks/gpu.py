@@ -12,6 +12,7 @@ import collections
 import math
 import os
 import sys
+from collections.abc import Callable
 from typing import Any
 
 from benchmarks import timing, training_step
@@ -43,21 +44,22 @@ def measure(
     learner = training_step.make_learner(
         image_size=image_size, augmentation=ag.Augmentation(seed=1), dtype="mixed_bfloat16"
     )
-    if steps_fed:
-        batch = training_step.load_batch(data_dir, batch_size=batch_size, image_size=image_size)
-        fed = ag.load_utkface("train", batch_size=batch_size, training=True, image_size=image_size, data_dir=data_dir)
-    else:
-        batch = training_step.draw_batch(batch_size=batch_size, image_size=image_size)
-    images, augment = jax.device_put(batch[0]), training_step.jit(ag.Augmentation(seed=1))
-    square = jax.random.normal(jax.random.key(0), (matrix, matrix), "bfloat16")
-    product = jax.jit(lambda a: a @ a)
     steps: dict[str, list[float]] = collections.defaultdict(list)
 
     def fit(name: str, batches: Any) -> None:
         steps[name].append(training_step.time_fit(learner, batches, steps_per_fit))
 
-    functions = {
-        **({"step, fed": lambda: fit("step, fed", fed)} if steps_fed else {}),
+    functions: dict[str, Callable[[], Any]] = {}
+    if steps_fed:
+        batch = training_step.load_batch(data_dir, batch_size=batch_size, image_size=image_size)
+        fed = ag.load_utkface("train", batch_size=batch_size, training=True, image_size=image_size, data_dir=data_dir)
+        functions["step, fed"] = lambda: fit("step, fed", fed)
+    else:
+        batch = training_step.draw_batch(batch_size=batch_size, image_size=image_size)
+    images, augment = jax.device_put(batch[0]), training_step.jit(ag.Augmentation(seed=1))
+    square = jax.random.normal(jax.random.key(0), (matrix, matrix), "bfloat16")
+    product = jax.jit(lambda a: a @ a)
+    functions |= {
         "step, in memory": lambda: fit("step, in memory", training_step.repeat(batch)),
         "augmentation": lambda: [augment(images) for _ in range(repeats)],
         "matrix product": lambda: jax.block_until_ready([product(square) for _ in range(repeats)]),
