@@ -15,8 +15,9 @@ def read_embeddings(path: str | os.PathLike) -> Callable[[tf.Tensor], tf.Tensor]
         path: a .npz file with `file_name` [count], the file names of UTKFace, and `embedding` [count, width].
 
     Returns:
-        A function from file names, string [batch], to their embeddings, float32 [batch, width]; NaN for names that are
-        not in the file.
+        A function from file names, string [batch], to their embeddings minus the mean of the file, float32
+        [batch, width]; NaN for names that are not in the file. The mean would be most of the loss of an untrained
+        head, and ruin a trunk that knows faces already.
 
     Raises:
         ValueError: if it is no such file.
@@ -42,5 +43,5 @@ def read_embeddings(path: str | os.PathLike) -> Callable[[tf.Tensor], tf.Tensor]
     rows = tf.lookup.StaticHashTable(
         tf.lookup.KeyValueTensorInitializer(names.astype("bytes"), np.arange(len(names))), default_value=len(names)
     )
-    table = tf.constant(np.vstack([values, np.full_like(values[:1], np.nan)]))
+    table = tf.constant(np.vstack([values - values.mean(0), np.full_like(values[:1], np.nan)]))
     return lambda file_names: tf.gather(table, rows.lookup(file_names))
