@@ -7,7 +7,6 @@ The recogniser is dlib's ResNet (public domain): 128 numbers a face, of which th
 Of an image in several data sets, the last one counts, so name the sharpest last. About 20 images a second and core.
 """
 
-import importlib.util
 import pathlib
 from collections.abc import Callable, Iterator
 
@@ -30,12 +29,11 @@ def load_recogniser() -> Callable[[np.ndarray], np.ndarray]:
         import dlib
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(f"{error}. Run: pip install -e '.[distill]'") from None
-    found = importlib.util.find_spec("face_recognition_models")
-    if found is None or not found.submodule_search_locations:
-        raise ModuleNotFoundError("No module named 'face_recognition_models'. Run: pip install -e '.[distill]'")
-    models = pathlib.Path(found.submodule_search_locations[0]) / "models"
-    find_landmarks = dlib.shape_predictor(str(models / "shape_predictor_5_face_landmarks.dat"))
-    recogniser = dlib.face_recognition_model_v1(str(models / "dlib_face_recognition_resnet_model_v1.dat"))
+    from agegender.models.dlib_trunk import find_dlib_weights
+
+    weights = find_dlib_weights()
+    find_landmarks = dlib.shape_predictor(str(weights.with_name("shape_predictor_5_face_landmarks.dat")))
+    recogniser = dlib.face_recognition_model_v1(str(weights))
     face = dlib.rectangle(*FACE)
 
     def embed(image: np.ndarray) -> np.ndarray:

@@ -37,7 +37,7 @@ def add_batch_norm(trunk: keras.Model) -> keras.Model:
         A new trunk with copies of the weights and the same input and output shapes.
 
     Raises:
-        ValueError: if no convolution has a ReLU, as in the ResNets, which have batch normalization anyway.
+        ValueError: if no convolution has a ReLU, or layers are added up, as in the ResNets.
 
     Example:
 
@@ -47,10 +47,10 @@ def add_batch_norm(trunk: keras.Model) -> keras.Model:
     ['conv', 'conv_batch_norm', 'conv_relu']
     """
     chain = _list_layers(trunk)
-    if not any(map(_has_relu, chain)):
+    if not any(map(_has_relu, chain)) or any(isinstance(layer, layers.Add) for layer in chain):
         raise ValueError(
-            "`trunk` must have convolutions with a ReLU, as 'vgg16' has thirteen. "
-            f"Received: the trunk {trunk.name!r}, which has none"
+            "`trunk` must be a chain of layers whose convolutions have a ReLU, as 'vgg16' is. "
+            f"Received: the trunk {trunk.name!r}, which is not"
         )
     tensor = trunk.inputs[0]
     for before, layer, after in zip([None, *chain[:-1]], chain, [*chain[1:], None], strict=True):

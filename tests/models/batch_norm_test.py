@@ -92,7 +92,8 @@ def test_models_without_such_convolutions(tiny_trunk: keras.Model) -> None:
     linear = keras.Sequential(
         [keras.Input((8, 8, 3)), keras.layers.Conv2D(2, 3), keras.layers.GlobalAveragePooling2D()]
     )
-    with pytest.raises(ValueError, match=r"'vgg16' has thirteen.*Received"):
-        add_batch_norm(linear)
+    for trunk in (linear, vggface_trunk("dlib", image_size=48, weights=None)):
+        with pytest.raises(ValueError, match=rf"as 'vgg16' is. Received: the trunk '{trunk.name}'"):
+            add_batch_norm(trunk)
     model = build_model(tiny_trunk)
     assert fold_batch_norm(model) is model

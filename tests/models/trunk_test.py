@@ -31,8 +31,9 @@ LAST_BLOCK = {
     "vgg16": {"conv5_1", "conv5_2", "conv5_3"},
     "resnet50": CONVOLUTIONS_5 | {f"{name}_bn" for name in CONVOLUTIONS_5},
     "senet50": CONVOLUTIONS_5 | {f"{name}_bn" for name in CONVOLUTIONS_5} | GATES_5,
+    "dlib": {f"conv5_{block}_{i}" for block in (1, 2, 3) for i in (1, 2)},
 }
-FEATURES = {"vgg16": 512, "resnet50": 2048, "senet50": 2048}
+FEATURES = {"vgg16": 512, "resnet50": 2048, "senet50": 2048, "dlib": 256}
 # The first three features of the oracle's images, as vggface_oracle.py printed them under tf-keras 2.21.
 ORACLE = {
     "vgg16": [[176.300674, 33.596634, 2.895050], [183.775391, 34.915527, 1.301163]],
@@ -70,7 +71,7 @@ def test_features_equal_keras_2(architecture: str) -> None:
 def test_features_of_all_architectures_equal_keras_2_and_jax(tmp_path: Path) -> None:
     run_python(vggface_oracle.__file__, tmp_path)
     run_python("-c", ON_JAX, tmp_path, KERAS_BACKEND="jax")
-    for architecture in ARCHITECTURES:
+    for architecture in MEANS:
         trunk = vggface_trunk(architecture, weights=tmp_path / f"{architecture}.h5")
         expected = np.load(tmp_path / f"{architecture}.npy")
         features = trunk.predict(vggface_oracle.make_images(), verbose=0)
@@ -91,7 +92,7 @@ sys.modules["tensorflow"] = None  # an import of it fails
 import numpy as np, vggface_oracle
 from agegender.models import trunk
 assert not trunk._import_keras_vggface.cache_info().currsize, "keras_vggface is imported too early"
-for architecture in trunk.ARCHITECTURES:
+for architecture in trunk.MEANS:
     model = trunk.vggface_trunk(architecture, weights=f"{sys.argv[1]}/{architecture}.h5")
     np.save(f"{sys.argv[1]}/{architecture}_jax.npy", model.predict(vggface_oracle.make_images(), verbose=0))
 """
@@ -108,7 +109,7 @@ def run_python(*arguments: object, **environment: str) -> None:
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_architecture_has_its_shapes_and_last_block(architecture: str) -> None:
     trunk = vggface_trunk(architecture, image_size=np.int64(48), weights=None)
-    assert trunk.name == f"vggface_{architecture}" and trunk.input.name == "image"
+    assert trunk.name.removeprefix("vggface_") == architecture and trunk.input.name == "image"
     assert (trunk.input_shape, trunk.output_shape) == ((None, 48, 48, 3), (None, FEATURES[architecture]))
     assert find_trainable(trunk) == LAST_BLOCK[architecture]
     if architecture == "vgg16":
@@ -247,6 +248,8 @@ def test_width_scales_the_filters() -> None:
         ({"trainable": -1}, r"`trainable` must be .*Received: trainable=-1"),
         ({"seed": "one"}, r"`seed` must be .*Received: seed='one'"),
         ({"weights": 3}, r"`weights` must be .*Received: weights=3"),
+        ({"weights": "dlib"}, r"`weights` must be 'dlib' for architecture='dlib'.*Received: architecture='vgg16'"),
+        ({"weights": "vggface", "architecture": "dlib"}, r"`weights` must be .*Received: .*weights='vggface'"),
         ({"width": 0}, r"`width` must be a number in \[1/64, 1\]. Received: width=0"),
         ({"width": True}, r"`width` must be .*Received: width=True"),
         ({"width": 1.1}, r"`width` must be .*Received: width=1.1"),

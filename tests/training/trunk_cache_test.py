@@ -50,6 +50,7 @@ def build(architecture: str = "vgg16", trainable: str | int = "last_block", **op
     ("architecture", "trainable"),
     [
         *(("vgg16", trainable) for trainable in ("last_block", "none", 2, 9)),
+        ("dlib", "last_block"),
         *(
             pytest.param("resnet50", each, marks=pytest.mark.slow) for each in ("last_block", 9)
         ),  # 9: through a shortcut
