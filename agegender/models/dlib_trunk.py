@@ -29,7 +29,8 @@ _FILE: Final = "dlib_face_recognition_resnet_model_v1.dat"
 def build_dlib_trunk(image_size: int) -> keras.Model:
     """Builds the trunk with random weights: images `[batch, image_size, image_size, 3]` to features `[batch, 256]`."""
     images = keras.Input((image_size, image_size, 3), dtype="float32", name="image")
-    tensor = VGGFaceNormalization(MEAN, name="normalization")(images)
+    # Not in the first kernel, whose numbers would be too small for Adam's steps.
+    tensor = VGGFaceNormalization(MEAN, scale=1 / 256, name="normalization")(images)
     tensor = Resize(SIZE, name="resize")(tensor)
     tensor = layers.Conv2D(32, 7, strides=2, activation="relu", name="conv1")(tensor)
     tensor = layers.MaxPooling2D(3, 2, name="pool1")(tensor)
@@ -103,8 +104,8 @@ def _read_weights(
         values = read(b"con_4", height * width * inputs * filters + filters)
         factor, offset = np.split(read(b"affine_", 2 * filters), 2)
         kernel = values[:-filters].reshape(filters, inputs, height, width).transpose(2, 3, 1, 0) * factor
-        if number == 0:  # dlib's input is RGB in 0..1
-            kernel = kernel[:, :, ::-1] / 256
+        if number == 0:  # dlib's input is RGB
+            kernel = kernel[:, :, ::-1]
         yield kernel, values[-filters:] * factor + offset
 
 

@@ -11,24 +11,26 @@ _EPSILON: Final = 1e-12  # of a probability
 
 @keras.saving.register_keras_serializable(package="agegender")
 class VGGFaceNormalization(keras.layers.Layer):
-    """Converts RGB to BGR and subtracts a mean, in float32 under every dtype policy.
+    """Converts RGB to BGR, subtracts a mean and scales, in float32 under every dtype policy.
 
     Args:
         mean: the means of blue, green and red, in grey levels 0..255.
+        scale: factor after the subtraction.
         **kwargs: `name` and other arguments of `keras.layers.Layer`.
     """
 
-    def __init__(self, mean: Sequence[float], **kwargs: Any) -> None:
+    def __init__(self, mean: Sequence[float], scale: float = 1.0, **kwargs: Any) -> None:
         # bfloat16 keeps 8 bits: it would round the image before the mean is subtracted.
         super().__init__(**{"dtype": "float32", **kwargs})
         self.mean = tuple(float(value) for value in mean)
+        self.scale = float(scale)
 
     def call(self, images: Any) -> Any:
         """Normalizes images `[..., 3]`, RGB 0..255, of any dtype."""
         # Split and concatenate, because every export format supports them and not every one can reverse an axis.
         red, green, blue = ops.split(ops.cast(images, self.compute_dtype), 3, axis=-1)
         bgr = ops.concatenate([blue, green, red], axis=-1)
-        return bgr - ops.convert_to_tensor(self.mean, dtype=self.compute_dtype)
+        return (bgr - ops.convert_to_tensor(self.mean, dtype=self.compute_dtype)) * self.scale
 
     def compute_output_shape(self, input_shape: Any) -> Any:
         """Returns the input shape."""
@@ -36,7 +38,7 @@ class VGGFaceNormalization(keras.layers.Layer):
 
     def get_config(self) -> dict[str, Any]:
         """Returns the arguments for `from_config`."""
-        return {**super().get_config(), "mean": self.mean}
+        return {**super().get_config(), "mean": self.mean, "scale": self.scale}
 
 
 @keras.saving.register_keras_serializable(package="agegender")
