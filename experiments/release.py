@@ -39,8 +39,7 @@ _CARD: Final = """\
 ## What it is
 
 A model that predicts age and recorded gender from an aligned face of {size} x {size} pixels, cropped as in UTKFace:
-{architecture} of keras-vggface, {width:.3g} times as wide as published, with heads for {heads}, trained from {weights}
-weights. Weights are stored as float16. `agegender.Predictor` loads it from this folder.
+{architecture}, with heads for {heads}, trained from {weights} weights. Weights are stored as float16. `agegender.Predictor` loads it from this folder.
 
 ## What it is not for
 
@@ -101,7 +100,11 @@ def release(
         raise ValueError(f"`workdir` must be the folder of a run of experiments.train. Received: {workdir}")
     config = ConfigDict(run["config"])
     card_facts = {"size": config.data.image_size, "heads": " and ".join(config.model.heads)}
-    card_facts |= {"architecture": config.trunk.architecture, "width": config.trunk.width}
+    card_facts["architecture"] = (
+        "the ResNet of dlib's face recogniser without its last block"
+        if config.trunk.architecture == "dlib"
+        else f"{config.trunk.architecture} of keras-vggface, {config.trunk.width:.3g} times as wide as published"
+    )
     card_facts |= {"weights": config.trunk.weights or "random"}
 
     # The trained weights in a float32 model with the age head to publish.
