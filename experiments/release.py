@@ -12,7 +12,7 @@ import io
 import json
 import pathlib
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -39,7 +39,8 @@ _CARD: Final = """\
 ## What it is
 
 A model that predicts age and recorded gender from an aligned face of {size} x {size} pixels, cropped as in UTKFace:
-{architecture}, with heads for {heads}, trained from {weights} weights. Weights are stored as float16. `agegender.Predictor` loads it from this folder.
+{architecture}, with heads for {heads}, trained from {weights} weights. Weights are stored as float16.
+`agegender.Predictor` loads it from this folder.
 
 ## What it is not for
 
@@ -76,6 +77,7 @@ def release(
     out: pathlib.Path,
     data_dir: str | None = None,
     *,
+    start_share: float = 0.0,
     age_head: str = "",
     prior_share: float = 0.0,
     split: str = "test",
@@ -86,13 +88,17 @@ def release(
         workdir: folder of the run.
         out: folder of the model to publish.
         data_dir: where `tfds build` wrote.
+        start_share: share of the weights that the run started from (`init_from`) in those to publish, see
+            `mix_weights`.
         age_head: another age head with the same weights, "median" for "distribution"; empty keeps that of the run.
         prior_share: how much of the training ages' distribution to take out of the answers, see `remove_age_prior`.
         split: the split of the card's numbers; "validation" while you choose options.
     """
     import keras
 
+    import agegender as ag
     from agegender.models.batch_norm import fold_batch_norm
+    from agegender.models.saving import load_model
     from agegender.training.run_record import read_record
 
     run = read_record(workdir)
@@ -106,15 +112,22 @@ def release(
         else f"{config.trunk.architecture} of keras-vggface, {config.trunk.width:.3g} times as wide as published"
     )
     card_facts |= {"weights": config.trunk.weights or "random"}
+    if start_share and not config.init_from:
+        raise ValueError(f"`start_share` needs a run with `init_from`. Received: {start_share=}, workdir={workdir}")
 
     # The trained weights in a float32 model with the age head to publish.
     keras.config.set_dtype_policy("float32")
     with config.ignore_type():
         config.trunk.weights = None
-        config.init_from = str(workdir)
+        start, config.init_from = config.init_from, str(workdir)
     config.model.age_head = age_head or config.model.age_head
     out.mkdir(parents=True, exist_ok=True)
-    model = fold_batch_norm(build_model(config))
+    model = build_model(config)
+    if start_share:
+        options = {**config.data, "embeddings": None}
+        batches = ag.load_utkface(config.train_split, data_dir=data_dir, **options)
+        mix_weights(model, load_model(start), start_share, (images for images, _ in batches))
+    model = fold_batch_norm(model)
     if prior_share:
         remove_age_prior(model, _read_train_ages(config, data_dir), prior_share)
     save_half_precision(model, out / BEST_MODEL)
@@ -126,13 +139,33 @@ def release(
         calibrate_run(out, data_dir, split="validation+test", **config.calibration)
 
     recipe = {key: run[key] for key in ("config", "versions", "backend", "dtype_policy")}
-    recipe["released_with"] = {"age_head": config.model.age_head, "prior_share": prior_share}
+    options = {"start_share": start_share, "age_head": config.model.age_head, "prior_share": prior_share}
+    recipe["released_with"] = options
     (out / "recipe.json").write_text(json.dumps(recipe, indent=2) + "\n")
-    commands = _list_commands(out.name, run, age_head, prior_share)
+    commands = _list_commands(out.name, run, start_share, age_head, prior_share)
     (out / "README.md").write_text(
         _write_card(out.name, card_facts, commands, report, data_dir, split), encoding="utf-8"
     )
     return report
+
+
+def mix_weights(model: "keras.Model", start: "keras.Model", share: float, batches: Iterable[Any]) -> None:
+    """Moves the weights of a model back towards those that its training started from.
+
+    A trunk that knew faces beyond UTKFace forgets a part of it in training; between both weights lie models that are as
+    good on UTKFace and better elsewhere (Wortsman et al. 2022, arXiv 2109.01903). They cost as much as one.
+
+    Args:
+        model: changed in place.
+        start: a model with the same layers.
+        share: 0 changes nothing, 1 is `start`.
+        batches: training images, to measure the statistics of batch normalization anew.
+    """
+    from agegender.models.batch_norm import renew_statistics
+
+    pairs = zip(start.get_weights(), model.get_weights(), strict=True)
+    model.set_weights([share * before + (1 - share) * after for before, after in pairs])
+    renew_statistics(model, batches)
 
 
 def remove_age_prior(model: "keras.Model", ages: NDArray[Any], share: float) -> None:
@@ -193,12 +226,13 @@ def save_half_precision(model: "keras.Model", path: pathlib.Path) -> None:
             archive.writestr(name, content)
 
 
-def _list_commands(name: str, run: Mapping[str, Any], age_head: str, prior_share: float) -> str:
+def _list_commands(name: str, run: Mapping[str, Any], start_share: float, age_head: str, prior_share: float) -> str:
     chosen = " ".join(word for word in run["command"] if word.startswith("--config"))
     environment = "" if run["backend"] == "tensorflow" else f"KERAS_BACKEND={run['backend']} "
     return (
         f"{environment}python -m experiments.train {chosen} --workdir=runs/{name}\n"
         f"python -m experiments.release --workdir=runs/{name} --out=models/{name}"
+        f"{f' --start_share={start_share:g}' if start_share else ''}"
         f"{f' --age_head={age_head}' if age_head else ''}"
         f"{f' --prior_share={prior_share:g}' if prior_share else ''}"
     )
@@ -230,6 +264,7 @@ def main(_: list[str]) -> None:
         pathlib.Path(values.workdir),
         pathlib.Path(values.out),
         values.data_dir,
+        start_share=values.start_share,
         age_head=values.age_head,
         prior_share=values.prior_share,
         split=values.split,
@@ -240,6 +275,7 @@ if __name__ == "__main__":
     flags.DEFINE_string("workdir", None, "Folder of the run.", required=True)
     flags.DEFINE_string("out", None, "Folder of the model to publish.", required=True)
     flags.DEFINE_string("data_dir", None, "Where `tfds build` wrote; by default ~/tensorflow_datasets.")
+    flags.DEFINE_float("start_share", 0.0, "Share of the weights that the run started from (init_from).", 0.0, 1.0)
     flags.DEFINE_string("age_head", "", "Another age head with the same weights: median for distribution.")
     flags.DEFINE_float("prior_share", 0.0, "Share of the training ages' distribution to take out.", 0.0, 1.0)
     flags.DEFINE_string("split", "test", "The split of the card's numbers; 'validation' while you choose options.")

@@ -1,17 +1,18 @@
-"""The third run of the released model: from the weights of released_64_second, with heads turned to the side.
+"""The second run of the released model: all weights, from those of released_64_first.
 
-Needs embeddings.npz and runs/released_64_second. About 25 minutes on two CPU cores of 2026.
+Needs embeddings.npz of `experiments.embeddings` and runs/released_64_first. About 40 minutes on two CPU cores of 2026.
 """
 
 from ml_collections import ConfigDict
 
-from experiments.configs import released_64_second
+from experiments.configs import released_64_first
 
 
 def get_config() -> ConfigDict:
-    config = released_64_second.get_config()
-    config.init_from = "runs/released_64_second"
-    config.augmentation.yaw = 50.0
-    config.optimizer.learning_rate = 1e-3
-    config.train.epochs = 16
+    config = released_64_first.get_config()
+    config.init_from = "runs/released_64_first"
+    config.trunk.trainable = "all"
+    config.data.embeddings = "embeddings.npz"
+    config.optimizer.learning_rate = 1.5e-4
+    config.train.update(epochs=24, loss_weights={"embedding": 4.0})
     return config

@@ -20,6 +20,7 @@ from experiments.config import default_config
 from experiments.release import (
     _read_train_ages,
     estimate_age_prior,
+    mix_weights,
     release,
     remove_age_prior,
     save_half_precision,
@@ -71,7 +72,7 @@ def test_release(tmp_path: pathlib.Path) -> None:
     assert report.count == 110 and (run / "released" / "report.html").is_file()
     recipe = json.loads((out / "recipe.json").read_text())
     assert recipe["config"]["model"]["age_head"] == "distribution"
-    assert recipe["released_with"] == {"age_head": "median", "prior_share": 0.5}
+    assert recipe["released_with"] == {"start_share": 0.0, "age_head": "median", "prior_share": 0.5}
     assert (recipe["versions"], recipe["dtype_policy"]) == ({"keras": "3"}, "mixed_bfloat16")
     card = (out / "README.md").read_text()
     assert "\npython -m experiments.train --config=c.py --config.train.epochs=3 --workdir=runs/small\n" in card
@@ -124,6 +125,30 @@ def test_folder_without_a_run_is_refused(tmp_path: pathlib.Path) -> None:
             (tmp_path / "run.json").write_text(content)
         with pytest.raises(ValueError, match=r"folder of a run|not the record of a run"):
             release(tmp_path, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_mixed_weights_and_their_statistics() -> None:
+    (start := ag.build_model(make_tiny_trunk())), (model := ag.build_model(make_tiny_trunk()))
+    random = np.random.default_rng(1)
+    for weight in (*start.weights, *model.weights):
+        weight.assign(weight + random.uniform(0, 0.1, weight.shape))
+    before, after = start.get_weights(), model.get_weights()
+    images = random.integers(0, 256, (8, 24, 24, 3)).astype("uint8")
+    mix_weights(model, start, 0.2, [images])
+    for weight, first, last in zip(model.weights, before, after, strict=True):
+        if "moving_" not in weight.path:
+            np.testing.assert_allclose(weight, 0.2 * first + 0.8 * last, rtol=1e-5, err_msg=weight.path)
+    norm = model.get_layer("feature_batch_norm")
+    features = keras.Model(model.inputs[0], norm.input)(images)
+    np.testing.assert_allclose(norm.moving_mean, np.mean(features, axis=0), rtol=1e-4, atol=1e-5)
+
+
+def test_share_of_the_start_needs_one(tmp_path: pathlib.Path) -> None:
+    config = {**to_json(default_config().to_dict()), "init_from": ""}
+    write_record(tmp_path, {"config": config, "seconds": {}})
+    with pytest.raises(ValueError, match=r"`start_share` needs a run with `init_from`. Received: start_share=0.2"):
+        release(tmp_path, tmp_path / "out", start_share=0.2)
     assert not (tmp_path / "out").exists()
 
 
