@@ -12,7 +12,7 @@ import itertools
 import os
 import pathlib
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 import keras
@@ -64,8 +64,8 @@ def split_model(model: keras.Model) -> tuple[keras.Model, keras.Model]:
     return frozen_part, keras.Model(_unwrap_single(inputs), heads(outputs), name="rest")
 
 
-def _unwrap_single(tensors: list) -> Any:
-    """Unwraps a list of one tensor: Keras distinguishes the two."""
+def _unwrap_single(tensors: Sequence) -> Any:
+    """Unwraps a sequence of one tensor: Keras distinguishes the two."""
     return tensors[0] if len(tensors) == 1 else tensors
 
 
@@ -111,7 +111,7 @@ class CachedFeatures(keras.utils.PyDataset):
         epoch, step = divmod(step, self.steps_per_epoch)
         rows = self._order(epoch)[step * self._batch_size : (step + 1) * self._batch_size]
         cached = epoch % self._cached_epochs
-        features = [np.asarray(each[cached, rows]) for each in self._features]
+        features = tuple(np.asarray(each[cached, rows]) for each in self._features)  # `fit` takes no list
         return _unwrap_single(features), *keras.tree.map_structure(lambda each: each[cached, rows], self._labels)
 
     def _order(self, epoch: int) -> np.ndarray:
