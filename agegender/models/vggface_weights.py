@@ -29,7 +29,8 @@ def find_weights(architecture: str, weights: object) -> Path | None:
         return _find_published_weights(architecture)
     if not isinstance(weights, (str, os.PathLike)) or not Path(weights).is_file():
         raise ValueError(
-            f"`weights` must be 'vggface', None, or the path of a file that exists. Received: weights={weights!r}"
+            "`weights` must be 'vggface' (for architecture='dlib': 'dlib'), None, or the path of a file that exists. "
+            f"Received: weights={weights!r}"
         )
     return Path(weights)
 

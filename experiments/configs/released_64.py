@@ -1,6 +1,6 @@
 """The second run of the released model: all weights, from those of released_64_first.
 
-Needs embeddings.npz of `experiments.embeddings` and runs/released_64_first. About 40 minutes on two CPU cores of 2026.
+Needs embeddings.npz of `experiments.embeddings` and runs/released_64_first. About 30 minutes on two CPU cores of 2026.
 """
 
 from ml_collections import ConfigDict

@@ -1,6 +1,6 @@
 """The first run of the released model: the heads alone, on dlib's face recogniser at 64 px.
 
-Needs the extra `distill`. Two minutes on two CPU cores of 2026.
+Needs the extra `distill`. About a minute on two CPU cores of 2026.
 """
 
 from ml_collections import ConfigDict

