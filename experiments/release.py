@@ -51,7 +51,7 @@ non-commercial research only, and so is this model.
 ## Data
 
 UTKFace's aligned and cropped images, data set version {version}: {counts}. Near-identical photographs share a split.
-The weights were trained on the train split; the best epoch was chosen on the validation split.
+The weights were trained on the train split; {chosen_epoch}.
 datasets/utkface/README.md lists the problems of the labels.
 
 ## Recipe
@@ -77,17 +77,19 @@ def release(
     out: pathlib.Path,
     data_dir: str | None = None,
     *,
+    epoch: str = "best",
     start_share: float = 0.0,
     age_head: str = "",
     prior_share: float = 0.0,
     split: str = "test",
 ) -> "Report":
-    """Folds, stores, calibrates and evaluates the best model of a run, and writes its card.
+    """Folds, stores, calibrates and evaluates the model of a run, and writes its card.
 
     Args:
         workdir: folder of the run.
         out: folder of the model to publish.
         data_dir: where `tfds build` wrote.
+        epoch: "best" on the validation split, or "last".
         start_share: share of the weights that the run started from (`init_from`) in those to publish, see
             `mix_weights`.
         age_head: another age head with the same weights, "median" for "distribution"; empty keeps that of the run.
@@ -112,6 +114,10 @@ def release(
         else f"{config.trunk.architecture} of keras-vggface, {config.trunk.width:.3g} times as wide as published"
     )
     card_facts |= {"weights": config.trunk.weights or "random"}
+    card_facts["chosen_epoch"] = {
+        "best": "the best epoch was chosen on the validation split",
+        "last": "they are those of the last epoch",
+    }[epoch]
     if start_share and not config.init_from:
         raise ValueError(f"`start_share` needs a run with `init_from`. Received: {start_share=}, workdir={workdir}")
 
@@ -119,7 +125,7 @@ def release(
     keras.config.set_dtype_policy("float32")
     with config.ignore_type():
         config.trunk.weights = None
-        start, config.init_from = config.init_from, str(workdir)
+        start, config.init_from = config.init_from, str(workdir / f"{epoch}.keras")
     config.model.age_head = age_head or config.model.age_head
     out.mkdir(parents=True, exist_ok=True)
     model = build_model(config)
@@ -139,10 +145,14 @@ def release(
         calibrate_run(out, data_dir, split="validation+test", **config.calibration)
 
     recipe = {key: run[key] for key in ("config", "versions", "backend", "dtype_policy")}
-    options = {"start_share": start_share, "age_head": config.model.age_head, "prior_share": prior_share}
-    recipe["released_with"] = options
+    recipe["released_with"] = {
+        "epoch": epoch,
+        "start_share": start_share,
+        "age_head": config.model.age_head,
+        "prior_share": prior_share,
+    }
     (out / "recipe.json").write_text(json.dumps(recipe, indent=2) + "\n")
-    commands = _list_commands(out.name, run, start_share, age_head, prior_share)
+    commands = _list_commands(out.name, run, epoch, start_share, age_head, prior_share)
     (out / "README.md").write_text(
         _write_card(out.name, card_facts, commands, report, data_dir, split), encoding="utf-8"
     )
@@ -226,12 +236,15 @@ def save_half_precision(model: "keras.Model", path: pathlib.Path) -> None:
             archive.writestr(name, content)
 
 
-def _list_commands(name: str, run: Mapping[str, Any], start_share: float, age_head: str, prior_share: float) -> str:
+def _list_commands(
+    name: str, run: Mapping[str, Any], epoch: str, start_share: float, age_head: str, prior_share: float
+) -> str:
     chosen = " ".join(word for word in run["command"] if word.startswith("--config"))
     environment = "" if run["backend"] == "tensorflow" else f"KERAS_BACKEND={run['backend']} "
     return (
         f"{environment}python -m experiments.train {chosen} --workdir=runs/{name}\n"
         f"python -m experiments.release --workdir=runs/{name} --out=models/{name}"
+        f"{f' --epoch={epoch}' if epoch != 'best' else ''}"
         f"{f' --start_share={start_share:g}' if start_share else ''}"
         f"{f' --age_head={age_head}' if age_head else ''}"
         f"{f' --prior_share={prior_share:g}' if prior_share else ''}"
@@ -264,6 +277,7 @@ def main(_: list[str]) -> None:
         pathlib.Path(values.workdir),
         pathlib.Path(values.out),
         values.data_dir,
+        epoch=values.epoch,
         start_share=values.start_share,
         age_head=values.age_head,
         prior_share=values.prior_share,
@@ -275,6 +289,9 @@ if __name__ == "__main__":
     flags.DEFINE_string("workdir", None, "Folder of the run.", required=True)
     flags.DEFINE_string("out", None, "Folder of the model to publish.", required=True)
     flags.DEFINE_string("data_dir", None, "Where `tfds build` wrote; by default ~/tensorflow_datasets.")
+    flags.DEFINE_enum(
+        "epoch", "best", ["best", "last"], "The epoch to publish: the best on the validation split, or the last."
+    )
     flags.DEFINE_float("start_share", 0.0, "Share of the weights that the run started from (init_from).", 0.0, 1.0)
     flags.DEFINE_string("age_head", "", "Another age head with the same weights: median for distribution.")
     flags.DEFINE_float("prior_share", 0.0, "Share of the training ages' distribution to take out.", 0.0, 1.0)

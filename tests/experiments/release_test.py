@@ -28,7 +28,8 @@ from experiments.release import (
 from experiments.train import build_model
 
 
-def test_release(tmp_path: pathlib.Path) -> None:
+@pytest.mark.parametrize("epoch", ["best", "last"])
+def test_release(tmp_path: pathlib.Path, epoch: str) -> None:
     images = [{"age": index % 80, "gender": index % 2} for index in range(120)]
     data_dir = prepare(tmp_path / "data", {"train": images[:80], "validation": images, "test": images[:110]})
     config = default_config()
@@ -39,13 +40,13 @@ def test_release(tmp_path: pathlib.Path) -> None:
     for weight in trained.weights:  # batch statistics, too
         weight.assign(weight + random.uniform(0, 0.1, weight.shape))
     (run := tmp_path / "run").mkdir()
-    trained.save(run / "best.keras")
+    trained.save(run / f"{epoch}.keras")
     record = {"versions": {"keras": "3"}, "backend": "tensorflow", "dtype_policy": "mixed_bfloat16", "seconds": {}}
     command = ["train.py", "--config=c.py", f"--workdir={run}", "--config.train.epochs=3"]
     write_record(run, {**record, "config": to_json(config.to_dict()), "command": command})
 
     out = tmp_path / "small"
-    report = release(run, out, str(data_dir), age_head="median", prior_share=0.5)
+    report = release(run, out, str(data_dir), epoch=epoch, age_head="median", prior_share=0.5)
 
     # The model: folded, in half precision, with the other age head.
     released = load_model(out)
@@ -72,14 +73,15 @@ def test_release(tmp_path: pathlib.Path) -> None:
     assert report.count == 110 and (run / "released" / "report.html").is_file()
     recipe = json.loads((out / "recipe.json").read_text())
     assert recipe["config"]["model"]["age_head"] == "distribution"
-    assert recipe["released_with"] == {"start_share": 0.0, "age_head": "median", "prior_share": 0.5}
+    expected_options = {"epoch": epoch, "start_share": 0.0, "age_head": "median", "prior_share": 0.5}
+    assert recipe["released_with"] == expected_options
     assert (recipe["versions"], recipe["dtype_policy"]) == ({"keras": "3"}, "mixed_bfloat16")
     card = (out / "README.md").read_text()
     assert "\npython -m experiments.train --config=c.py --config.train.epochs=3 --workdir=runs/small\n" in card
-    assert (
-        "\npython -m experiments.release --workdir=runs/small --out=models/small --age_head=median --prior_share=0.5\n"
-        in card
-    )
+    chosen = " --epoch=last" if epoch == "last" else ""
+    command_line = f"--workdir=runs/small --out=models/small{chosen} --age_head=median --prior_share=0.5"
+    assert f"\npython -m experiments.release {command_line}\n" in card
+    assert ("trained on the train split; they are those of the last epoch." in card) == (epoch == "last")
     assert "## Results on the test split" in card and "calibration.json was then fitted on both splits." in card
     for text in ("48 x 48 pixels", "0.0156 times as wide", "train 80, validation 120, test 110", str(report)):
         assert text in card
