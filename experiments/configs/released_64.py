@@ -1,6 +1,6 @@
 """The second run of the released model: all weights, from those of released_64_first.
 
-Needs embeddings.npz of `experiments.embeddings` and runs/released_64_first. About 30 minutes on two CPU cores of 2026.
+Needs embeddings.npz of `experiments.embeddings` and runs/released_64_first. About 90 minutes on two CPU cores of 2026.
 """
 
 from ml_collections import ConfigDict
@@ -14,5 +14,5 @@ def get_config() -> ConfigDict:
     config.trunk.trainable = "all"
     config.data.embeddings = "embeddings.npz"
     config.optimizer.learning_rate = 1.5e-4
-    config.train.update(epochs=24, loss_weights={"embedding": 4.0})
+    config.train.update(epochs=72, loss_weights={"embedding": 4.0})
     return config
