@@ -21,6 +21,7 @@ from ml_collections import ConfigDict
 from numpy.typing import NDArray
 
 from agegender.schema import AGE, AGE_DISTRIBUTION, AGES, BEST_MODEL, SPLITS
+from agegender.training.run_record import FINISHED, read_record
 from experiments import command
 from experiments.calibrate import calibrate_run
 from experiments.evaluate import evaluate_and_print
@@ -89,7 +90,7 @@ def release(
         workdir: folder of the run.
         out: folder of the model to publish.
         data_dir: where `tfds build` wrote.
-        epoch: "best" on the validation split, or "last".
+        epoch: "best", the one with the smallest validation loss, or "last".
         start_share: share of the weights that the run started from (`init_from`) in those to publish, see
             `mix_weights`.
         age_head: another age head with the same weights, "median" for "distribution"; empty keeps that of the run.
@@ -101,11 +102,14 @@ def release(
     import agegender as ag
     from agegender.models.batch_norm import fold_batch_norm
     from agegender.models.saving import load_model
-    from agegender.training.run_record import read_record
 
-    run = read_record(workdir)
+    run = read_record(workdir) if workdir.is_dir() else {}
     if not run.get("config"):
         raise ValueError(f"`workdir` must be the folder of a run of experiments.train. Received: {workdir}")
+    if epoch == "last" and not run.get(FINISHED):
+        raise ValueError(f"The run in {workdir} has not finished. Resume it with its command, or give --epoch=best.")
+    if out.resolve() == workdir.resolve():
+        raise ValueError(f"`out` must be another folder than `workdir`, whose model it would replace. Received: {out}")
     config = ConfigDict(run["config"])
     card_facts = {"size": config.data.image_size, "heads": " and ".join(config.model.heads)}
     card_facts["architecture"] = (
@@ -116,8 +120,10 @@ def release(
     card_facts |= {"weights": config.trunk.weights or "random"}
     card_facts["chosen_epoch"] = {
         "best": "the best epoch was chosen on the validation split",
-        "last": "they are those of the last epoch",
+        "last": "the last epoch was taken",
     }[epoch]
+    if start_share:
+        card_facts["chosen_epoch"] += f", and mixed with {start_share:.0%} of the weights that training started from"
     if start_share and not config.init_from:
         raise ValueError(f"`start_share` needs a run with `init_from`. Received: {start_share=}, workdir={workdir}")
 
@@ -127,6 +133,7 @@ def release(
         config.trunk.weights = None
         start, config.init_from = config.init_from, str(workdir / f"{epoch}.keras")
     config.model.age_head = age_head or config.model.age_head
+    ag.load_utkface(split, batch_size=1, data_dir=data_dir)  # a missing data set or split must not leave half a model
     out.mkdir(parents=True, exist_ok=True)
     model = build_model(config)
     if start_share:
@@ -239,7 +246,7 @@ def save_half_precision(model: "keras.Model", path: pathlib.Path) -> None:
 def _list_commands(
     name: str, run: Mapping[str, Any], epoch: str, start_share: float, age_head: str, prior_share: float
 ) -> str:
-    chosen = " ".join(word for word in run["command"] if word.startswith("--config"))
+    chosen = " ".join(word for word in run.get("command") or () if word.startswith("--config"))
     environment = "" if run["backend"] == "tensorflow" else f"KERAS_BACKEND={run['backend']} "
     return (
         f"{environment}python -m experiments.train {chosen} --workdir=runs/{name}\n"
@@ -290,7 +297,7 @@ if __name__ == "__main__":
     flags.DEFINE_string("out", None, "Folder of the model to publish.", required=True)
     flags.DEFINE_string("data_dir", None, "Where `tfds build` wrote; by default ~/tensorflow_datasets.")
     flags.DEFINE_enum(
-        "epoch", "best", ["best", "last"], "The epoch to publish: the best on the validation split, or the last."
+        "epoch", "best", ["best", "last"], "The epoch to publish: that with the smallest validation loss, or the last."
     )
     flags.DEFINE_float("start_share", 0.0, "Share of the weights that the run started from (init_from).", 0.0, 1.0)
     flags.DEFINE_string("age_head", "", "Another age head with the same weights: median for distribution.")

@@ -41,7 +41,13 @@ def test_release(tmp_path: pathlib.Path, epoch: str) -> None:
         weight.assign(weight + random.uniform(0, 0.1, weight.shape))
     (run := tmp_path / "run").mkdir()
     trained.save(run / f"{epoch}.keras")
-    record = {"versions": {"keras": "3"}, "backend": "tensorflow", "dtype_policy": "mixed_bfloat16", "seconds": {}}
+    record = {
+        "versions": {"keras": "3"},
+        "backend": "tensorflow",
+        "dtype_policy": "mixed_bfloat16",
+        "seconds": {},
+        "finished": "2026",
+    }
     command = ["train.py", "--config=c.py", f"--workdir={run}", "--config.train.epochs=3"]
     write_record(run, {**record, "config": to_json(config.to_dict()), "command": command})
 
@@ -81,7 +87,7 @@ def test_release(tmp_path: pathlib.Path, epoch: str) -> None:
     chosen = " --epoch=last" if epoch == "last" else ""
     command_line = f"--workdir=runs/small --out=models/small{chosen} --age_head=median --prior_share=0.5"
     assert f"\npython -m experiments.release {command_line}\n" in card
-    assert ("trained on the train split; they are those of the last epoch." in card) == (epoch == "last")
+    assert ("trained on the train split; the last epoch was taken." in card) == (epoch == "last")
     assert "## Results on the test split" in card and "calibration.json was then fitted on both splits." in card
     for text in ("48 x 48 pixels", "0.0156 times as wide", "train 80, validation 120, test 110", str(report)):
         assert text in card
@@ -119,6 +125,23 @@ def test_age_prior_is_of_the_images_that_were_trained_on(tmp_path: pathlib.Path)
         config.data.update(ages=(21, 60), genders=["female"])
     config.train_split = "validation"
     assert sorted(_read_train_ages(config, str(data_dir))) == list(range(21, 60, 2))
+
+
+def test_refused_before_anything_is_written(tmp_path: pathlib.Path) -> None:
+    data_dir = str(prepare(tmp_path / "data", {"train": [{"age": 1, "gender": 0}]}))
+    (run := tmp_path / "run").mkdir()
+    record = {"config": to_json(default_config().to_dict()), "seconds": {}}
+    write_record(run, record)
+    with pytest.raises(ValueError, match=r"The run in .*run has not finished. Resume it"):
+        release(run, tmp_path / "out", data_dir, epoch="last")
+    write_record(run, {**record, "finished": "2026-11-28T10:00:00+00:00"})
+    with pytest.raises(ValueError, match="`out` must be another folder than `workdir`"):
+        release(run, run / ".." / "run", data_dir)
+    with pytest.raises(ValueError, match="tset"):
+        release(run, tmp_path / "out", data_dir, split="tset")
+    with pytest.raises(ValueError, match=r"folder of a run of experiments.train. Received: .*run.json"):
+        release(run / "run.json", tmp_path / "out", data_dir)
+    assert not (tmp_path / "out").exists()
 
 
 def test_folder_without_a_run_is_refused(tmp_path: pathlib.Path) -> None:
