@@ -169,8 +169,8 @@ def release(
 def mix_weights(model: "keras.Model", start: "keras.Model", share: float, batches: Iterable[Any]) -> None:
     """Moves the weights of a model back towards those that its training started from.
 
-    A trunk that knew faces beyond UTKFace forgets a part of it in training; between both weights lie models that are as
-    good on UTKFace and better elsewhere (Wortsman et al. 2022, arXiv 2109.01903). They cost as much as one.
+    Between both weights lie models that are as good on UTKFace, and can be better on other photographs (Wortsman et al.
+    2022, arXiv 2109.01903). They cost as much as one.
 
     Args:
         model: changed in place.
