@@ -17,6 +17,7 @@ def run(
     main: Callable[[list[str]], None],
     exit_codes: Mapping[type[BaseException], int] | None = None,
     *,
+    takes_arguments: bool = False,
     uses_keras: bool = True,
     exit_now: bool = False,
 ) -> None:
@@ -25,6 +26,7 @@ def run(
     Args:
         main: takes the arguments that are no flags, after the name of the script.
         exit_codes: the exit code for a kind of error, the first that fits; 1 for all others.
+        takes_arguments: whether there may be arguments that are no flags.
         uses_keras: whether to import Keras and TensorFlow first, without the lines that they print.
         exit_now: whether to exit without waiting for other threads after an error.
     """
@@ -58,6 +60,9 @@ def run(
     def run_main(arguments: list[str]) -> None:
         logging.set_verbosity(logging.WARNING)  # TFDS logs each file that it opens
         try:
+            if arguments[1:] and not takes_arguments:
+                words = " ".join(arguments[1:])
+                raise ValueError(f"Every option begins with --, and has its value after =. Received: {words}")
             if uses_keras:
                 load_backend()
             main(arguments)

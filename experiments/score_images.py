@@ -39,4 +39,4 @@ if __name__ == "__main__":
     flags.DEFINE_integer("batch_size", 64, "Photographs held at a time, and faces a step.", lower_bound=1)
     flags.DEFINE_bool("aligned", False, "Each image is one face, cropped as in UTKFace.")
     flags.DEFINE_bool("flip", None, "Average the predictions for a face and its mirror image.")
-    command.run(main, {RuntimeError: 1, Exception: 2}, uses_keras=False)
+    command.run(main, {RuntimeError: 1, Exception: 2}, takes_arguments=True, uses_keras=False)

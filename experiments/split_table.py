@@ -69,9 +69,7 @@ def find_differences(table: Sequence[dict[str, str]], data_dirs: Sequence[str]) 
     ]
 
 
-def main(argv: Sequence[str]) -> None:
-    if len(argv) > 1:
-        raise ValueError(f"No arguments beside flags. Received: {argv[1:]}")
+def main(_: list[str]) -> None:
     if not flags.FLAGS.check:
         table = build_table(flags.FLAGS.data_dir)
         write_table(pathlib.Path(flags.FLAGS.table), table)

@@ -70,6 +70,17 @@ def test_flags_reach_the_function(
     assert run_script(monkeypatch, script, target, arguments) == (given, options)
 
 
+@pytest.mark.parametrize("words", ["--flip False", "a", "--workdir=a last best"])
+def test_words_that_are_no_flags_are_refused(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], words: str
+) -> None:
+    with pytest.raises(SystemExit) as stop:
+        run_script(monkeypatch, "evaluate", EVALUATE, f"--workdir=a {words}")
+    received = words.removeprefix("--flip ").removeprefix("--workdir=a ")
+    message = f"Every option begins with --, and has its value after =. Received: {received}"
+    assert stop.value.code == 1 and capsys.readouterr().err.strip().endswith(message)
+
+
 def run_script(monkeypatch: pytest.MonkeyPatch, script: str, target: str, arguments: str) -> tuple[list, dict]:
     """Runs a script in this process, up to the call of a function, and returns what that was called with."""
     called: list[tuple[list, dict]] = []
@@ -107,7 +118,7 @@ def test_error_ends_a_script_in_one_line(
 
     monkeypatch.setattr("sys.argv", ["train.py", "more"])
     with pytest.raises(SystemExit) as stopped:
-        command.run(fail, {FileExistsError: 2, KeyboardInterrupt: 130}, uses_keras=False)
+        command.run(fail, {FileExistsError: 2, KeyboardInterrupt: 130}, takes_arguments=True, uses_keras=False)
     assert stopped.value.code == code and capsys.readouterr().err == f"train: {words}\n"
 
 
