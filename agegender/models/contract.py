@@ -69,7 +69,7 @@ def is_valid(images: Any, targets: Mapping[str, Any], sample_weight: Any = None)
         sample_weight: as from `name_weights`.
     """
     valid = ops.convert_to_tensor(True)
-    if images is not None and keras.backend.standardize_dtype(images.dtype) == "uint8":
+    if keras.backend.standardize_dtype(getattr(images, "dtype", None)) == "uint8":
         highest = ops.max(images)
         valid = (highest == 0) | (highest > 1)  # 1: divided by 255, then cast
     for head, values in targets.items():

@@ -44,8 +44,7 @@ class Learner(keras.Model):
         """As in Keras."""
         targets, weights = _name_targets(y, y_pred), _name_weights(sample_weight, y_pred)
         heads = {head: targets[head] for head in _list_heads(y_pred)}
-        images = None if isinstance(x, tuple | list) else x  # several features of `cache_trunk` are no images
-        valid = is_valid(images, heads, weights)
+        valid = is_valid(x, heads, weights)
         # NaN in the batch would make the gradients NaN, whatever the last line returns.
         targets |= {head: _keep_if(valid, values) for head, values in heads.items()}
         weights = keras.tree.map_structure(lambda each: None if each is None else _keep_if(valid, each), weights)
