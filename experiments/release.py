@@ -111,21 +111,10 @@ def release(
     if out.resolve() == workdir.resolve():
         raise ValueError(f"`out` must be another folder than `workdir`, whose model it would replace. Received: {out}")
     config = ConfigDict(run["config"])
-    card_facts = {"size": config.data.image_size, "heads": " and ".join(config.model.heads)}
-    card_facts["architecture"] = (
-        "the ResNet of dlib's face recogniser without its last block"
-        if config.trunk.architecture == "dlib"
-        else f"{config.trunk.architecture} of keras-vggface, {config.trunk.width:.3g} times as wide as published"
-    )
-    card_facts |= {"weights": config.trunk.weights or "random"}
-    card_facts["chosen_epoch"] = {
-        "best": "the best epoch was chosen on the validation split",
-        "last": "the last epoch was taken",
-    }[epoch]
-    if start_share:
-        card_facts["chosen_epoch"] += f", and mixed with {start_share:.0%} of the weights that training started from"
     if start_share and not config.init_from:
         raise ValueError(f"`start_share` needs a run with `init_from`. Received: {start_share=}, workdir={workdir}")
+    card_facts = _describe_model(config, epoch, start_share)
+    options = {"epoch": epoch, "start_share": start_share, "age_head": age_head, "prior_share": prior_share}
 
     # The trained weights in a float32 model with the age head to publish.
     keras.config.set_dtype_policy("float32")
@@ -137,8 +126,7 @@ def release(
     out.mkdir(parents=True, exist_ok=True)
     model = build_model(config)
     if start_share:
-        options = {**config.data, "embeddings": None}
-        batches = ag.load_utkface(config.train_split, data_dir=data_dir, **options)
+        batches = ag.load_utkface(config.train_split, data_dir=data_dir, **{**config.data, "embeddings": None})
         mix_weights(model, load_model(start), start_share, (images for images, _ in batches))
     model = fold_batch_norm(model)
     if prior_share:
@@ -152,14 +140,9 @@ def release(
         calibrate_run(out, data_dir, split="validation+test", **config.calibration)
 
     recipe = {key: run[key] for key in ("config", "versions", "backend", "dtype_policy")}
-    recipe["released_with"] = {
-        "epoch": epoch,
-        "start_share": start_share,
-        "age_head": config.model.age_head,
-        "prior_share": prior_share,
-    }
+    recipe["released_with"] = {**options, "age_head": config.model.age_head}
     (out / "recipe.json").write_text(json.dumps(recipe, indent=2) + "\n")
-    commands = _list_commands(out.name, run, epoch, start_share, age_head, prior_share)
+    commands = _list_commands(out.name, run, options)
     (out / "README.md").write_text(
         _write_card(out.name, card_facts, commands, report, data_dir, split), encoding="utf-8"
     )
@@ -243,18 +226,35 @@ def save_half_precision(model: "keras.Model", path: pathlib.Path) -> None:
             archive.writestr(name, content)
 
 
-def _list_commands(
-    name: str, run: Mapping[str, Any], epoch: str, start_share: float, age_head: str, prior_share: float
-) -> str:
+def _describe_model(config: ConfigDict, epoch: str, start_share: float) -> dict[str, Any]:
+    """What the card says of the run and of the weights that were taken from it."""
+    architecture = (
+        "the ResNet of dlib's face recogniser without its last block"
+        if config.trunk.architecture == "dlib"
+        else f"{config.trunk.architecture} of keras-vggface, {config.trunk.width:.3g} times as wide as published"
+    )
+    chosen_epoch = {
+        "best": "the best epoch was chosen on the validation split",
+        "last": "the last epoch was taken",
+    }[epoch]
+    if start_share:
+        chosen_epoch += f", and mixed with {start_share:.0%} of the weights that training started from"
+    return {
+        "size": config.data.image_size,
+        "heads": " and ".join(config.model.heads),
+        "architecture": architecture,
+        "weights": config.trunk.weights or "random",
+        "chosen_epoch": chosen_epoch,
+    }
+
+
+def _list_commands(name: str, run: Mapping[str, Any], options: Mapping[str, Any]) -> str:
     chosen = " ".join(word for word in run.get("command") or () if word.startswith("--config"))
     environment = "" if run["backend"] == "tensorflow" else f"KERAS_BACKEND={run['backend']} "
+    given = "".join(f" --{option}={value}" for option, value in options.items() if value not in ("best", "", 0))
     return (
         f"{environment}python -m experiments.train {chosen} --workdir=runs/{name}\n"
-        f"python -m experiments.release --workdir=runs/{name} --out=models/{name}"
-        f"{f' --epoch={epoch}' if epoch != 'best' else ''}"
-        f"{f' --start_share={start_share:g}' if start_share else ''}"
-        f"{f' --age_head={age_head}' if age_head else ''}"
-        f"{f' --prior_share={prior_share:g}' if prior_share else ''}"
+        f"python -m experiments.release --workdir=runs/{name} --out=models/{name}{given}"
     )
 
 
