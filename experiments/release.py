@@ -20,6 +20,7 @@ from absl import flags
 from ml_collections import ConfigDict
 from numpy.typing import NDArray
 
+from agegender.released import INT8_MODEL, ONNX_MODEL
 from agegender.schema import AGE, AGE_DISTRIBUTION, AGES, BEST_MODEL, SPLITS
 from agegender.training.run_record import FINISHED, read_record
 from experiments import command
@@ -40,7 +41,7 @@ _CARD: Final = """\
 ## What it is
 
 A model that predicts age and recorded gender from an aligned face of {size} x {size} pixels, cropped as in UTKFace:
-{architecture}, with heads for {heads}, trained from {weights} weights. Weights are stored as float16.
+{architecture}, with heads for {heads}, trained from {weights}. Weights are stored as float16.
 `agegender.Predictor` loads it from this folder.
 
 ## What it is not for
@@ -113,8 +114,19 @@ def release(
     config = ConfigDict(run["config"])
     if start_share and not config.init_from:
         raise ValueError(f"`start_share` needs a run with `init_from`. Received: {start_share=}, workdir={workdir}")
+    trained_head = config.model.age_head if AGE in config.model.heads else "no age head"
+    if (age_head or prior_share) and {trained_head, age_head or trained_head} - {"distribution", "median"}:
+        raise ValueError(
+            "`age_head` and `prior_share` change a distribution of ages, or its median. "
+            f"Received: {age_head=}, {prior_share=}, for a run with {trained_head!r}"
+        )
     card_facts = _describe_model(config, epoch, start_share)
-    options = {"epoch": epoch, "start_share": start_share, "age_head": age_head, "prior_share": prior_share}
+    options = {
+        "epoch": epoch,
+        "start_share": start_share,
+        "age_head": age_head,
+        "prior_share": prior_share,
+    }
 
     # The trained weights in a float32 model with the age head to publish.
     keras.config.set_dtype_policy("float32")
@@ -132,6 +144,8 @@ def release(
     if prior_share:
         remove_age_prior(model, _read_train_ages(config, data_dir), prior_share)
     save_half_precision(model, out / BEST_MODEL)
+    for name in (ONNX_MODEL, INT8_MODEL):  # of the model that was here before
+        (out / name).unlink(missing_ok=True)
 
     # Evaluate with a calibration that has not seen the split, then calibrate on both.
     calibrate_run(out, data_dir, **config.calibration)
@@ -228,6 +242,9 @@ def save_half_precision(model: "keras.Model", path: pathlib.Path) -> None:
 
 def _describe_model(config: ConfigDict, epoch: str, start_share: float) -> dict[str, Any]:
     """What the card says of the run and of the weights that were taken from it."""
+    weights = (
+        f"the weights of {config.init_from}" if config.init_from else f"{config.trunk.weights or 'random'} weights"
+    )
     architecture = (
         "the ResNet of dlib's face recogniser without its last block"
         if config.trunk.architecture == "dlib"
@@ -243,7 +260,7 @@ def _describe_model(config: ConfigDict, epoch: str, start_share: float) -> dict[
         "size": config.data.image_size,
         "heads": " and ".join(config.model.heads),
         "architecture": architecture,
-        "weights": config.trunk.weights or "random",
+        "weights": weights,
         "chosen_epoch": chosen_epoch,
     }
 

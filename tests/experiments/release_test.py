@@ -4,6 +4,7 @@ import io
 import json
 import pathlib
 import zipfile
+from typing import Any
 
 import h5py
 import keras
@@ -39,6 +40,7 @@ def test_release(tmp_path: pathlib.Path, epoch: str) -> None:
     trained, random = build_model(config), np.random.default_rng(1)
     for weight in trained.weights:  # batch statistics, too
         weight.assign(weight + random.uniform(0, 0.1, weight.shape))
+    config.init_from = "runs/first" if epoch == "last" else ""
     (run := tmp_path / "run").mkdir()
     trained.save(run / f"{epoch}.keras")
     record = {
@@ -52,7 +54,10 @@ def test_release(tmp_path: pathlib.Path, epoch: str) -> None:
     write_record(run, {**record, "config": to_json(config.to_dict()), "command": command})
 
     out = tmp_path / "small"
-    report = release(run, out, str(data_dir), epoch=epoch, age_head="median", prior_share=0.5)
+    options: dict[str, Any] = {"epoch": epoch, "age_head": "median", "prior_share": 0.5}
+    out.mkdir()
+    (out / "model-int8.onnx").write_bytes(b"of an older model")
+    report = release(run, out, str(data_dir), **options)
 
     # The model: folded, in half precision, with the other age head.
     released = load_model(out)
@@ -65,7 +70,7 @@ def test_release(tmp_path: pathlib.Path, epoch: str) -> None:
     with h5py.File(weights) as file:
         file.visititems(lambda _, item: stored.append(str(item.dtype)) if isinstance(item, h5py.Dataset) else None)
     assert set(stored) == {"float16"}
-    config.model.age_head = "median"
+    config.model.age_head, config.init_from = "median", ""
     (expected := build_model(config)).set_weights(trained.get_weights())
     remove_age_prior(expected, np.arange(80), 0.5)  # the ages of the training images
     batch = random.integers(0, 256, (8, 48, 48, 3)).astype("uint8")
@@ -79,8 +84,7 @@ def test_release(tmp_path: pathlib.Path, epoch: str) -> None:
     assert report.count == 110 and (run / "released" / "report.html").is_file()
     recipe = json.loads((out / "recipe.json").read_text())
     assert recipe["config"]["model"]["age_head"] == "distribution"
-    expected_options = {"epoch": epoch, "start_share": 0.0, "age_head": "median", "prior_share": 0.5}
-    assert recipe["released_with"] == expected_options
+    assert recipe["released_with"] == {**options, "start_share": 0.0}
     assert (recipe["versions"], recipe["dtype_policy"]) == ({"keras": "3"}, "mixed_bfloat16")
     card = (out / "README.md").read_text()
     assert "\npython -m experiments.train --config=c.py --config.train.epochs=3 --workdir=runs/small\n" in card
@@ -88,7 +92,9 @@ def test_release(tmp_path: pathlib.Path, epoch: str) -> None:
     command_line = f"--workdir=runs/small --out=models/small{chosen} --age_head=median --prior_share=0.5"
     assert f"\npython -m experiments.release {command_line}\n" in card
     assert ("trained on the train split; the last epoch was taken." in card) == (epoch == "last")
-    assert "## Results on the test split" in card and "calibration.json was then fitted on both splits." in card
+    assert "## Results on the test split" in card
+    assert "calibration.json was then fitted on both splits." in card
+    assert f"trained from {'the weights of runs/first' if epoch == 'last' else 'random weights'}." in card
     for text in ("48 x 48 pixels", "0.0156 times as wide", "train 80, validation 120, test 110", str(report)):
         assert text in card
 
@@ -134,13 +140,18 @@ def test_refused_before_anything_is_written(tmp_path: pathlib.Path) -> None:
     write_record(run, record)
     with pytest.raises(ValueError, match=r"The run in .*run has not finished. Resume it"):
         release(run, tmp_path / "out", data_dir, epoch="last")
-    write_record(run, {**record, "finished": "2026-11-28T10:00:00+00:00"})
+    record["finished"] = "2026-11-28T10:00:00+00:00"
+    write_record(run, record)
     with pytest.raises(ValueError, match="`out` must be another folder than `workdir`"):
         release(run, run / ".." / "run", data_dir)
     with pytest.raises(ValueError, match="tset"):
         release(run, tmp_path / "out", data_dir, split="tset")
     with pytest.raises(ValueError, match=r"folder of a run of experiments.train. Received: .*run.json"):
         release(run / "run.json", tmp_path / "out", data_dir)
+    options: dict[str, Any]
+    for options in ({"age_head": "median"}, {"prior_share": 0.2}):
+        with pytest.raises(ValueError, match=r"Received: age_head=.*, prior_share=.*, for a run with 'regression'"):
+            release(run, tmp_path / "out", data_dir, **options)
     assert not (tmp_path / "out").exists()
 
 
