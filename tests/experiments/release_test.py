@@ -25,6 +25,7 @@ from experiments.release import (
     release,
     remove_age_prior,
     save_half_precision,
+    tilt_ages,
 )
 from experiments.train import build_model
 
@@ -54,7 +55,7 @@ def test_release(tmp_path: pathlib.Path, epoch: str) -> None:
     write_record(run, {**record, "config": to_json(config.to_dict()), "command": command})
 
     out = tmp_path / "small"
-    options: dict[str, Any] = {"epoch": epoch, "age_head": "median", "prior_share": 0.5}
+    options: dict[str, Any] = {"epoch": epoch, "age_head": "median", "prior_share": 0.5, "age_tilt": 0.02}
     out.mkdir()
     (out / "model-int8.onnx").write_bytes(b"of an older model")
     report = release(run, out, str(data_dir), **options)
@@ -73,6 +74,7 @@ def test_release(tmp_path: pathlib.Path, epoch: str) -> None:
     config.model.age_head, config.init_from = "median", ""
     (expected := build_model(config)).set_weights(trained.get_weights())
     remove_age_prior(expected, np.arange(80), 0.5)  # the ages of the training images
+    tilt_ages(expected, 0.02)
     batch = random.integers(0, 256, (8, 48, 48, 3)).astype("uint8")
     for head, values in expected.predict_on_batch(batch).items():
         np.testing.assert_allclose(released.predict_on_batch(batch)[head], values, rtol=0.02, atol=0.01)
@@ -89,7 +91,9 @@ def test_release(tmp_path: pathlib.Path, epoch: str) -> None:
     card = (out / "README.md").read_text()
     assert "\npython -m experiments.train --config=c.py --config.train.epochs=3 --workdir=runs/small\n" in card
     chosen = " --epoch=last" if epoch == "last" else ""
-    command_line = f"--workdir=runs/small --out=models/small{chosen} --age_head=median --prior_share=0.5"
+    command_line = (
+        f"--workdir=runs/small --out=models/small{chosen} --age_head=median --prior_share=0.5 --age_tilt=0.02"
+    )
     assert f"\npython -m experiments.release {command_line}\n" in card
     assert ("trained on the train split; the last epoch was taken." in card) == (epoch == "last")
     assert "## Results on the test split" in card
@@ -149,8 +153,8 @@ def test_refused_before_anything_is_written(tmp_path: pathlib.Path) -> None:
     with pytest.raises(ValueError, match=r"folder of a run of experiments.train. Received: .*run.json"):
         release(run / "run.json", tmp_path / "out", data_dir)
     options: dict[str, Any]
-    for options in ({"age_head": "median"}, {"prior_share": 0.2}):
-        with pytest.raises(ValueError, match=r"Received: age_head=.*, prior_share=.*, for a run with 'regression'"):
+    for options in ({"age_head": "median"}, {"prior_share": 0.2}, {"age_tilt": 0.01}):
+        with pytest.raises(ValueError, match=r"Received: age_head=.*, age_tilt=.*, for a run with 'regression'"):
             release(run, tmp_path / "out", data_dir, **options)
     assert not (tmp_path / "out").exists()
 
@@ -207,3 +211,16 @@ def test_removed_prior_divides_the_distribution() -> None:
     expected = before / estimate_age_prior(ages) ** 0.7
     expected /= expected.sum(axis=1, keepdims=True)
     np.testing.assert_allclose(distribution.predict_on_batch(images), expected, rtol=1e-4, atol=1e-7)
+
+
+def test_tilted_distribution() -> None:
+    model = ag.build_model(make_tiny_trunk(), age_head="distribution")
+    images = np.random.default_rng(1).integers(0, 256, (3, 24, 24, 3)).astype("uint8")
+    distribution = keras.Model(model.inputs[0], model.get_layer("age_distribution").output)
+    before = distribution.predict_on_batch(images)
+    tilt_ages(model, 0.1)
+    after = distribution.predict_on_batch(images)
+    # Ten years divide the odds by e, up to 60 years.
+    np.testing.assert_allclose(after[:, 60] / after[:, 50], before[:, 60] / before[:, 50] / np.e, rtol=1e-4)
+    np.testing.assert_allclose(after[:, 70] / after[:, 60], before[:, 70] / before[:, 60], rtol=1e-4)
+    np.testing.assert_allclose(after.sum(axis=1), 1, rtol=1e-5)
