@@ -4,7 +4,8 @@ r"""Makes a model to publish from a trained run: folded, in half precision, cali
 
 Writes best.keras, calibration.json, recipe.json (config and versions) and README.md (the card) to OUT, and the report
 on the test split, which shows faces, to WORKDIR/released. The report is of a calibration on the validation split; the
-published calibration is then fitted on validation and test together: twice the images make it more reliable.
+published calibration is then fitted on validation and test together: twice the images make it more reliable. A run on
+train and validation together takes the calibration of a model of the same recipe that was trained on train alone.
 """
 
 import dataclasses
@@ -54,7 +55,7 @@ non-commercial research only, and so is this model.
 ## Data
 
 UTKFace's aligned and cropped images, data set version {version}: {counts}. Near-identical photographs share a split.
-The weights were trained on the train split; {chosen_epoch}.
+The weights were trained on {train_split}; {chosen_epoch}.
 datasets/utkface/README.md lists the problems of the labels.
 
 ## Recipe
@@ -67,7 +68,7 @@ recipe.json has every option and the versions. In the project, with the data set
 
 ## Results on the {split} split
 
-With age intervals and a gender temperature fitted on the validation split{refitted}.
+With age intervals and a gender temperature fitted on the validation split{calibrated}.
 
 ```
 {report}
@@ -85,6 +86,7 @@ def release(
     age_head: str = "",
     prior_share: float = 0.0,
     age_tilt: float = 0.0,
+    calibration: pathlib.Path | None = None,
     split: str = "test",
 ) -> "Report":
     """Folds, stores, calibrates and evaluates the model of a run, and writes its card.
@@ -99,6 +101,8 @@ def release(
         age_head: another age head with the same weights, "median" for "distribution"; empty keeps that of the run.
         prior_share: how much of the training ages' distribution to take out of the answers, see `remove_age_prior`.
         age_tilt: how much to make the answers younger, see `tilt_ages`.
+        calibration: folder of a model whose calibration to take, for a run that was trained on the validation split,
+            too: of the same recipe, but not trained on it.
         split: the split of the card's numbers; "validation" while you choose options.
     """
     import keras
@@ -123,6 +127,15 @@ def release(
             "`age_head`, `prior_share` and `age_tilt` change a distribution of ages, or its median. "
             f"Received: {age_head=}, {prior_share=}, {age_tilt=}, for a run with {trained_head!r}"
         )
+    taken = ag.load_calibration(calibration) if calibration else None
+    if calibration and not taken:
+        raise ValueError(f"`calibration` must be a folder with a calibration.json. Received: {calibration}")
+    if "validation" in config.train_split and not (taken and epoch == "last"):
+        raise ValueError(
+            "The run was trained on the validation split, so it cannot choose an epoch or calibrate there. Give "
+            "--epoch=last and --calibration=FOLDER, a model of the same recipe that was not trained on it. "
+            f"Received: train_split={config.train_split!r}, {epoch=}, calibration={str(calibration or '')!r}"
+        )
     card_facts = _describe_model(config, epoch, start_share)
     options = {
         "epoch": epoch,
@@ -130,6 +143,7 @@ def release(
         "age_head": age_head,
         "prior_share": prior_share,
         "age_tilt": age_tilt,
+        "calibration": f"models/{calibration.name}" if calibration else "",
     }
 
     # The trained weights in a float32 model with the age head to publish.
@@ -154,15 +168,23 @@ def release(
         (out / name).unlink(missing_ok=True)
 
     # Evaluate with a calibration that has not seen the split, then calibrate on both.
-    calibrate_run(out, data_dir, **config.calibration)
+    if taken:
+        taken.save(out)
+    else:
+        calibrate_run(out, data_dir, **config.calibration)
     report = evaluate_and_print(out, split, data_dir=data_dir, out=workdir / "released")
-    if split == "test":
+    if split == "test" and not taken:
         calibrate_run(out, data_dir, split="validation+test", **config.calibration)
 
     recipe = {key: run[key] for key in ("config", "versions", "backend", "dtype_policy")}
     recipe["released_with"] = {**options, "age_head": config.model.age_head}
     (out / "recipe.json").write_text(json.dumps(recipe, indent=2) + "\n")
     commands = _list_commands(out.name, run, options)
+    card_facts["calibrated"] = ""
+    if taken:
+        card_facts["calibrated"] = ", for a model of the same recipe that was not trained on it"
+    elif split == "test":
+        card_facts["calibrated"] = "; calibration.json was then fitted on both splits"
     (out / "README.md").write_text(
         _write_card(out.name, card_facts, commands, report, data_dir, split), encoding="utf-8"
     )
@@ -283,6 +305,7 @@ def _describe_model(config: ConfigDict, epoch: str, start_share: float) -> dict[
         "heads": " and ".join(config.model.heads),
         "architecture": architecture,
         "weights": weights,
+        "train_split": f"the {config.train_split} split",
         "chosen_epoch": chosen_epoch,
     }
 
@@ -304,7 +327,6 @@ def _write_card(
 
     info = find_prepared(data_dir).info
     counts = ", ".join(f"{each} {info.splits[each].num_examples:,}" for each in SPLITS)
-    refitted = "; calibration.json was then fitted on both splits" if split == "test" else ""
     return _CARD.format(
         name=name,
         version=info.version,
@@ -312,7 +334,6 @@ def _write_card(
         commands=commands,
         report=report,
         split=split,
-        refitted=refitted,
         **facts,
     )
 
@@ -328,6 +349,7 @@ def main(_: list[str]) -> None:
         age_head=values.age_head,
         prior_share=values.prior_share,
         age_tilt=values.age_tilt,
+        calibration=pathlib.Path(values.calibration) if values.calibration else None,
         split=values.split,
     )
 
@@ -343,5 +365,6 @@ if __name__ == "__main__":
     flags.DEFINE_string("age_head", "", "Another age head with the same weights: median for distribution.")
     flags.DEFINE_float("prior_share", 0.0, "Share of the training ages' distribution to take out.", 0.0, 1.0)
     flags.DEFINE_float("age_tilt", 0.0, "Multiply each age's probability by exp(-age_tilt * min(age, 60)).", -0.1, 0.1)
+    flags.DEFINE_string("calibration", None, "Take that of this model, if the run was trained on the validation split.")
     flags.DEFINE_string("split", "test", "The split of the card's numbers; 'validation' while you choose options.")
     command.run(main)

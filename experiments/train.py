@@ -49,6 +49,8 @@ def train_and_evaluate(
 ) -> None:
     """Trains, calibrates on the validation split, and evaluates on `split`; resumes an interrupted run.
 
+    A run that was trained on the validation split, too, is not calibrated, and its best epoch is no choice.
+
     Args:
         config: what to train, from a file of experiments/configs.
         workdir: folder of the run.
@@ -77,10 +79,13 @@ def train_and_evaluate(
     if not chief:
         return
     started = time.monotonic()
-    try:
-        calibrate_run(workdir, data_dir, **config.calibration)
-    except ValueError as error:  # a run on few images has a report, too
-        print(f"Not calibrated: {error}")
+    if "validation" in config.train_split:
+        print("Not calibrated: the validation split was trained on.")
+    else:
+        try:
+            calibrate_run(workdir, data_dir, **config.calibration)
+        except ValueError as error:  # a run on few images has a report, too
+            print(f"Not calibrated: {error}")
     print(f"\nThe best epoch on the {split} split:")
     evaluate_and_print(workdir, split, data_dir=data_dir)
     record_seconds(workdir, "evaluation", time.monotonic() - started)

@@ -29,19 +29,24 @@ from experiments.release import (
 )
 from experiments.train import build_model
 
+CALIBRATION = ag.Calibration(
+    coverage=0.9, ages=(0, 116), low=(0, 100), high=(20, 116), temperature=1.5, count=700, flip=True
+)
 
-@pytest.mark.parametrize("epoch", ["best", "last"])
-def test_release(tmp_path: pathlib.Path, epoch: str) -> None:
+
+@pytest.mark.parametrize(("epoch", "train_split"), [("best", "train"), ("last", "train"), ("last", "train+validation")])
+def test_release(tmp_path: pathlib.Path, epoch: str, train_split: str) -> None:
     images = [{"age": index % 80, "gender": index % 2} for index in range(120)]
     data_dir = prepare(tmp_path / "data", {"train": images[:80], "validation": images, "test": images[:110]})
     config = default_config()
+    config.train_split, takes_calibration = train_split, "validation" in train_split
     config.batch_norm, config.calibration.flip, config.model.age_head = True, True, "distribution"
     config.data.update(image_size=48, batch_size=8)
     config.trunk.update(weights=None, trainable="all", width=1 / 64)
     trained, random = build_model(config), np.random.default_rng(1)
     for weight in trained.weights:  # batch statistics, too
         weight.assign(weight + random.uniform(0, 0.1, weight.shape))
-    config.init_from = "runs/first" if epoch == "last" else ""
+    config.init_from = "runs/first" if takes_calibration else ""
     (run := tmp_path / "run").mkdir()
     trained.save(run / f"{epoch}.keras")
     record = {
@@ -56,9 +61,11 @@ def test_release(tmp_path: pathlib.Path, epoch: str) -> None:
 
     out = tmp_path / "small"
     options: dict[str, Any] = {"epoch": epoch, "age_head": "median", "prior_share": 0.5, "age_tilt": 0.02}
+    (other := tmp_path / "other").mkdir()
+    CALIBRATION.save(other)
     out.mkdir()
     (out / "model-int8.onnx").write_bytes(b"of an older model")
-    report = release(run, out, str(data_dir), **options)
+    report = release(run, out, str(data_dir), calibration=other if takes_calibration else None, **options)
 
     # The model: folded, in half precision, with the other age head.
     released = load_model(out)
@@ -73,7 +80,7 @@ def test_release(tmp_path: pathlib.Path, epoch: str) -> None:
     assert set(stored) == {"float16"}
     config.model.age_head, config.init_from = "median", ""
     (expected := build_model(config)).set_weights(trained.get_weights())
-    remove_age_prior(expected, np.arange(80), 0.5)  # the ages of the training images
+    remove_age_prior(expected, np.arange(120 if takes_calibration else 80) % 80, 0.5)  # the ages of the training images
     tilt_ages(expected, 0.02)
     batch = random.integers(0, 256, (8, 48, 48, 3)).astype("uint8")
     for head, values in expected.predict_on_batch(batch).items():
@@ -82,11 +89,13 @@ def test_release(tmp_path: pathlib.Path, epoch: str) -> None:
     # What lies beside it.
     assert {path.name for path in out.iterdir()} == {"best.keras", "calibration.json", "recipe.json", "README.md"}
     calibration = json.loads((out / "calibration.json").read_text())
-    assert calibration["flip"] is True and calibration["count"] == 120 + 110  # both splits, after the report on one
+    assert calibration["flip"] is True
+    assert calibration["count"] == (700 if takes_calibration else 120 + 110)  # both splits, after the report on one
     assert report.count == 110 and (run / "released" / "report.html").is_file()
     recipe = json.loads((out / "recipe.json").read_text())
     assert recipe["config"]["model"]["age_head"] == "distribution"
-    assert recipe["released_with"] == {**options, "start_share": 0.0}
+    name = "models/other" if takes_calibration else ""
+    assert recipe["released_with"] == {**options, "start_share": 0.0, "calibration": name}
     assert (recipe["versions"], recipe["dtype_policy"]) == ({"keras": "3"}, "mixed_bfloat16")
     card = (out / "README.md").read_text()
     assert "\npython -m experiments.train --config=c.py --config.train.epochs=3 --workdir=runs/small\n" in card
@@ -94,11 +103,13 @@ def test_release(tmp_path: pathlib.Path, epoch: str) -> None:
     command_line = (
         f"--workdir=runs/small --out=models/small{chosen} --age_head=median --prior_share=0.5 --age_tilt=0.02"
     )
+    command_line += " --calibration=models/other" if takes_calibration else ""
     assert f"\npython -m experiments.release {command_line}\n" in card
-    assert ("trained on the train split; the last epoch was taken." in card) == (epoch == "last")
+    assert (f"trained on the {train_split} split; the last epoch was taken." in card) == (epoch == "last")
     assert "## Results on the test split" in card
-    assert "calibration.json was then fitted on both splits." in card
-    assert f"trained from {'the weights of runs/first' if epoch == 'last' else 'random weights'}." in card
+    assert ("calibration.json was then fitted on both splits." in card) != takes_calibration
+    assert ("split, for a model of the same recipe that was not trained on it." in card) == takes_calibration
+    assert f"trained from {'the weights of runs/first' if takes_calibration else 'random weights'}." in card
     for text in ("48 x 48 pixels", "0.0156 times as wide", "train 80, validation 120, test 110", str(report)):
         assert text in card
 
@@ -155,6 +166,17 @@ def test_refused_before_anything_is_written(tmp_path: pathlib.Path) -> None:
     options: dict[str, Any]
     for options in ({"age_head": "median"}, {"prior_share": 0.2}, {"age_tilt": 0.01}):
         with pytest.raises(ValueError, match=r"Received: age_head=.*, age_tilt=.*, for a run with 'regression'"):
+            release(run, tmp_path / "out", data_dir, **options)
+    with pytest.raises(ValueError, match=r"`calibration` must be a folder with a calibration.json. Received: .*run"):
+        release(run, tmp_path / "out", data_dir, calibration=run)
+    record["config"]["train_split"] = "train+validation[:50%]"
+    write_record(run, record)
+    (other := tmp_path / "other").mkdir()
+    CALIBRATION.save(other)
+    for options in ({}, {"epoch": "last"}, {"calibration": other}):
+        with pytest.raises(
+            ValueError, match=r"trained on the validation split, .* Give --epoch=last and --calibration"
+        ):
             release(run, tmp_path / "out", data_dir, **options)
     assert not (tmp_path / "out").exists()
 

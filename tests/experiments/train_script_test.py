@@ -5,6 +5,7 @@ import io
 import json
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,7 +22,7 @@ from PIL import Image
 
 import agegender as ag
 from agegender.evaluation.evaluate import evaluate_run
-from agegender.training.run_record import read_record, write_record
+from agegender.training.run_record import read_record, to_json, write_record
 from experiments.config import default_config
 from experiments.train import build_model, train, train_and_evaluate
 
@@ -77,6 +78,18 @@ def test_run_ends_with_a_report_and_predictions(run: pathlib.Path) -> None:
 
 def test_too_few_images_to_calibrate_is_not_an_error(run: pathlib.Path) -> None:
     assert "Not calibrated: " in (run / "stdout.txt").read_text() and not (run / "calibration.json").exists()
+
+
+def test_validation_split_that_was_trained_on_calibrates_nothing(
+    run: pathlib.Path, prepared: pathlib.Path, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture
+) -> None:
+    config = small_config(**OPTIONS, train_split="train+validation")
+    shutil.copytree(run, tmp_path, dirs_exist_ok=True)
+    record = read_record(tmp_path)
+    del record["seconds"]["evaluation"]
+    write_record(tmp_path, {**record, "config": to_json(config.to_dict())})
+    train_and_evaluate(config, tmp_path, str(prepared))
+    assert "Not calibrated: the validation split was trained on.\n" in capsys.readouterr().out
 
 
 def test_record_has_config_and_data_dir(run: pathlib.Path, prepared: pathlib.Path) -> None:
