@@ -1,6 +1,7 @@
 """The second run of the released model: all weights, from those of released_64_first.
 
 Needs embeddings.npz of `experiments.embeddings` and runs/released_64_first. About 90 minutes on two CPU cores of 2026.
+The released weights are of a run with `--config.train_split=train+validation`.
 """
 
 from ml_collections import ConfigDict
