@@ -5,7 +5,9 @@ r"""Fits age intervals and the temperature of the gender head on the validation 
 Writes calibration.json beside the model, where the `Predictor` finds it. `experiments.train` does the same at its end.
 """
 
+import json
 import pathlib
+import re
 from typing import TYPE_CHECKING, Any
 
 from absl import flags
@@ -31,7 +33,7 @@ def calibrate_run(
     Args:
         workdir: folder of the run, or a `.keras` file.
         data_dir: where `tfds build` wrote; None is what run.json names, or TFDS's own folder.
-        split: images that were not trained on, as in `load_utkface`.
+        split: images that were not trained on, as in `load_utkface`; others are refused.
         batch_size: images a step.
         flip: as in `agegender.calibrate`.
         **options: others of `agegender.calibrate`.
@@ -40,12 +42,39 @@ def calibrate_run(
     from agegender.models.saving import load_model
     from agegender.training.run_record import read_data_dir
 
+    train_split = read_train_split(workdir)
+    if overlap(train_split, split):
+        raise ValueError(f"{workdir} was trained on images to calibrate on. Received: {train_split=}, {split=}")
     model = load_model(workdir)
     data_dir = data_dir or read_data_dir(workdir)
     dataset = ag.load_utkface(split, batch_size=batch_size, image_size=model.input_shape[1], data_dir=data_dir)
     calibration = ag.calibrate(*predict_dataset(model, dataset, flip=flip), flip=flip, **options)
     calibration.save(workdir if workdir.is_dir() else workdir.parent)
     return calibration
+
+
+def read_train_split(folder: pathlib.Path) -> str:
+    """The split that the model of a run or of a released folder was trained on; "" if nothing says so."""
+    from agegender.training.run_record import read_record
+
+    folder = folder if folder.is_dir() else folder.parent
+    return ((read_record(folder) or read_recipe(folder)).get("config") or {}).get("train_split", "")
+
+
+def read_recipe(folder: pathlib.Path) -> dict[str, Any]:
+    """The recipe.json of `experiments.release` in a folder; {} if it has none."""
+    path = folder / "recipe.json"
+    return json.loads(path.read_text()) if path.is_file() else {}
+
+
+def overlap(split: str, other: str) -> bool:
+    """Whether two splits may have images in common: slices are not told apart.
+
+    >>> overlap("train+validation[:50%]", "validation"), overlap("all", "test"), overlap("train", "validation+test")
+    (True, True, False)
+    """
+    names = [set(re.findall(r"[a-z]+", each)) for each in (split, other)]
+    return bool(names[0] & names[1]) or (all(names) and "all" in names[0] | names[1])
 
 
 def main(_: list[str]) -> None:

@@ -11,6 +11,7 @@ train and validation together takes the calibration of a model of the same recip
 import dataclasses
 import io
 import json
+import math
 import pathlib
 import zipfile
 from collections.abc import Iterable, Mapping
@@ -23,16 +24,16 @@ from numpy.typing import NDArray
 
 from agegender.released import INT8_MODEL, ONNX_MODEL
 from agegender.schema import AGE, AGE_DISTRIBUTION, AGES, BEST_MODEL, SPLITS
-from agegender.training.run_record import FINISHED, read_record
+from agegender.training.run_record import FINISHED, RECORD, read_record
 from experiments import command
-from experiments.calibrate import calibrate_run
+from experiments.calibrate import calibrate_run, overlap, read_recipe, read_train_split
 from experiments.evaluate import evaluate_and_print
 from experiments.train import build_model
 
 if TYPE_CHECKING:
     import keras
 
-    from agegender import Report
+    from agegender import Calibration, Report
 
 PRIOR_STD: Final = 3.0  # years
 _UNTILTED_FROM: Final = 60  # from which on ages are tilted no further
@@ -101,8 +102,8 @@ def release(
         age_head: another age head with the same weights, "median" for "distribution"; empty keeps that of the run.
         prior_share: how much of the training ages' distribution to take out of the answers, see `remove_age_prior`.
         age_tilt: how much to make the answers younger, see `tilt_ages`.
-        calibration: folder of a model whose calibration to take, for a run that was trained on the validation split,
-            too: of the same recipe, but not trained on it.
+        calibration: folder of a model whose calibration to take instead of fitting one, for a run that was trained on
+            the validation split, too: of the same recipe and options, but not trained on it.
         split: the split of the card's numbers; "validation" while you choose options.
     """
     import keras
@@ -116,8 +117,11 @@ def release(
         raise ValueError(f"`workdir` must be the folder of a run of experiments.train. Received: {workdir}")
     if epoch == "last" and not run.get(FINISHED):
         raise ValueError(f"The run in {workdir} has not finished. Resume it with its command, or give --epoch=best.")
-    if out.resolve() == workdir.resolve():
-        raise ValueError(f"`out` must be another folder than `workdir`, whose model it would replace. Received: {out}")
+    others = [workdir / "released", *([calibration] if calibration else [])]
+    if (out / RECORD).is_file() or out.resolve() in [each.resolve() for each in others]:
+        raise ValueError(f"`out` must not be the folder of a run, a report or `calibration`. Received: {out}")
+    if not all(math.isfinite(each) for each in (start_share, prior_share, age_tilt)):
+        raise ValueError(f"Shares and tilt must be numbers. Received: {start_share=}, {prior_share=}, {age_tilt=}")
     config = ConfigDict(run["config"])
     if start_share and not config.init_from:
         raise ValueError(f"`start_share` needs a run with `init_from`. Received: {start_share=}, workdir={workdir}")
@@ -127,10 +131,13 @@ def release(
             "`age_head`, `prior_share` and `age_tilt` change a distribution of ages, or its median. "
             f"Received: {age_head=}, {prior_share=}, {age_tilt=}, for a run with {trained_head!r}"
         )
-    taken = ag.load_calibration(calibration) if calibration else None
-    if calibration and not taken:
-        raise ValueError(f"`calibration` must be a folder with a calibration.json. Received: {calibration}")
-    if "validation" in config.train_split and not (taken and epoch == "last"):
+    if overlap(config.train_split, split):
+        raise ValueError(
+            "The report must be on images that were not trained on. "
+            f"Received: train_split={config.train_split!r}, {split=}"
+        )
+    taken = _take_calibration(calibration) if calibration else None
+    if overlap(config.train_split, "validation") and not (taken and epoch == "last"):
         raise ValueError(
             "The run was trained on the validation split, so it cannot choose an epoch or calibrate there. Give "
             "--epoch=last and --calibration=FOLDER, a model of the same recipe that was not trained on it. "
@@ -166,6 +173,10 @@ def release(
     save_half_precision(model, out / BEST_MODEL)
     for name in (ONNX_MODEL, INT8_MODEL):  # of the model that was here before
         (out / name).unlink(missing_ok=True)
+    recipe = {key: run[key] for key in ("config", "versions", "backend", "dtype_policy")}
+    recipe["released_with"] = {**options, "age_head": config.model.age_head}
+    recipe["calibrated_on"] = "validation+test" if split == "test" and not taken else "validation"
+    (out / "recipe.json").write_text(json.dumps(recipe, indent=2) + "\n")
 
     # Evaluate with a calibration that has not seen the split, then calibrate on both.
     if taken:
@@ -176,9 +187,6 @@ def release(
     if split == "test" and not taken:
         calibrate_run(out, data_dir, split="validation+test", **config.calibration)
 
-    recipe = {key: run[key] for key in ("config", "versions", "backend", "dtype_policy")}
-    recipe["released_with"] = {**options, "age_head": config.model.age_head}
-    (out / "recipe.json").write_text(json.dumps(recipe, indent=2) + "\n")
     commands = _list_commands(out.name, run, options)
     card_facts["calibrated"] = ""
     if taken:
@@ -189,6 +197,22 @@ def release(
         _write_card(out.name, card_facts, commands, report, data_dir, split), encoding="utf-8"
     )
     return report
+
+
+def _take_calibration(folder: pathlib.Path) -> "Calibration":
+    """The calibration of a model that was trained on neither validation nor test, fitted on the validation split."""
+    import agegender as ag
+
+    calibration = ag.load_calibration(folder) if folder.is_dir() else None
+    if not calibration:
+        raise ValueError(f"`calibration` must be a folder with a calibration.json. Received: {folder}")
+    train_split, fitted_on = read_train_split(folder), read_recipe(folder).get("calibrated_on", "validation")
+    if overlap(train_split, "validation+test") or fitted_on != "validation":
+        raise ValueError(
+            "`calibration` must be of a model that was trained on train alone and released with --split=validation. "
+            f"Received: {folder}, trained on {train_split!r}, calibrated on {fitted_on!r}"
+        )
+    return calibration
 
 
 def mix_weights(model: "keras.Model", start: "keras.Model", share: float, batches: Iterable[Any]) -> None:
@@ -229,9 +253,9 @@ def remove_age_prior(model: "keras.Model", ages: NDArray[Any], share: float) -> 
 def tilt_ages(model: "keras.Model", tilt: float) -> None:
     """Multiplies the probability of each age by exp(-tilt * min(age, 60)), and normalizes the distribution again.
 
-    The released recipe answers half a year too old on average, most where it is unsure. This makes answers younger, by
-    about the tilt times the variance of the distribution; not those of old people, which are too young already. Like
-    `remove_age_prior`, it is a change of the bias of the last layer.
+    Without it, the released recipe answers half a year too old on the validation split, most where it is unsure. The
+    answers become younger by about the tilt times the variance of the distribution, least from 60 on, where they are
+    too young already. Like `remove_age_prior`, it is a change of the bias of the last layer.
 
     Args:
         model: with a distribution of ages; changed in place.
@@ -365,6 +389,6 @@ if __name__ == "__main__":
     flags.DEFINE_string("age_head", "", "Another age head with the same weights: median for distribution.")
     flags.DEFINE_float("prior_share", 0.0, "Share of the training ages' distribution to take out.", 0.0, 1.0)
     flags.DEFINE_float("age_tilt", 0.0, "Multiply each age's probability by exp(-age_tilt * min(age, 60)).", -0.1, 0.1)
-    flags.DEFINE_string("calibration", None, "Take that of this model, if the run was trained on the validation split.")
+    flags.DEFINE_string("calibration", None, "Take the calibration of this folder instead of fitting one.")
     flags.DEFINE_string("split", "test", "The split of the card's numbers; 'validation' while you choose options.")
     command.run(main)

@@ -49,7 +49,8 @@ def train_and_evaluate(
 ) -> None:
     """Trains, calibrates on the validation split, and evaluates on `split`; resumes an interrupted run.
 
-    A run that was trained on the validation split, too, is not calibrated, and its best epoch is no choice.
+    A run that was trained on the validation split, too, is not calibrated, and its best epoch is chosen on training
+    images.
 
     Args:
         config: what to train, from a file of experiments/configs.
@@ -79,13 +80,10 @@ def train_and_evaluate(
     if not chief:
         return
     started = time.monotonic()
-    if "validation" in config.train_split:
-        print("Not calibrated: the validation split was trained on.")
-    else:
-        try:
-            calibrate_run(workdir, data_dir, **config.calibration)
-        except ValueError as error:  # a run on few images has a report, too
-            print(f"Not calibrated: {error}")
+    try:
+        calibrate_run(workdir, data_dir, **config.calibration)
+    except ValueError as error:  # a run on few images, or on the validation split, has a report, too
+        print(f"Not calibrated: {error}")
     print(f"\nThe best epoch on the {split} split:")
     evaluate_and_print(workdir, split, data_dir=data_dir)
     record_seconds(workdir, "evaluation", time.monotonic() - started)

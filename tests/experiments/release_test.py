@@ -96,6 +96,7 @@ def test_release(tmp_path: pathlib.Path, epoch: str, train_split: str) -> None:
     assert recipe["config"]["model"]["age_head"] == "distribution"
     name = "models/other" if takes_calibration else ""
     assert recipe["released_with"] == {**options, "start_share": 0.0, "calibration": name}
+    assert recipe["calibrated_on"] == ("validation" if takes_calibration else "validation+test")
     assert (recipe["versions"], recipe["dtype_policy"]) == ({"keras": "3"}, "mixed_bfloat16")
     card = (out / "README.md").read_text()
     assert "\npython -m experiments.train --config=c.py --config.train.epochs=3 --workdir=runs/small\n" in card
@@ -157,13 +158,19 @@ def test_refused_before_anything_is_written(tmp_path: pathlib.Path) -> None:
         release(run, tmp_path / "out", data_dir, epoch="last")
     record["finished"] = "2026-11-28T10:00:00+00:00"
     write_record(run, record)
-    with pytest.raises(ValueError, match="`out` must be another folder than `workdir`"):
-        release(run, run / ".." / "run", data_dir)
+    for folder in (run / ".." / "run", run / "released", tmp_path / "other"):
+        with pytest.raises(ValueError, match="`out` must not be the folder of a run, a report or `calibration`"):
+            release(run, folder, data_dir, calibration=tmp_path / "other")
     with pytest.raises(ValueError, match="tset"):
         release(run, tmp_path / "out", data_dir, split="tset")
     with pytest.raises(ValueError, match=r"folder of a run of experiments.train. Received: .*run.json"):
         release(run / "run.json", tmp_path / "out", data_dir)
+    with pytest.raises(ValueError, match=r"not trained on. Received: train_split='train', split='train\[:10%\]'"):
+        release(run, tmp_path / "out", data_dir, split="train[:10%]")
     options: dict[str, Any]
+    for options in ({"start_share": float("nan")}, {"prior_share": float("nan")}, {"age_tilt": float("nan")}):
+        with pytest.raises(ValueError, match="Shares and tilt must be numbers"):
+            release(run, tmp_path / "out", data_dir, **options)
     for options in ({"age_head": "median"}, {"prior_share": 0.2}, {"age_tilt": 0.01}):
         with pytest.raises(ValueError, match=r"Received: age_head=.*, age_tilt=.*, for a run with 'regression'"):
             release(run, tmp_path / "out", data_dir, **options)
@@ -171,6 +178,13 @@ def test_refused_before_anything_is_written(tmp_path: pathlib.Path) -> None:
         release(run, tmp_path / "out", data_dir, calibration=run)
     record["config"]["train_split"] = "train+validation[:50%]"
     write_record(run, record)
+    recipe: dict[str, Any]
+    for recipe in ({"config": {"train_split": "all"}}, {"calibrated_on": "validation+test"}):
+        (wrong := tmp_path / next(iter(recipe))).mkdir()
+        CALIBRATION.save(wrong)
+        (wrong / "recipe.json").write_text(json.dumps(recipe))
+        with pytest.raises(ValueError, match=r"trained on train alone and released with --split=validation. Received:"):
+            release(run, tmp_path / "out", data_dir, epoch="last", calibration=wrong)
     (other := tmp_path / "other").mkdir()
     CALIBRATION.save(other)
     for options in ({}, {"epoch": "last"}, {"calibration": other}):

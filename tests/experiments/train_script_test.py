@@ -89,7 +89,7 @@ def test_validation_split_that_was_trained_on_calibrates_nothing(
     del record["seconds"]["evaluation"]
     write_record(tmp_path, {**record, "config": to_json(config.to_dict())})
     train_and_evaluate(config, tmp_path, str(prepared))
-    assert "Not calibrated: the validation split was trained on.\n" in capsys.readouterr().out
+    assert "was trained on images to calibrate on. Received: train_split='train+validation'" in capsys.readouterr().out
 
 
 def test_record_has_config_and_data_dir(run: pathlib.Path, prepared: pathlib.Path) -> None:
