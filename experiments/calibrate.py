@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from absl import flags
 
 import agegender as ag
+from agegender.schema import SPLITS
 from experiments import command
 
 if TYPE_CHECKING:
@@ -68,13 +69,17 @@ def read_recipe(folder: pathlib.Path) -> dict[str, Any]:
 
 
 def overlap(split: str, other: str) -> bool:
-    """Whether two splits may have images in common: slices are not told apart.
+    """Whether two splits, or slices of them, name the same split of the data set.
 
     >>> overlap("train+validation[:50%]", "validation"), overlap("all", "test"), overlap("train", "validation+test")
     (True, True, False)
     """
-    names = [set(re.findall(r"[a-z]+", each)) for each in (split, other)]
-    return bool(names[0] & names[1]) or (all(names) and "all" in names[0] | names[1])
+    return bool(_list_splits(split) & _list_splits(other))
+
+
+def _list_splits(split: str) -> set[str]:
+    names = set(re.findall(r"[a-z]+", split))
+    return set(SPLITS) if "all" in names else names
 
 
 def main(_: list[str]) -> None:

@@ -56,7 +56,7 @@ non-commercial research only, and so is this model.
 ## Data
 
 UTKFace's aligned and cropped images, data set version {version}: {counts}. Near-identical photographs share a split.
-The weights were trained on {train_split}; {chosen_epoch}.
+The weights were trained on the {train_split} split; {chosen_epoch}.
 datasets/utkface/README.md lists the problems of the labels.
 
 ## Recipe
@@ -126,7 +126,8 @@ def release(
     if start_share and not config.init_from:
         raise ValueError(f"`start_share` needs a run with `init_from`. Received: {start_share=}, workdir={workdir}")
     trained_head = config.model.age_head if AGE in config.model.heads else "no age head"
-    if (age_head or prior_share or age_tilt) and {trained_head, age_head or trained_head} - {"distribution", "median"}:
+    has_distribution = {trained_head, age_head or trained_head} <= {"distribution", "median"}
+    if (age_head or prior_share or age_tilt) and not has_distribution:
         raise ValueError(
             "`age_head`, `prior_share` and `age_tilt` change a distribution of ages, or its median. "
             f"Received: {age_head=}, {prior_share=}, {age_tilt=}, for a run with {trained_head!r}"
@@ -143,6 +144,7 @@ def release(
             "--epoch=last and --calibration=FOLDER, a model of the same recipe that was not trained on it. "
             f"Received: train_split={config.train_split!r}, {epoch=}, calibration={str(calibration or '')!r}"
         )
+    calibrates_on_both = split == "test" and not taken
     card_facts = _describe_model(config, epoch, start_share)
     options = {
         "epoch": epoch,
@@ -175,7 +177,7 @@ def release(
         (out / name).unlink(missing_ok=True)
     recipe = {key: run[key] for key in ("config", "versions", "backend", "dtype_policy")}
     recipe["released_with"] = {**options, "age_head": config.model.age_head}
-    recipe["calibrated_on"] = "validation+test" if split == "test" and not taken else "validation"
+    recipe["calibrated_on"] = "validation+test" if calibrates_on_both else "validation"
     (out / "recipe.json").write_text(json.dumps(recipe, indent=2) + "\n")
 
     # Evaluate with a calibration that has not seen the split, then calibrate on both.
@@ -184,14 +186,14 @@ def release(
     else:
         calibrate_run(out, data_dir, **config.calibration)
     report = evaluate_and_print(out, split, data_dir=data_dir, out=workdir / "released")
-    if split == "test" and not taken:
+    if calibrates_on_both:
         calibrate_run(out, data_dir, split="validation+test", **config.calibration)
 
     commands = _list_commands(out.name, run, options)
     card_facts["calibrated"] = ""
     if taken:
         card_facts["calibrated"] = ", for a model of the same recipe that was not trained on it"
-    elif split == "test":
+    elif calibrates_on_both:
         card_facts["calibrated"] = "; calibration.json was then fitted on both splits"
     (out / "README.md").write_text(
         _write_card(out.name, card_facts, commands, report, data_dir, split), encoding="utf-8"
@@ -329,7 +331,7 @@ def _describe_model(config: ConfigDict, epoch: str, start_share: float) -> dict[
         "heads": " and ".join(config.model.heads),
         "architecture": architecture,
         "weights": weights,
-        "train_split": f"the {config.train_split} split",
+        "train_split": config.train_split,
         "chosen_epoch": chosen_epoch,
     }
 
